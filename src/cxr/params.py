@@ -1,0 +1,160 @@
+"""params.yaml as frozen typed records: what is wrong in the file is told in one error.
+
+A stage reads the whole file, so that a typing error anywhere is found by the first stage that
+runs, and passes on only the keys that it declares in dvc.yaml.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, model_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from cxr import paths
+from cxr.errors import CxrError
+
+# NumPy and Keras take seeds of 32 bits; the augmentation layers use the next numbers as well.
+Seed = Annotated[int, Field(ge=0, le=2**31)]
+Count = Annotated[int, Field(ge=1, le=100_000)]
+Rate = Annotated[float, Field(ge=0, lt=1)]
+LearningRate = Annotated[float, Field(gt=0, le=10)]
+ClassWeights = Literal["balanced", "none"]
+
+
+class Section(BaseModel):
+    """Immutable; unknown keys, wrong types and NaN are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class PhantomParams(Section):
+    patients: Annotated[int, Field(ge=8, le=100_000)]
+    seed: Seed
+    short_side: Annotated[int, Field(ge=32, le=4096)]
+
+
+class DataParams(Section):
+    source: Literal["kaggle", "mendeley", "directory", "phantom"]
+    directory: str
+    on_bad_image: Literal["error", "skip"]
+    phantom: PhantomParams
+
+
+class SplitParams(Section):
+    val_fraction: Annotated[float, Field(gt=0, le=0.5)]
+    group_by: Literal["patient", "image"]
+    test: Literal["official", "redrawn"]
+    test_fraction: Annotated[float, Field(gt=0, le=0.5)]
+    seed: Seed
+
+
+class ImageParams(Section):
+    size: Annotated[int, Field(ge=16, le=2048)]
+    resize: Literal["squash", "crop", "pad"]
+
+
+class ModelParams(Section):
+    filters: Annotated[tuple[Count, ...], Strict(False), Field(min_length=1)]
+    kernel_size: Annotated[int, Field(ge=1, le=15)]
+    pool_size: Annotated[int, Field(ge=1, le=8)]
+    conv_dropout: Rate
+    dense_units: Count
+    dense_dropout: Rate
+    learning_rate: LearningRate
+    batch_size: Count
+    epochs: Count
+    class_weights: ClassWeights
+
+
+class AugmentParams(Section):
+    flip: Literal["horizontal", "vertical", "horizontal_and_vertical", "none"]
+    rotation: Annotated[float, Field(ge=0, le=0.5)]
+    zoom: Annotated[float, Field(ge=0, lt=1)]
+
+
+class TransferParams(Section):
+    backbone: Literal[
+        "xception",
+        "resnet50",
+        "resnet50v2",
+        "inceptionv3",
+        "densenet121",
+        "mobilenetv2",
+        "efficientnetb0",
+        "efficientnetv2b0",
+        "convnexttiny",
+        "vgg16",
+    ]
+    weights: Literal["imagenet", "none"]
+    pooling: Literal["avg", "flatten"]
+    dense_units: Count
+    dropout: Rate
+    learning_rate: LearningRate
+    batch_size: Count
+    epochs: Count
+    class_weights: ClassWeights
+
+
+class EvaluateParams(Section):
+    min_recall: Annotated[float, Field(gt=0, le=1)]
+
+
+class Params(Section):
+    seed: Seed
+    data: DataParams
+    split: SplitParams
+    image: ImageParams
+    model: ModelParams
+    augment: AugmentParams
+    transfer: TransferParams
+    evaluate: EvaluateParams
+
+    @model_validator(mode="after")
+    def _image_survives_pooling(self) -> "Params":
+        side = self.image.size
+        for _ in self.model.filters:
+            side = (side - self.model.kernel_size + 1) // self.model.pool_size
+        if side < 1:
+            raise ValueError(
+                f"image.size {self.image.size} is too small for {len(self.model.filters)} blocks "
+                f"of model.kernel_size {self.model.kernel_size} and "
+                f"model.pool_size {self.model.pool_size}"
+            )
+        return self
+
+
+def read_params(path: Path = paths.PARAMS) -> Params:
+    """Read and check params.yaml.
+
+    Read as YAML 1.2, where `1e-05` is a number: `dvc exp run -S` writes small numbers so.
+
+    Raises:
+        CxrError: one message with every missing, unknown or wrong key, its value and what is
+            allowed.
+    """
+    try:
+        content = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, YAMLError) as error:
+        raise CxrError(f"{path} cannot be read: {error}") from error
+    try:
+        return Params.model_validate(content)
+    except ValidationError as error:
+        raise CxrError(_explain(path, error)) from error
+
+
+def _explain(path: Path, error: ValidationError) -> str:
+    lines = [f"{path} has {error.error_count()} wrong value(s):"]
+    for problem in error.errors(include_url=False):
+        key = ".".join(str(part) for part in problem["loc"]) or "file"
+        match problem["type"]:
+            case "missing":
+                lines.append(f"  {key}: this key is missing")
+            case "extra_forbidden":
+                lines.append(f"  {key}: unknown key; remove it or correct its spelling")
+            case "value_error":
+                lines.append(f"  {problem['ctx']['error']}")
+            case _:
+                wanted = problem["msg"].replace("Input should be", "should be")
+                lines.append(f"  {key}: {problem['input']!r} {wanted}")
+    return "\n".join(lines)

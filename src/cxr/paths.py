@@ -1,0 +1,47 @@
+"""Every path of the pipeline, relative to the project root, where DVC runs each stage.
+
+Relative on purpose: an experiment in the queue or in a temporary folder reads and writes its own
+copy of the project.
+"""
+
+from pathlib import Path
+
+PARAMS = Path("params.yaml")
+
+RAW = Path("data/raw")
+MANIFEST = Path("data/manifest.csv")
+REJECTS = Path("data/rejects.csv")
+ARRAYS = Path("data/arrays")
+FEATURES = Path("data/features")
+WEIGHTS = Path("data/weights")
+PREDICTIONS = Path("data/predictions.csv")
+MODELS = Path("models")
+
+DATA_METRICS = Path("metrics/data.json")
+EVALUATION = Path("metrics/evaluation.json")
+PLOTS = Path("plots")
+
+
+def raw(source: str) -> Path:
+    """Folder of the images as they came, one for each `data.source`."""
+    return RAW / source
+
+
+def weights(backbone: str, weights: str) -> Path:
+    """Weights file of a backbone without its top, in Keras's `.weights.h5` format."""
+    return WEIGHTS / f"{backbone}_{weights}_notop.weights.h5"
+
+
+def features(split: str) -> Path:
+    """Features of the frozen backbone, .npy, rows as in the split's index."""
+    return FEATURES / f"{split}.npy"
+
+
+def model(variant: str) -> Path:
+    """Saved model of a variant."""
+    return MODELS / f"{variant}.keras"
+
+
+def history(variant: str) -> Path:
+    """Training history of a variant, one row per epoch."""
+    return PLOTS / "history" / f"{variant}.csv"
