@@ -1,0 +1,365 @@
+"""Put the raw radiographs of the chosen data source in place, once and whole or not at all."""
+
+import hashlib
+import json
+import os
+import shutil
+import stat
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from http import HTTPStatus
+from pathlib import Path, PurePosixPath
+
+import requests
+from requests.adapters import HTTPAdapter
+from tqdm import tqdm
+from urllib3.util import Retry
+
+from cxr.files import remove
+from cxr.layout import ORIGIN_NAME, Selection, SourceError, is_image, list_files, select_images
+
+__all__ = ["KAGGLE_DATASET", "MENDELEY", "SOURCES", "Archive", "SourceError", "ensure_raw"]
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A published zip file.
+
+    Attributes:
+        url: Where it is downloaded.
+        bytes: Its size in bytes.
+        sha256: Its SHA-256 in lower-case hexadecimal digits.
+    """
+
+    url: str
+    bytes: int
+    sha256: str
+
+
+KAGGLE_DATASET = "paultimothymooney/chest-xray-pneumonia"
+MENDELEY = Archive(
+    url="https://data.mendeley.com/public-files/datasets/rscbjbr9sj/files/"
+    "f12eaf6d-6023-432f-acc9-80c9d7393433/file_downloaded",
+    bytes=1_235_512_464,
+    sha256="13efc055629733dbab07877f8b3c9f81097840dbcdaa326a8542322c2281ce36",
+)
+SOURCES = ("kaggle", "mendeley", "directory", "phantom")
+
+Origin = dict[str, str | int]
+Maker = Callable[[Path], None]
+
+TIMEOUT_SECONDS = (10.0, 60.0)  # to connect, and between two reads
+BACKOFF_SECONDS = 1.0
+CHUNK_BYTES = 1 << 20
+# The largest radiograph is about 2 MB; a member far above that is not one.
+MEMBER_LIMIT_BYTES = 64 << 20
+
+
+def ensure_raw(
+    raw: Path,
+    source: str,
+    *,
+    directory: str = "",
+    phantom_patients: int = 0,
+    phantom_seed: int = 0,
+    phantom_short_side: int = 256,
+) -> None:
+    """Make sure that the images of a data source are in a folder.
+
+    Images that a user has put there are used as they are. A folder made here earlier is used
+    again as long as it was made with the same settings, and is otherwise replaced.
+
+    Args:
+        raw: The folder to fill; its parent is made if need be.
+        source: One of `SOURCES`.
+        directory: For `directory`: the folder to copy from. Empty if `raw` is filled by hand.
+        phantom_patients: For `phantom`: number of patients to generate.
+        phantom_seed: For `phantom`: seed of the generator.
+        phantom_short_side: For `phantom`: shorter side of the images in pixels.
+
+    Raises:
+        SourceError: The images cannot be put there. `raw` is then as it was before.
+    """
+    phantom = {"patients": phantom_patients, "seed": phantom_seed, "short_side": phantom_short_side}
+    makers: dict[str, tuple[Maker, Origin]] = {
+        "kaggle": (partial(_from_kaggle, raw), {}),
+        "mendeley": (partial(_from_mendeley, raw), {}),
+        "directory": (partial(_from_directory, raw, directory), {"directory": directory}),
+        "phantom": (partial(_from_phantom, phantom), {**phantom}),
+    }
+    if source not in makers:
+        raise SourceError(f"data.source is {source!r}, it must be one of {', '.join(SOURCES)}")
+    fill, settings = makers[source]
+    origin = {"source": source, **settings}
+    part, old = (raw.parent / f".{source}.{suffix}" for suffix in ("part", "old"))
+    try:
+        remove(part)
+        remove(old)
+        if not _is_ready(raw, origin):
+            _make(raw, part, old, fill, origin)
+    except OSError as error:
+        place = error.filename or raw.parent
+        raise SourceError(f"cannot read or write {place}: {error.strerror or error}") from error
+
+
+def _is_ready(raw: Path, origin: Origin) -> bool:
+    """Tell whether `raw` can be used as it is; refuse a folder that is neither that nor free."""
+    if not os.path.lexists(raw):
+        return False
+    if not raw.is_dir():
+        raise SourceError(f"{raw} is in the way: a folder of images is wanted there")
+    names = [name for _, _, names in os.walk(raw) for name in names]
+    if not any(is_image(PurePosixPath(name)) for name in names):
+        if set(names) <= {ORIGIN_NAME}:
+            return False
+        raise SourceError(
+            f"{raw} holds files ({min(names)}, ...) but not one image (.jpeg, .jpg or .png; linked "
+            "folders are not entered). Unpack the images there, or move the files away."
+        )
+    recorded = _recorded_origin(raw)
+    if recorded is None:
+        if origin.get("directory"):
+            print(f"data.directory is ignored: {raw} already holds images")
+        return True
+    return origin.get("directory") == "" or recorded == origin
+
+
+def _recorded_origin(raw: Path) -> Origin | None:
+    """Return the settings that a folder made here was made with, None for a user's folder."""
+    path = raw / ORIGIN_NAME
+    if not path.exists():
+        return None
+    try:
+        recorded = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise SourceError(
+            f"{path} is damaged. Delete {raw} to have it made again, or only {path} to keep the "
+            "images as they are."
+        ) from error
+    # A user's file may have the same name; only a record of ours makes the folder ours.
+    ours = isinstance(recorded, dict) and recorded.get("source") in SOURCES
+    return recorded if ours else None
+
+
+def _make(raw: Path, part: Path, old: Path, fill: Maker, origin: Origin) -> None:
+    """Fill a folder beside `raw` and let it take the place of `raw` when it is complete."""
+    part.mkdir(parents=True)
+    try:
+        fill(part)
+        text = json.dumps(origin, indent=2, sort_keys=True) + "\n"
+        (part / ORIGIN_NAME).write_text(text, encoding="utf-8")
+        _clear_way(raw, old)
+        part.rename(raw)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+    remove(old)
+
+
+def _clear_way(raw: Path, old: Path) -> None:
+    # Our own copy is moved before it is deleted: half deleted without its origin.json it would
+    # pass for a user's folder. Anything else loses empty folders only; rmdir spares files.
+    if _recorded_origin(raw):
+        raw.rename(old)
+        return
+    for folder, _, _ in os.walk(raw, topdown=False):
+        Path(folder).rmdir()
+
+
+def _from_kaggle(raw: Path, part: Path) -> None:
+    import kagglehub  # slow to import, and needed for this source only
+
+    try:
+        folder = Path(kagglehub.dataset_download(KAGGLE_DATASET))
+    # A damaged or foreign archive ends in one of the last three, all else is an OSError.
+    except (OSError, ValueError, zipfile.BadZipFile, kagglehub.exceptions.DataCorruptionError) as e:
+        raise _unreachable(f"Kaggle's {KAGGLE_DATASET}", raw, e) from e
+    files, links = list_files(folder)
+    selection = _some(select_images(files), f"Kaggle's {KAGGLE_DATASET}")
+    for path, target in _targets(selection, part, "copy"):
+        _link_or_copy(folder / path, target)
+    _report("kaggle", selection, links)
+
+
+def _link_or_copy(image: Path, target: Path) -> None:
+    try:
+        os.link(image.resolve(), target)
+    except OSError:  # another file system, or one without hard links
+        shutil.copy2(image, target)
+
+
+def _from_directory(raw: Path, directory: str, part: Path) -> None:
+    if not directory:
+        raise SourceError(f"set data.directory to a folder of images, or put the images at {raw}")
+    folder = Path(directory).expanduser()
+    wanted = "a folder with train/ or test/ that hold NORMAL/ or PNEUMONIA/ is wanted"
+    if not folder.is_dir():
+        raise SourceError(f"data.directory is {directory!r}, which is not a folder: {wanted}")
+    files, links = list_files(folder)
+    selection = select_images(files)
+    if not {"train", "test"} & {split for split, _ in selection.images.values()}:
+        raise SourceError(
+            f"data.directory is {directory!r}, which has no such images: {wanted} "
+            f"({links} symbolic links in it were not followed)"
+        )
+    for path, target in _targets(selection, part, "copy"):
+        # Never linked: a change to the user's file must not reach our copy, nor the reverse.
+        shutil.copy2(folder / path, target)
+    _report("directory", selection, links)
+
+
+def _from_phantom(settings: dict[str, int], part: Path) -> None:
+    from cxr import phantom
+
+    print(f"phantom: {phantom.generate(part, **settings)} images")
+
+
+def _from_mendeley(raw: Path, part: Path) -> None:
+    zip_path = raw.parent / ".mendeley.zip.part"
+    _download(zip_path, raw)
+    _verify(zip_path)
+    try:
+        with zipfile.ZipFile(zip_path) as archive:
+            _extract(archive, part)
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise SourceError(f"{zip_path} cannot be unpacked: {error}") from error
+    zip_path.unlink()
+
+
+def _some(selection: Selection, where: str) -> Selection:
+    if not selection.images:
+        raise SourceError(f"{where} holds no images in train|test|val/NORMAL|PNEUMONIA")
+    return selection
+
+
+def _targets(selection: Selection, part: Path, verb: str) -> Iterator[tuple[PurePosixPath, Path]]:
+    """Yield each image and the path to write it to; show the progress."""
+    for path, (split, label) in tqdm(selection.images.items(), verb, unit="image", disable=None):
+        folder = part / split / label
+        folder.mkdir(parents=True, exist_ok=True)
+        yield path, folder / path.name
+
+
+def _report(source: str, selection: Selection, refused: int) -> None:
+    print(
+        f"{source}: {len(selection.images)} images; left out: {selection.nested} in nested copies, "
+        f"{selection.stray} hidden or in __MACOSX, {selection.other} other files, "
+        f"{refused} links, doubles or unsafe names"
+    )
+
+
+def _unreachable(what: str, raw: Path, error: Exception, kept: str = "") -> SourceError:
+    return SourceError(
+        f"{what} could not be downloaded: {error}\n"
+        "Three ways on:\n"
+        f"  1. Try again when the network is back{kept}.\n"
+        f"  2. Put the images at {raw}/train|test|val/NORMAL|PNEUMONIA by hand.\n"
+        "  3. Run `make demo` to see the pipeline run on generated images."
+    )
+
+
+def _download(zip_path: Path, raw: Path) -> None:
+    if _size(zip_path) >= MENDELEY.bytes:
+        return
+    try:
+        _receive(zip_path)
+    except requests.RequestException as error:
+        have = _size(zip_path)
+        kept = f": run again to resume, {have:,} of {MENDELEY.bytes:,} bytes are kept"
+        raise _unreachable(MENDELEY.url, raw, error, kept if have else "") from error
+
+
+def _receive(zip_path: Path) -> None:
+    """Ask for the bytes that are still missing and append them."""
+    have = _size(zip_path)
+    headers = {"Accept-Encoding": "identity", "Range": f"bytes={have}-"}
+    with (
+        _session() as session,
+        session.get(MENDELEY.url, headers=headers, stream=True, timeout=TIMEOUT_SECONDS) as answer,
+    ):
+        if have and answer.status_code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            return  # the server has no more than we do; the checksum tells if that is right
+        answer.raise_for_status()
+        if answer.status_code != HTTPStatus.PARTIAL_CONTENT:
+            have = 0  # the server sends all of it anew
+        _check_length(answer, have)
+        with (
+            zip_path.open("ab" if have else "wb") as file,
+            tqdm(
+                total=MENDELEY.bytes, initial=have, unit="B", unit_scale=True, disable=None
+            ) as bar,
+        ):
+            for chunk in answer.iter_content(CHUNK_BYTES):
+                file.write(chunk)
+                bar.update(len(chunk))
+    if _size(zip_path) < MENDELEY.bytes:
+        raise requests.ConnectionError("the connection ended early")
+
+
+def _session() -> requests.Session:
+    # Retry-After is not obeyed because a server may ask for hours with it; the user may decide.
+    retry = Retry(
+        total=3,
+        backoff_factor=BACKOFF_SECONDS,
+        status_forcelist=(429, 500, 502, 503, 504),
+        respect_retry_after_header=False,
+    )
+    session = requests.Session()
+    session.mount("https://", HTTPAdapter(max_retries=retry))
+    session.mount("http://", HTTPAdapter(max_retries=retry))
+    return session
+
+
+def _check_length(answer: requests.Response, have: int) -> None:
+    # A notice page sent in place of the archive must not overwrite what we have of it.
+    length = answer.headers.get("Content-Length")
+    if length not in (None, str(MENDELEY.bytes - have)):
+        raise requests.RequestException(
+            f"the server offers {length} bytes, {MENDELEY.bytes - have} are expected"
+        )
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _verify(zip_path: Path) -> None:
+    """Raise SourceError and delete the file unless it is the published one, byte for byte."""
+    with zip_path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    size = _size(zip_path)
+    if (size, found) != (MENDELEY.bytes, MENDELEY.sha256):
+        zip_path.unlink()
+        raise SourceError(
+            f"{MENDELEY.url} is not the file it should be and was deleted: expected "
+            f"{MENDELEY.bytes} bytes with SHA-256 {MENDELEY.sha256}, found {size} bytes with "
+            f"{found}. Run again to download it anew."
+        )
+
+
+def _extract(archive: zipfile.ZipFile, part: Path) -> None:
+    files = [info for info in archive.infolist() if not info.is_dir()]
+    members: dict[PurePosixPath, zipfile.ZipInfo] = {}
+    for info in filter(_is_safe, files):
+        members.setdefault(PurePosixPath(info.filename), info)
+    selection = _some(select_images(members), "the Mendeley archive")
+    for path in selection.images:
+        if members[path].file_size > MEMBER_LIMIT_BYTES:
+            raise SourceError(f"{path} in the archive has {members[path].file_size:,} bytes")
+    for path, target in _targets(selection, part, "unpack"):
+        with archive.open(members[path]) as data, target.open("xb") as file:
+            shutil.copyfileobj(data, file)
+    _report("mendeley", selection, len(files) - len(members))
+
+
+def _is_safe(info: zipfile.ZipInfo) -> bool:
+    path = PurePosixPath(info.filename)
+    return not (
+        path.is_absolute()
+        or ".." in path.parts
+        or stat.S_ISLNK(info.external_attr >> 16)
+        or any(sign in info.orig_filename for sign in "\\\0")
+    )
