@@ -1,0 +1,76 @@
+"""The cache: images of one split as a memory-mapped array with an index table beside it."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from cxr.errors import CxrError
+from cxr.files import replacing, write_csv
+from cxr.labels import LABELS
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images of one split, read from disk only where they are used.
+
+    Attributes:
+        images: uint8 (N, H, W), 0 black to 255 white, memory-mapped read-only.
+        index: one row per image, in the same order: path, label, patient, pathogen, ...
+    """
+
+    images: NDArray[np.uint8]
+    index: pd.DataFrame
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """Class numbers (N,), positions in `LABELS`: 0 NORMAL, 1 PNEUMONIA, the positive class."""
+        return self.index["label"].map(LABELS.index).to_numpy(np.int64)
+
+
+def write_rows(
+    path: Path, rows: Iterable[NDArray[np.generic]], shape: tuple[int, ...], dtype: str
+) -> None:
+    """Write an .npy file of `shape` row by row (or block by block), never all in memory.
+
+    Raises:
+        ValueError: the rows do not fill the shape exactly.
+    """
+    header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape}
+    with replacing(path) as part, part.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        start = file.tell()
+        for row in rows:
+            file.write(np.ascontiguousarray(row, dtype).data)
+        if file.tell() - start != np.prod(shape) * np.dtype(dtype).itemsize:
+            raise ValueError(f"{path}: rows do not fill the shape {shape}")
+
+
+def write_split(folder: Path, images: Iterable[NDArray[np.uint8]], index: pd.DataFrame) -> None:
+    """Write images (each uint8 (H, W), all of one size) and their index as `folder`."""
+    iterator = iter(images)
+    first = next(iterator)
+    with replacing(folder) as part:
+        part.mkdir()
+        rows = (image for images in ((first,), iterator) for image in images)
+        write_rows(part / "images.npy", rows, (len(index), *first.shape), "uint8")
+        write_csv(part / "index.csv", index)
+
+
+def open_split(folder: Path) -> Split:
+    """Open what `write_split` wrote.
+
+    Raises:
+        CxrError: the folder is missing or its parts do not belong together.
+    """
+    try:
+        images = np.load(folder / "images.npy", mmap_mode="r")
+        index = pd.read_csv(folder / "index.csv", dtype=str, keep_default_na=False)
+    except (OSError, ValueError) as error:
+        raise CxrError(f"{folder} cannot be read ({error}); run `dvc repro preprocess`") from error
+    if images.ndim != 3 or images.dtype != np.uint8 or len(images) != len(index):
+        raise CxrError(f"{folder}: array {images.shape} and index of {len(index)} rows disagree")
+    return Split(images, index)

@@ -1,0 +1,78 @@
+"""JPEG or PNG files -> 8-bit grey, square arrays."""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from cxr.errors import CxrError
+
+FORMATS = ("JPEG", "PNG")
+
+
+class ImageError(CxrError):
+    """A file is not a readable image."""
+
+
+def open_image(path: Path) -> Image.Image:
+    """Decode a whole JPEG or PNG file, turned upright as its EXIF data say; mode as in the file.
+
+    Raises:
+        ImageError: empty, truncated, not JPEG or PNG, or of a size that suggests an attack.
+    """
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            image.load()
+            upright = ImageOps.exif_transpose(image)
+            return image.copy() if upright is None else upright
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+        UnidentifiedImageError,
+        Image.DecompressionBombError,
+    ) as error:
+        reason = "empty file" if _is_empty(path) else str(error).replace(str(path), "file")
+        raise ImageError(f"{path}: {reason}") from error
+
+
+def _is_empty(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size == 0
+
+
+def to_grey(image: Image.Image) -> Image.Image:
+    """To 8-bit grey by luminance (ITU-R 601-2); 16-bit images keep their high byte."""
+    if image.mode.startswith("I"):
+        return Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
+    return image.convert("L")
+
+
+def to_square(image: Image.Image, size: int, resize: str) -> NDArray[np.uint8]:
+    """Bring an image to `size` x `size` pixels with antialiasing.
+
+    Args:
+        image: mode L, any size.
+        size: side in pixels.
+        resize: `crop` takes the largest centred square, `squash` changes the aspect ratio,
+            `pad` keeps everything and adds black bars.
+
+    Returns:
+        uint8 (size, size), 0 black to 255 white.
+    """
+    filter_ = Image.Resampling.BILINEAR  # Pillow widens it when it makes an image smaller
+    match resize:
+        case "crop":
+            square = ImageOps.fit(image, (size, size), filter_)
+        case "squash":
+            square = image.resize((size, size), filter_)
+        case "pad":
+            square = ImageOps.pad(image, (size, size), filter_, color=0)
+        case _:
+            raise ValueError(f"resize {resize!r} is not crop, squash or pad")
+    return np.asarray(square)
+
+
+def read_square(path: Path, size: int, resize: str) -> NDArray[np.uint8]:
+    """Decode a file and bring it to uint8 (size, size); raises ImageError."""
+    return to_square(to_grey(open_image(path)), size, resize)
