@@ -1,0 +1,135 @@
+"""Pretrained Keras backbones: their layers, their scaling of grey values, their weights file."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+from keras import applications, layers
+
+from cxr import paths
+from cxr.errors import CxrError
+from cxr.files import replacing
+from cxr.params import TransferParams
+
+# Grey values 0-255 -> what the backbone was trained on, as its own `preprocess_input` does:
+# scale and offset for each of the three channels.
+Scaling = tuple[list[float], list[float]]
+TO_PLUS_MINUS_ONE: Scaling = ([1 / 127.5] * 3, [-1.0] * 3)
+INSIDE: Scaling = ([1.0] * 3, [0.0] * 3)  # the backbone scales by itself
+# Mean and spread of ImageNet's colours, as in Keras's `preprocess_input` of mode "torch" ...
+_MEAN, _SPREAD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+STANDARDISED: Scaling = (
+    [1 / (255 * spread) for spread in _SPREAD],
+    [-mean / spread for mean, spread in zip(_MEAN, _SPREAD, strict=True)],
+)
+# ... and of mode "caffe": only the mean is taken off. Grey has equal channels, so that turning
+# RGB into BGR is no more than the order of these means.
+CENTRED: Scaling = ([1.0] * 3, [-103.939, -116.779, -123.68])
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A network of keras.applications, and how grey values are scaled for it."""
+
+    build: Callable[..., keras.Model]
+    scaling: Scaling
+    min_size: int  # pixels, the smallest image that the network takes
+
+
+BACKBONES = {
+    "xception": Backbone(applications.Xception, TO_PLUS_MINUS_ONE, 71),
+    "resnet50": Backbone(applications.ResNet50, CENTRED, 32),
+    "resnet50v2": Backbone(applications.ResNet50V2, TO_PLUS_MINUS_ONE, 32),
+    "inceptionv3": Backbone(applications.InceptionV3, TO_PLUS_MINUS_ONE, 75),
+    "densenet121": Backbone(applications.DenseNet121, STANDARDISED, 32),
+    "mobilenetv2": Backbone(applications.MobileNetV2, TO_PLUS_MINUS_ONE, 32),
+    "efficientnetb0": Backbone(applications.EfficientNetB0, INSIDE, 32),
+    "efficientnetv2b0": Backbone(applications.EfficientNetV2B0, INSIDE, 32),
+    "convnexttiny": Backbone(applications.ConvNeXtTiny, INSIDE, 32),
+    "vgg16": Backbone(applications.VGG16, CENTRED, 32),
+}
+
+
+def ensure_weights(path: Path, name: str, weights: str) -> None:
+    """Make sure that `path` holds the weights of backbone `name` without its top.
+
+    A file that stands there for `imagenet` is checked and used, never replaced. Else Keras
+    downloads it. For `none`, weights are drawn at random, always the same.
+
+    Raises:
+        CxrError: the file does not fit the backbone, or the download failed.
+    """
+    if weights == "imagenet" and path.exists():
+        load_backbone(name, path)
+        print(f"{path} stands and fits {name}: used as it is")
+        return
+    keras.utils.set_random_seed(0)
+    source = "imagenet" if weights == "imagenet" else None
+    try:
+        backbone = BACKBONES[name].build(weights=source, include_top=False)
+    except Exception as error:  # Keras wraps a failed download in a bare Exception
+        raise CxrError(
+            f"the ImageNet weights of {name} could not be downloaded ({error}).\n"
+            "  Three ways on:\n"
+            "  1. try again when the network is back;\n"
+            f"  2. put the weights file (Keras, without top, .weights.h5) at {path};\n"
+            "  3. `dvc exp run -S transfer.weights=none` tries the pipeline with random weights."
+        ) from error
+    with replacing(path) as part:
+        backbone.save_weights(part)
+
+
+def load_backbone(name: str, weights: Path) -> keras.Model:
+    """Backbone without its top, for images of any size, with the weights of `weights`.
+
+    Raises:
+        CxrError: the file is missing, damaged or made for another network.
+    """
+    backbone = BACKBONES[name].build(weights=None, include_top=False)
+    try:
+        backbone.load_weights(weights)
+    except (OSError, ValueError, KeyError) as error:
+        raise CxrError(
+            f"{weights} cannot be used as weights of {name} without top: {error}\n"
+            "  Replace the file, or remove it to download it again."
+        ) from error
+    return backbone
+
+
+def feature_extractor(
+    name: str, weights: Path, image: keras.KerasTensor, pooling: str
+) -> keras.KerasTensor:
+    """From grey images uint8 (N, S, S, 1) to features float32 (N, D).
+
+    Args:
+        name: key of `BACKBONES`.
+        weights: file of its weights.
+        image: symbolic input.
+        pooling: `avg`, the mean of each feature map, or `flatten`, all their values.
+
+    Raises:
+        CxrError: the image is too small for the backbone.
+    """
+    entry = BACKBONES[name]
+    if image.shape[1] < entry.min_size:
+        raise CxrError(f"image.size {image.shape[1]}: {name} needs at least {entry.min_size}")
+    scale, offset = entry.scaling
+    rgb = layers.Concatenate(name="grey_to_rgb")([image, image, image])
+    scaled = layers.Rescaling(scale, offset, name="backbone_scaling")(rgb)
+    backbone = load_backbone(name, weights)
+    backbone.trainable = False
+    maps = backbone(scaled, training=False)
+    pool: dict[str, Any] = {
+        "avg": layers.GlobalAveragePooling2D(name="pooling"),
+        "flatten": layers.Flatten(name="pooling"),
+    }
+    return pool[pooling](maps)
+
+
+def with_head(head: keras.Model, image: keras.KerasTensor, params: TransferParams) -> keras.Model:
+    """Backbone and trained head as one model: uint8 grey (N, S, S, 1) -> probability (N, 1)."""
+    weights = paths.weights(params.backbone, params.weights)
+    features = feature_extractor(params.backbone, weights, image, params.pooling)
+    return keras.Model(image, head(features), name="transfer")

@@ -1,0 +1,119 @@
+import zipfile
+from pathlib import Path
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+
+from cxr import reproducible, training
+from cxr.datasets import Batches
+from cxr.demo import PROJECT
+from cxr.errors import CxrError
+from cxr.networks import transfer_head
+from cxr.params import TransferParams, read_params
+
+
+@pytest.fixture
+def params() -> TransferParams:
+    transfer = read_params(PROJECT / "params.yaml").transfer
+    return transfer.model_copy(update={"epochs": 2, "dense_units": 4, "learning_rate": 0.05})
+
+
+def data(seed: int = 0) -> tuple[Batches, Batches]:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 80)
+    rows = (rng.standard_normal((80, 6)) + 2 * labels[:, None]).astype(np.float32)
+    return Batches(rows[:60], labels[:60], 16, seed), Batches(rows[60:], labels[60:], 16)
+
+
+def trained(params: TransferParams, seed: int = 1) -> keras.Model:
+    keras.utils.set_random_seed(seed)
+    model = transfer_head((6,), params)
+    training.train("unit", model, *data(seed), params)
+    return model
+
+
+def test_history_has_a_row_per_epoch(
+    params: TransferParams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = trained(params)
+    table = pd.read_csv("plots/history/unit.csv")
+    assert list(table) == ["epoch", "loss", "accuracy", "val_loss", "val_accuracy", "seconds"]
+    assert list(table["epoch"]) == [1, 2]
+    assert (table["seconds"] >= 0).all()
+    val = data()[1]
+    labels = val.labels[:, None].astype(float)
+    loss = keras.losses.BinaryCrossentropy()(labels, model.predict(val, verbose=0))
+    assert table["val_loss"].iloc[-1] == pytest.approx(float(loss), abs=1e-4)
+
+
+def test_it_learns(params: TransferParams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    trained(params.model_copy(update={"epochs": 15}))
+    table = pd.read_csv("plots/history/unit.csv")
+    assert table["val_accuracy"].iloc[-1] > 0.9
+
+
+def test_class_weights_reach_the_loss(
+    params: TransferParams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    losses = {}
+    for mode in ("balanced", "none"):
+        trained(params.model_copy(update={"class_weights": mode}))
+        losses[mode] = pd.read_csv("plots/history/unit.csv")["loss"].iloc[0]
+    assert losses["balanced"] != losses["none"]
+
+
+def test_exploding_loss_is_an_error_and_leaves_no_history(
+    params: TransferParams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    train, val = data()
+    train.rows = np.full_like(train.rows, np.nan)
+    with pytest.raises(CxrError, match="smaller learning_rate"):
+        training.train("unit", transfer_head((6,), params), train, val, params)
+    assert not Path("plots").exists()
+
+
+def test_saved_models_are_equal_byte_for_byte(
+    params: TransferParams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        keras.backend.clear_session()
+        reproducible.save_model(trained(params, seed), tmp_path / f"{name}.keras")
+    first, second, third = ((tmp_path / f"{n}.keras").read_bytes() for n in "abc")
+    assert first == second
+    assert first != third
+
+
+def test_saved_model_loads_without_our_code_and_predicts_the_same(
+    params: TransferParams, tmp_path: Path
+) -> None:
+    model = transfer_head((6,), params)
+    reproducible.save_model(model, tmp_path / "m.keras")
+    loaded = keras.saving.load_model(tmp_path / "m.keras", safe_mode=True)
+    rows = data()[1].rows
+    np.testing.assert_array_equal(loaded(rows), model(rows))
+    assert loaded.optimizer is None
+    with zipfile.ZipFile(tmp_path / "m.keras") as archive:
+        assert archive.testzip() is None
+
+
+def test_interrupted_save_leaves_the_old_model(
+    params: TransferParams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "m.keras"
+    path.write_bytes(b"old")
+
+    def interrupted(part: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(reproducible, "_members", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        reproducible.save_model(transfer_head((6,), params), path)
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
