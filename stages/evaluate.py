@@ -1,0 +1,21 @@
+"""Score every variant on validation and test."""
+
+from cxr import evaluation, paths
+from cxr.errors import run_stage
+from cxr.files import write_csv, write_json
+from cxr.params import read_params
+
+
+def main() -> None:
+    params = read_params()
+    predictions = evaluation.predict_all()
+    metrics = evaluation.evaluate(predictions, params.evaluate.min_recall)
+    write_csv(paths.PREDICTIONS, predictions)
+    write_json(paths.EVALUATION, metrics)
+    write_csv(paths.PLOTS / "confusion.csv", evaluation.confusions(predictions, metrics))
+    for name, table in evaluation.curves(predictions).items():
+        write_csv(paths.PLOTS / f"{name}.csv", table)
+
+
+if __name__ == "__main__":
+    run_stage(main)

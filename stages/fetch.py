@@ -1,0 +1,29 @@
+"""Bring the images to data/raw/<source>, verify each one, and list them in the manifest."""
+
+from cxr import manifest, paths, sources
+from cxr.errors import run_stage
+from cxr.files import write_csv, write_json
+from cxr.params import read_params
+
+
+def main() -> None:
+    params = read_params()
+    raw = paths.raw(params.data.source)
+    sources.ensure_raw(
+        raw,
+        params.data.source,
+        directory=params.data.directory,
+        phantom_patients=params.data.phantom.patients,
+        phantom_seed=params.data.phantom.seed,
+        phantom_short_side=params.data.phantom.short_side,
+    )
+    verified = manifest.verify(raw, params.data.on_bad_image)
+    summary = manifest.summarise(verified, params.data.source)
+    write_csv(paths.MANIFEST, verified.images)
+    write_csv(paths.REJECTS, verified.rejects)
+    write_json(paths.DATA_METRICS, summary)
+    print(manifest.describe(summary))
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,207 @@
+"""dvc.yaml says exactly what the stages are, import and read."""
+
+import ast
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from cxr import paths
+from cxr.demo import PROJECT
+from cxr.params import Params, read_params
+
+PIPELINE = YAML(typ="safe").load(PROJECT / "dvc.yaml")
+STAGES = PIPELINE["stages"]
+SOURCE = PROJECT / "src"
+
+
+def modules_imported(script: Path) -> set[Path]:
+    """Files of the package that a script imports directly."""
+    found = set()
+    for node in ast.walk(ast.parse(script.read_text(encoding="utf-8"))):
+        names: list[str] = []
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        for name in names:
+            if name.split(".")[0] == "cxr":
+                files = [SOURCE / f"{name.replace('.', '/')}.py", SOURCE / "cxr/__init__.py"]
+                found.update(file for file in files if file.exists())
+    return found
+
+
+def modules_needed(script: Path) -> set[str]:
+    """All files of the project that a stage runs, also indirectly, relative to the root."""
+    seen = {script, PROJECT / "stages/__init__.py"}
+    waiting = [script]
+    while waiting:
+        new = modules_imported(waiting.pop()) - seen
+        seen |= new
+        waiting += new
+    return {file.relative_to(PROJECT).as_posix() for file in seen}
+
+
+def params_read(script: Path) -> set[str]:
+    """Keys that a stage takes from `params`, such as `transfer.pooling` or all of `model`."""
+    tree = ast.parse(script.read_text(encoding="utf-8"))
+    inner = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    keys = set()
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Attribute) or id(node) in inner:
+            continue
+        parts = []
+        while isinstance(node, ast.Attribute):
+            parts.append(node.attr)
+            node = node.value
+        if isinstance(node, ast.Name) and node.id == "params":
+            keys.add(".".join(reversed(parts)))
+    return keys
+
+
+def outputs(stage: str) -> set[str]:
+    kinds = ("outs", "metrics", "plots")
+    entries = [entry for kind in kinds for entry in STAGES[stage].get(kind, [])]
+    return {next(iter(entry)) if isinstance(entry, dict) else entry for entry in entries}
+
+
+def data_deps(stage: str) -> set[str]:
+    return {dep for dep in STAGES[stage]["deps"] if not dep.endswith(".py")}
+
+
+def ancestors(stage: str) -> set[str]:
+    """Everything that a stage's inputs are made of."""
+    found = data_deps(stage)
+    for other in STAGES:
+        if outputs(other) & found:
+            found |= ancestors(other)
+    return found
+
+
+def test_stages_are_the_scripts() -> None:
+    scripts = {script.stem for script in (PROJECT / "stages").glob("[!_]*.py")}
+    assert scripts == set(STAGES)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_deps_name_every_module_that_is_imported(stage: str) -> None:
+    declared = [dep for dep in STAGES[stage]["deps"] if dep.endswith(".py")]
+    assert sorted(declared) == sorted(modules_needed(PROJECT / f"stages/{stage}.py"))
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_params_are_the_ones_read(stage: str) -> None:
+    declared = STAGES[stage]["params"]
+    read = params_read(PROJECT / f"stages/{stage}.py")
+    covered = {key for key in read if any(_covers(entry, key) for entry in declared)}
+    assert read == covered
+    assert all(any(_covers(entry, key) for key in read) for entry in declared)
+
+
+def _covers(declared: str, key: str) -> bool:
+    return key == declared or key.startswith(f"{declared}.")
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_declared_params_exist(stage: str) -> None:
+    params: object = read_params(PROJECT / "params.yaml")
+    for entry in STAGES[stage]["params"]:
+        value = params
+        for part in entry.split("."):
+            value = getattr(value, part)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_stage_is_described_and_short(stage: str) -> None:
+    assert STAGES[stage]["desc"]
+    assert STAGES[stage]["cmd"] == f"python -m stages.{stage}"
+    script = (PROJECT / f"stages/{stage}.py").read_text(encoding="utf-8")
+    main = next(
+        node
+        for node in ast.parse(script).body
+        if isinstance(node, ast.FunctionDef) and node.name == "main"
+    )
+    assert main.end_lineno - main.lineno < 20
+
+
+@pytest.mark.parametrize("stage", ["train_baseline", "train_augmented", "train_transfer"])
+def test_training_cannot_see_test_images(stage: str) -> None:
+    assert not {dep for dep in data_deps(stage) if "test" in dep}
+    assert {"data/arrays/train", "data/arrays/val"} <= data_deps(stage)
+
+
+def test_epochs_of_the_small_network_leave_the_rest_alone() -> None:
+    using = {stage for stage in STAGES if "model" in STAGES[stage]["params"]}
+    assert using == {"train_baseline", "train_augmented"}
+
+
+def test_paths_are_the_declared_ones() -> None:
+    weights = str(paths.weights("${transfer.backbone}", "${transfer.weights}"))
+    made = set().union(*(outputs(stage) for stage in STAGES))
+    expected = {
+        str(paths.raw("${data.source}")),
+        weights,
+        *(str(paths.model(v)) for v in ("baseline", "augmented", "transfer")),
+        *(str(paths.history(v)) for v in ("baseline", "augmented", "transfer")),
+        *(str(paths.features(split)) for split in ("train", "val", "test")),
+        *(str(paths.ARRAYS / split) for split in ("train", "val", "test")),
+        *map(str, (paths.MANIFEST, paths.REJECTS, paths.PREDICTIONS)),
+        *map(str, (paths.DATA_METRICS, paths.EVALUATION)),
+    }
+    plots = {f"plots/{name}.csv" for name in ("classes", "roc", "precision_recall", "confusion")}
+    assert made == expected | plots
+    needed = set().union(*(data_deps(stage) for stage in STAGES))
+    assert needed <= made
+
+
+def test_raw_images_and_weights_are_never_removed_by_dvc() -> None:
+    for stage in ("fetch", "fetch_weights"):
+        entry = next(out for out in STAGES[stage]["outs"] if isinstance(out, dict))
+        assert next(iter(entry.values()))["persist"] is True
+
+
+def test_small_results_are_for_git_and_large_ones_for_dvc() -> None:
+    for stage in STAGES:
+        for kind in ("metrics", "plots"):
+            for entry in STAGES[stage].get(kind, []):
+                assert next(iter(entry.values()))["cache"] is False
+    # Any plain output outside the cache would switch DVC's run cache off.
+    for stage in STAGES:
+        for entry in STAGES[stage]["outs"]:
+            assert isinstance(entry, str) or "cache" not in next(iter(entry.values()))
+
+
+def test_artifacts_are_the_three_models() -> None:
+    artifacts = {name: entry["path"] for name, entry in PIPELINE["artifacts"].items()}
+    variants = ("baseline", "augmented", "transfer")
+    assert artifacts == {variant: f"models/{variant}.keras" for variant in variants}
+
+
+def test_plot_templates_exist() -> None:
+    entries = [entry for plots in PIPELINE["plots"] for entry in plots.values()]
+    for stage in STAGES:
+        entries += [next(iter(entry.values())) for entry in STAGES[stage].get("plots", [])]
+    for entry in entries:
+        template = PROJECT / ".dvc/plots" / f"{entry['template']}.json"
+        assert template.exists() or entry["template"] == "simple"
+
+
+def test_params_file_has_exactly_the_known_keys() -> None:
+    content = YAML(typ="safe").load(PROJECT / "params.yaml")
+    assert Params.model_validate(content) == read_params(PROJECT / "params.yaml")
+
+
+def test_modules_import_only_upward() -> None:
+    """The order of docs/architecture.md: no module imports one that stands below it."""
+    text = (PROJECT / "docs/architecture.md").read_text(encoding="utf-8")
+    listed = [
+        line.split("`")[1]
+        for line in text.splitlines()
+        if line.startswith("| `") and line.split("`")[1].endswith(".py")
+    ]
+    modules = {file.name for file in (SOURCE / "cxr").glob("[!_]*.py")}
+    assert set(listed) == modules
+    for position, name in enumerate(listed):
+        imported = {file.name for file in modules_imported(SOURCE / "cxr" / name)}
+        below = imported & set(listed[position:])
+        assert not below, f"{name} imports {below}, listed below it"
