@@ -1,0 +1,42 @@
+# `make help` lists what there is. Each target makes .venv by itself.
+PYTHON ?= python3
+VENV := .venv
+# Stages are started as `python -m stages.<name>`: this puts the environment's Python first.
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test repro check format lock
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+$(VENV)/installed: requirements.lock
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v < (3, 14) else \
+	"Python %d.%d found, 3.11, 3.12 or 3.13 is needed: make PYTHON=python3.12 ..." % v[:2])'
+	@echo "Installing the locked dependencies into $(VENV) (about 2 GB; some minutes)"
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
+		--require-hashes --requirement requirements.lock
+	@touch $@
+
+demo: $(VENV)/installed ## run the whole pipeline on generated radiographs, in demo/
+	@PYTHONPATH=src python -m cxr.demo
+
+test: $(VENV)/installed ## run the tests
+	@python -m pytest
+
+repro: $(VENV)/installed ## run the pipeline on the data that params.yaml names
+	@dvc repro
+
+check: $(VENV)/installed ## lint, format and type checks
+	@ruff check .
+	@ruff format --check .
+	@mypy
+
+format: $(VENV)/installed ## format the code
+	@ruff check --fix-only --quiet .
+	@ruff format .
+
+lock: $(VENV)/installed ## resolve pyproject.toml anew into requirements.lock
+	@uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 \
+		--generate-hashes --no-header --no-annotate --upgrade --quiet --output-file requirements.lock
