@@ -4,11 +4,22 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from cxr.errors import CxrError
 
 FORMATS = ("JPEG", "PNG")
+# What turns an image upright, by its EXIF orientation. Pillow's own function also rewrites the
+# other EXIF fields, and fails where one of them is damaged.
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 class ImageError(CxrError):
@@ -24,8 +35,8 @@ def open_image(path: Path) -> Image.Image:
     try:
         with Image.open(path, formats=FORMATS) as image:
             image.load()
-            upright = ImageOps.exif_transpose(image)
-            return image.copy() if upright is None else upright
+            turn = UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+            return image.copy() if turn is None else image.transpose(turn)
     except (
         OSError,
         SyntaxError,
@@ -45,6 +56,8 @@ def to_grey(image: Image.Image) -> Image.Image:
     """To 8-bit grey by luminance (ITU-R 601-2); 16-bit images keep their high byte."""
     if image.mode.startswith("I"):
         return Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
+    if image.mode == "P":
+        image = image.convert("RGBA")  # knows of transparent colours, which Pillow would warn of
     return image.convert("L")
 
 

@@ -106,7 +106,7 @@ def _examine_all(
                 reason = str(result).removeprefix(f"{folder / path}: ")
                 rejects.append({"path": str(path), "reason": reason})
             else:
-                patient, pathogen = identify(path.name, label)
+                patient, pathogen = identify(path, label)
                 named = {"split": split, "label": label, "patient": patient, "pathogen": pathogen}
                 rows.append({"path": str(path), **named, **result})
     return rows, rejects
@@ -129,18 +129,17 @@ def _examine(folder: Path, path: PurePosixPath) -> dict[str, Any] | ImageError:
     }
 
 
-def identify(name: str, label: str) -> tuple[str, str]:
+def identify(path: PurePosixPath, label: str) -> tuple[str, str]:
     """Patient and pathogen (bacteria, virus, none) that a file name tells.
 
-    A name without the data set's pattern stands for a patient of its own, of unknown pathogen
-    (none).
+    A name without the data set's pattern stands for a patient of its own, named by the whole path,
+    of unknown pathogen (none).
     """
-    stem = PurePosixPath(name).stem
-    if label == "PNEUMONIA" and (match := PNEUMONIA_NAME.fullmatch(stem)):
+    if label == "PNEUMONIA" and (match := PNEUMONIA_NAME.fullmatch(path.stem)):
         return f"person{match[1]}_{match[2]}", match[2]
-    if label == "NORMAL" and (match := NORMAL_NAME.fullmatch(stem)):
+    if label == "NORMAL" and (match := NORMAL_NAME.fullmatch(path.stem)):
         return match[1], "none"
-    return stem, "none"
+    return str(path), "none"
 
 
 def summarise(verified: Verified, source: str) -> dict[str, Any]:

@@ -1,0 +1,311 @@
+"""What is read as an image, and how it becomes a grey square."""
+
+import io
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from cxr.errors import CxrError
+from cxr.images import ImageError, open_image, read_square, to_grey, to_square
+
+RESIZES = ["crop", "squash", "pad"]
+RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
+LUMINANCE = [[76, 150], [29, 255]]  # of these four
+
+
+def colours(mode: str = "RGB") -> Image.Image:
+    """Red, green / blue, white: 32 pixels each."""
+    pixels = np.array([[RED, GREEN], [BLUE, WHITE]], np.uint8)
+    return Image.fromarray(pixels.repeat(32, axis=0).repeat(32, axis=1)).convert(mode)
+
+
+def noise(height: int = 64, width: int = 64) -> NDArray[np.uint8]:
+    return np.random.default_rng(1).integers(0, 256, (height, width), np.uint8)
+
+
+def encoded(image: Image.Image, file_format: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, file_format, **options)
+    return buffer.getvalue()
+
+
+def grey(path: Path, content: bytes) -> NDArray[np.uint8]:
+    path.write_bytes(content)
+    image = to_grey(open_image(path))
+    assert image.mode == "L"
+    return np.asarray(image)
+
+
+def middles(pixels: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Centres of the four quarters."""
+    height, width = pixels.shape
+    return pixels[height // 4 :: height // 2, width // 4 :: width // 2].astype(int)
+
+
+def refusal(path: Path, content: bytes) -> str:
+    path.write_bytes(content)
+    with pytest.raises(ImageError) as caught:
+        open_image(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ")
+    assert message.count(str(path)) == 1
+    return message
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
+def test_png_of_every_mode_by_luminance(tmp_path: Path, mode: str) -> None:
+    found = grey(tmp_path / "x.png", encoded(colours(mode), "PNG"))
+    assert found.shape == (64, 64)
+    np.testing.assert_allclose(middles(found), LUMINANCE, atol=1)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "CMYK", "L"])
+@pytest.mark.parametrize("progressive", [True, False])
+def test_jpeg_of_every_mode_by_luminance(tmp_path: Path, mode: str, progressive: bool) -> None:
+    content = encoded(colours(mode), "JPEG", quality=95, progressive=progressive)
+    path = tmp_path / "x.jpeg"
+    found = grey(path, content)
+    assert open_image(path).mode == mode
+    np.testing.assert_allclose(middles(found), LUMINANCE, atol=3)
+
+
+@pytest.mark.parametrize("mode", ["L", "LA"])
+def test_grey_stays_as_it_is(tmp_path: Path, mode: str) -> None:
+    pixels = noise(5, 7)
+    found = grey(tmp_path / "x.png", encoded(Image.fromarray(pixels).convert(mode), "PNG"))
+    np.testing.assert_array_equal(found, pixels)
+
+
+def test_one_bit_becomes_black_and_white(tmp_path: Path) -> None:
+    pixels = noise(9, 9) > 127
+    found = grey(tmp_path / "x.png", encoded(Image.fromarray(pixels), "PNG"))
+    np.testing.assert_array_equal(found, pixels * 255)
+
+
+def test_16_bit_keeps_the_high_byte(tmp_path: Path) -> None:
+    pixels = np.array([[0, 255, 256], [0x12FF, 0x8000, 0xFFFF]], np.uint16)
+    found = grey(tmp_path / "x.png", encoded(Image.fromarray(pixels), "PNG"))
+    np.testing.assert_array_equal(found, [[0, 0, 1], [0x12, 0x80, 0xFF]])
+
+
+def test_32_bit_integers_are_taken_as_16_bit() -> None:
+    pixels = np.array([[-5, 0, 0x12FF, 0xFFFF, 70_000]], np.int32)
+    np.testing.assert_array_equal(
+        np.asarray(to_grey(Image.fromarray(pixels))), [[0, 0, 0x12, 0xFF, 0xFF]]
+    )
+
+
+@pytest.mark.parametrize(
+    ("orientation", "upright"),
+    [
+        (1, lambda a: a),
+        (2, np.fliplr),
+        (3, lambda a: np.rot90(a, 2)),
+        (4, np.flipud),
+        (5, np.transpose),
+        (6, lambda a: np.rot90(a, -1)),
+        (7, lambda a: np.rot90(a, 2).T),
+        (8, np.rot90),
+    ],
+)
+def test_turned_upright(tmp_path: Path, orientation: int, upright: Any) -> None:
+    pixels = noise(4, 6)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    found = grey(tmp_path / "x.png", encoded(Image.fromarray(pixels), "PNG", exif=exif))
+    np.testing.assert_array_equal(found, upright(pixels))
+
+
+def test_jpeg_turned_upright(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was held upright: turn clockwise
+    wide = Image.fromarray(np.repeat(np.uint8([[250, 5]]), 32, axis=1).repeat(16, axis=0))
+    path = tmp_path / "x.jpeg"
+    found = grey(path, encoded(wide, "JPEG", exif=exif))
+    assert found.shape == (64, 16)
+    assert found[:28].min() > 200
+    assert found[-28:].max() < 50
+    assert read_square(path, 16, "squash")[0, 0] > 200
+
+
+@pytest.mark.parametrize("suffix", [".jpeg", ".JPG", ".png", ".txt"])
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG"])
+def test_content_counts_and_not_the_name(tmp_path: Path, file_format: str, suffix: str) -> None:
+    assert grey(tmp_path / f"x{suffix}", encoded(colours(), file_format)).shape == (64, 64)
+
+
+@pytest.mark.parametrize("file_format", ["GIF", "BMP", "TIFF", "WEBP", "PPM"])
+def test_other_formats_are_refused(tmp_path: Path, file_format: str) -> None:
+    assert "cannot identify" in refusal(tmp_path / "x.jpeg", encoded(colours(), file_format))
+
+
+@pytest.mark.parametrize("length", [3, 20, 200, 1000, 2000, -500, -100])
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG"])
+def test_truncated_file(tmp_path: Path, file_format: str, length: int) -> None:
+    content = encoded(Image.fromarray(noise()), file_format)
+    assert len(content) > 2500
+    refusal(tmp_path / "x.jpeg", content[:length])
+
+
+def test_empty_file(tmp_path: Path) -> None:
+    assert refusal(tmp_path / "x.jpeg", b"").endswith(": empty file")
+
+
+@pytest.mark.parametrize("content", [b"\0" * 500, b"<html>not found</html>", b"\xff\xd8\xff\xd9"])
+def test_something_else_named_jpeg(tmp_path: Path, content: bytes) -> None:
+    refusal(tmp_path / "x.jpeg", content)
+
+
+def test_flipped_bits_of_a_png(tmp_path: Path) -> None:
+    content = bytearray(encoded(Image.fromarray(noise()), "PNG"))
+    content[len(content) // 2] ^= 255
+    refusal(tmp_path / "x.png", bytes(content))
+
+
+def test_png_with_a_broken_chunk(tmp_path: Path) -> None:
+    content = encoded(Image.fromarray(noise(300, 300)), "PNG")
+    before, _, after = content.rpartition(b"IDAT")
+    assert b"IDAT" in before
+    assert "broken PNG" in refusal(tmp_path / "x.png", before + b"\0\0\0\0" + after)
+
+
+def test_text_that_unpacks_to_a_huge_one(tmp_path: Path) -> None:
+    text = PngInfo()
+    text.add_text("comment", "x" * 3_000_000, zip=True)
+    assert "too large" in refusal(tmp_path / "x.png", encoded(colours(), "PNG", pnginfo=text))
+
+
+def test_header_that_announces_a_huge_image(tmp_path: Path) -> None:
+    size = struct.pack(">II", 100_000, 100_000)
+    content = encoded(colours("L"), "PNG")
+    header = b"IHDR" + size + content[24:29]
+    content = content[:12] + header + struct.pack(">I", zlib.crc32(header)) + content[33:]
+    assert "bomb" in refusal(tmp_path / "x.png", content)
+
+
+def test_missing_file_and_folder(tmp_path: Path) -> None:
+    for path in (tmp_path / "none.png", tmp_path):
+        with pytest.raises(ImageError, match=path.name):
+            open_image(path)
+    assert issubclass(ImageError, CxrError)
+
+
+def test_no_file_stays_open(tmp_path: Path) -> None:
+    path = tmp_path / "x.png"
+    path.write_bytes(encoded(colours(), "PNG"))
+    image = open_image(path)
+    path.write_bytes(b"")
+    np.testing.assert_array_equal(np.asarray(image), np.asarray(colours()))
+
+
+def thirds(axis: int) -> NDArray[np.uint8]:
+    """90 x 30 pixels (30 x 90 for axis 0): black, mid grey, white."""
+    bands = np.repeat(np.uint8([0, 128, 255]), 30)
+    wide = np.broadcast_to(bands, (30, 90)).copy()
+    return wide if axis else wide.T.copy()
+
+
+def along(pixels: NDArray[np.uint8], axis: int) -> NDArray[np.uint8]:
+    """With the long side lying, as in `thirds(1)`."""
+    return pixels if axis else pixels.T
+
+
+AXES = pytest.mark.parametrize("axis", [0, 1], ids=["tall", "wide"])
+
+
+@AXES
+def test_crop_keeps_the_centre(axis: int) -> None:
+    found = to_square(Image.fromarray(thirds(axis)), 24, "crop")
+    np.testing.assert_array_equal(found[2:-2, 2:-2], 128)
+    np.testing.assert_allclose(found, 128, atol=15)  # antialiasing looks just over the edge
+
+
+@AXES
+def test_squash_keeps_everything_and_fills(axis: int) -> None:
+    found = along(to_square(Image.fromarray(thirds(axis)), 24, "squash"), axis)
+    for number, value in enumerate((0, 128, 255)):
+        np.testing.assert_array_equal(found[:, 8 * number + 2 : 8 * number + 6], value)
+
+
+@AXES
+def test_pad_keeps_everything_between_black_bars(axis: int) -> None:
+    found = along(to_square(Image.fromarray(255 - thirds(axis)), 24, "pad"), axis)
+    assert not found[:8].any()
+    assert not found[16:].any()
+    for number, value in enumerate((255, 127, 0)):
+        np.testing.assert_array_equal(found[8:16, 8 * number + 2 : 8 * number + 6], value)
+
+
+@pytest.mark.parametrize("resize", RESIZES)
+def test_square_image_of_the_wanted_size_is_unchanged(resize: str) -> None:
+    np.testing.assert_array_equal(to_square(Image.fromarray(noise()), 64, resize), noise())
+
+
+@pytest.mark.parametrize("resize", RESIZES)
+def test_neither_turned_nor_mirrored(resize: str) -> None:
+    found = to_square(colours("L"), 20, resize)
+    np.testing.assert_allclose(middles(found), LUMINANCE, atol=1)
+
+
+@pytest.mark.parametrize("resize", RESIZES)
+def test_smaller_means_average_and_not_every_nth_pixel(resize: str) -> None:
+    board = (np.indices((128, 128)).sum(axis=0) % 2 * 255).astype(np.uint8)
+    found = to_square(Image.fromarray(board), 16, resize)
+    np.testing.assert_allclose(found, 127.5, atol=2)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 50), (50, 1), (2, 900), (640, 480), (16, 20)])
+@pytest.mark.parametrize("resize", RESIZES)
+@pytest.mark.parametrize("side", [16, 64])
+def test_size_and_type(size: tuple[int, int], resize: str, side: int) -> None:
+    found = to_square(Image.new("L", size, 200), side, resize)
+    assert found.shape == (side, side)
+    assert found.dtype == np.uint8
+    assert found.min() == (200 if resize != "pad" or size[0] == size[1] else 0)
+    assert resize == "pad" or found.max() == 200
+
+
+def test_unknown_way() -> None:
+    with pytest.raises(ValueError, match="stretch"):
+        to_square(colours("L"), 16, "stretch")
+
+
+@pytest.mark.parametrize("resize", RESIZES)
+def test_file_to_square(tmp_path: Path, resize: str) -> None:
+    path = tmp_path / "x.jpeg"
+    path.write_bytes(encoded(colours("CMYK"), "JPEG", quality=95))
+    found = read_square(path, 32, resize)
+    assert (found.shape, found.dtype) == ((32, 32), np.uint8)
+    np.testing.assert_allclose(middles(found), LUMINANCE, atol=3)
+
+
+def test_file_that_is_no_image_to_square(tmp_path: Path) -> None:
+    path = tmp_path / "x.jpeg"
+    path.write_text("text")
+    with pytest.raises(ImageError, match=r"x\.jpeg"):
+        read_square(path, 32, "crop")
+
+
+@pytest.mark.parametrize(("tag", "kind"), [(0x011A, 2), (0x0213, 7), (0x02BC, 2)])
+def test_damaged_exif_beside_the_orientation_does_no_harm(
+    tmp_path: Path, tag: int, kind: int
+) -> None:
+    entries = [(0x0112, 3, 6), (tag, kind, 1)]
+    body = b"".join(struct.pack("<HHII", t, k, 1, v) for t, k, v in entries)
+    exif = b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", 2) + body + b"\0" * 8
+    Image.new("L", (8, 16), 100).save(tmp_path / "x.jpeg", exif=exif)
+    assert open_image(tmp_path / "x.jpeg").size == (16, 8)
+
+
+def test_palette_with_transparency_makes_no_warning(tmp_path: Path) -> None:
+    image = Image.new("P", (4, 4))
+    image.putpalette([10, 10, 10, 200, 200, 200])
+    image.save(tmp_path / "x.png", transparency=b"\x00\x80")
+    assert (read_square(tmp_path / "x.png", 4, "crop") == 10).all()

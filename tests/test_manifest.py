@@ -1,0 +1,319 @@
+"""The list of the images: who is on them, what is wrong with them, how many there are."""
+
+import hashlib
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from cxr import manifest
+from cxr.errors import CxrError
+from cxr.files import write_csv
+from cxr.manifest import COLUMNS, Verified, describe, identify, read, summarise, verify
+
+OWN = ""  # the image stands for a patient of its own
+
+SMALL = [
+    "train/NORMAL/IM-0001-0001.png",
+    "train/PNEUMONIA/person1_bacteria_2.png",
+    "val/NORMAL/NORMAL2-IM-0001-0001.png",
+    "test/PNEUMONIA/person1_virus_6.png",
+]
+
+
+def put(folder: Path, *names: str, mode: str = "L") -> Path:
+    """Images of 8 x 6 pixels, each with a colour of its own."""
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.full((6, 8, 3), list(hashlib.sha256(name.encode()).digest()[:3]), np.uint8)
+        Image.fromarray(pixels).convert(mode).save(path)
+    return folder
+
+
+def spoil(folder: Path, *names: str) -> Path:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"no image")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "label", "patient", "pathogen"),
+    [
+        ("person1_bacteria_2.jpeg", "PNEUMONIA", "person1_bacteria", "bacteria"),
+        ("person1_virus_6.jpeg", "PNEUMONIA", "person1_virus", "virus"),
+        ("person447_virus_921_1.jpeg", "PNEUMONIA", "person447_virus", "virus"),
+        ("person1_virus_6.PNG", "PNEUMONIA", "person1_virus", "virus"),
+        ("IM-0115-0001.jpeg", "NORMAL", "IM-0115", "none"),
+        ("IM-0115-0001-0002.jpeg", "NORMAL", "IM-0115", "none"),
+        ("NORMAL2-IM-0383-0001.jpeg", "NORMAL", "NORMAL2-IM-0383", "none"),
+        ("NORMAL2-IM-1406-0001-0002.jpeg", "NORMAL", "NORMAL2-IM-1406", "none"),
+        # a patient of its own
+        ("0012.jpeg", "NORMAL", OWN, "none"),
+        ("scan 3.png", "PNEUMONIA", OWN, "none"),
+        ("a.b.jpeg", "NORMAL", OWN, "none"),
+        ("person1_fungus_2.jpeg", "PNEUMONIA", OWN, "none"),
+        ("person_virus_2.jpeg", "PNEUMONIA", OWN, "none"),
+        ("person1_virus.jpeg", "PNEUMONIA", OWN, "none"),
+        ("xperson1_virus_2.jpeg", "PNEUMONIA", OWN, "none"),
+        ("person1_virus_2 copy.jpeg", "PNEUMONIA", OWN, "none"),
+        ("IM-0115.jpeg", "NORMAL", OWN, "none"),
+        ("NORMAL3-IM-0383-0001.jpeg", "NORMAL", OWN, "none"),
+        # the pattern of the other class
+        ("person1_bacteria_2.jpeg", "NORMAL", OWN, "none"),
+        ("IM-0115-0001.jpeg", "PNEUMONIA", OWN, "none"),
+    ],
+)
+def test_name_tells_patient_and_pathogen(
+    name: str, label: str, patient: str, pathogen: str
+) -> None:
+    path = PurePosixPath("test", label, name)
+    assert identify(path, label) == (str(path) if patient is OWN else patient, pathogen)
+
+
+def test_equal_names_in_different_folders_are_different_patients(tmp_path: Path) -> None:
+    put(tmp_path, "train/NORMAL/1.png", "train/PNEUMONIA/1.png", "test/NORMAL/1.png")
+    assert verify(tmp_path, "error").images["patient"].nunique() == 3
+
+
+def test_series_are_numbered_independently() -> None:
+    paths = [PurePosixPath(path) for path in SMALL]
+    assert len({identify(path, path.parts[1])[0] for path in paths}) == len(SMALL)
+
+
+def test_one_row_for_each_image(tmp_path: Path) -> None:
+    found = verify(put(tmp_path, *SMALL), "error")
+    images = found.images
+    assert list(images.columns) == COLUMNS
+    assert list(images["path"]) == sorted(SMALL)
+    assert list(images["split"]) == ["test", "train", "train", "val"]
+    assert list(images["label"]) == ["PNEUMONIA", "NORMAL", "PNEUMONIA", "NORMAL"]
+    assert list(images["pathogen"]) == ["virus", "none", "bacteria", "none"]
+    assert list(images["patient"]) == [
+        *("person1_virus", "IM-0001", "person1_bacteria", "NORMAL2-IM-0001"),
+    ]
+    assert set(images["width"]) == {8}
+    assert set(images["height"]) == {6}
+    for row in images.itertuples():
+        content = (tmp_path / row.path).read_bytes()
+        assert row.sha256 == hashlib.sha256(content).hexdigest()
+        assert row.bytes == len(content)
+    assert list(found.rejects.columns) == ["path", "reason"]
+    assert len(found.rejects) == 0
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P", "1", "LA"])
+def test_mode_is_that_of_the_file(tmp_path: Path, mode: str) -> None:
+    put(tmp_path, *SMALL)
+    put(tmp_path, SMALL[0], mode=mode)
+    images = verify(tmp_path, "error").images.set_index("path")
+    assert images.loc[SMALL[0], "mode"] == mode
+
+
+def test_size_is_that_of_the_upright_image(tmp_path: Path) -> None:
+    put(tmp_path, *SMALL)
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    Image.new("L", (20, 10)).save(tmp_path / SMALL[0], exif=exif)
+    images = verify(tmp_path, "error").images.set_index("path")
+    assert list(images.loc[SMALL[0], ["width", "height"]]) == [10, 20]
+
+
+BAD = ["test/NORMAL/t.png", "train/NORMAL/a.jpeg", "train/PNEUMONIA/person9_virus_1.jpeg"]
+
+
+def test_all_bad_files_are_listed_at_once(tmp_path: Path) -> None:
+    spoil(put(tmp_path, *SMALL), *BAD)
+    (tmp_path / BAD[0]).write_bytes(b"")
+    with pytest.raises(CxrError, match="3 file") as caught:
+        verify(tmp_path, "error")
+    message = str(caught.value)
+    for name in BAD:
+        assert f"\n  {name}: " in message
+    assert f"{BAD[0]}: empty file" in message
+    assert "on_bad_image" in message
+
+
+def test_bad_files_are_left_out_and_recorded(tmp_path: Path) -> None:
+    found = verify(spoil(put(tmp_path, *SMALL), *BAD), "skip")
+    assert list(found.images["path"]) == sorted(SMALL)
+    assert list(found.rejects["path"]) == BAD
+    assert found.rejects["reason"].str.len().min() > 5
+    assert not found.rejects["reason"].str.contains(str(tmp_path), regex=False).any()
+    assert summarise(found, "directory")["rejects"] == len(BAD)
+
+
+@pytest.mark.parametrize("lacking", ["NORMAL", "PNEUMONIA"])
+@pytest.mark.parametrize("on_bad_image", ["error", "skip"])
+def test_empty_class(tmp_path: Path, lacking: str, on_bad_image: str) -> None:
+    put(tmp_path, *(name for name in SMALL if f"/{lacking}/" not in name))
+    with pytest.raises(CxrError, match=f"no readable {lacking} image"):
+        verify(tmp_path, on_bad_image)
+
+
+def test_class_without_a_readable_image(tmp_path: Path) -> None:
+    normal = [name for name in SMALL if "/NORMAL/" in name]
+    spoil(put(tmp_path, *SMALL), *normal)
+    with pytest.raises(CxrError, match="no readable NORMAL image"):
+        verify(tmp_path, "skip")
+
+
+@pytest.mark.parametrize("on_bad_image", ["error", "skip"])
+def test_folder_without_images(tmp_path: Path, on_bad_image: str) -> None:
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(CxrError, match="no readable NORMAL image") as caught:
+        verify(tmp_path, on_bad_image)
+    assert str(tmp_path) in str(caught.value)
+
+
+def test_missing_folder_is_no_empty_one(tmp_path: Path) -> None:
+    with pytest.raises((CxrError, FileNotFoundError)) as caught:
+        verify(tmp_path / "nowhere", "skip")
+    assert "nowhere" in str(caught.value) + str(getattr(caught.value, "filename", ""))
+
+
+def test_kaggle_zip_unpacked_as_it_is(tmp_path: Path) -> None:
+    put(tmp_path, *(f"chest_xray/{name}" for name in SMALL))
+    put(tmp_path, *(f"chest_xray/chest_xray/{name}" for name in SMALL))
+    spoil(
+        tmp_path,
+        "chest_xray/__MACOSX/train/NORMAL/._IM-0001-0001.jpeg",
+        "chest_xray/train/NORMAL/._IM-0001-0001.jpeg",
+        "chest_xray/.DS_Store",
+        "chest_xray/train/.DS_Store",
+        "notes.txt",
+        "chest_xray/train/COVID/x.jpeg",
+    )
+    outside = tmp_path.parent / f"{tmp_path.name}-outside.png"
+    Image.new("L", (8, 8)).save(outside)
+    (tmp_path / "chest_xray/train/NORMAL/link.png").symlink_to(outside)
+    found = verify(tmp_path, "error")
+    assert list(found.images["path"]) == sorted(f"chest_xray/{name}" for name in SMALL)
+    summary = summarise(found, "kaggle")
+    assert summary["left_out"] == {"stray": 4, "nested": 4, "other": 2, "links": 1}
+
+
+def verified(*names: str, **changes: list[object]) -> Verified:
+    """As if found in a folder."""
+    rows = []
+    for number, name in enumerate(names):
+        split, label, _ = name.split("/")
+        patient, pathogen = identify(PurePosixPath(name), label)
+        size = {"width": 8, "height": 6, "mode": "L", "bytes": 9, "sha256": f"{number:064}"}
+        rows.append(
+            {"path": name, "split": split, "label": label, "patient": patient}
+            | {"pathogen": pathogen, **size}
+        )
+    images = pd.DataFrame(rows, columns=COLUMNS).assign(**changes)
+    nothing = manifest.select_images([])
+    return Verified(images, pd.DataFrame(columns=["path", "reason"]), nothing, 0)
+
+
+def test_counts_of_images_and_patients() -> None:
+    found = summarise(
+        verified(
+            "train/NORMAL/IM-0001-0001.jpeg",
+            "train/NORMAL/IM-0001-0002.jpeg",
+            "train/PNEUMONIA/person1_virus_1.jpeg",
+            "train/PNEUMONIA/person1_bacteria_1.jpeg",
+            "train/PNEUMONIA/person2_bacteria_1.jpeg",
+            "test/NORMAL/IM-0001-0003.jpeg",
+            "test/PNEUMONIA/person1_virus_2.jpeg",
+            "test/PNEUMONIA/person3_virus_2.jpeg",
+        ),
+        "directory",
+    )
+    assert (found["images"], found["patients"], found["patients_in_several_splits"]) == (8, 5, 2)
+    assert found["train"] == {
+        **{"images": 5, "NORMAL": 2, "PNEUMONIA": 3, "patients": 4},
+        "positive_share": pytest.approx(0.6),
+    }
+    assert found["test"] == {
+        **{"images": 3, "NORMAL": 1, "PNEUMONIA": 2, "patients": 3},
+        "positive_share": pytest.approx(2 / 3),
+    }
+    assert found["val"] == {"images": 0, "NORMAL": 0, "PNEUMONIA": 0, "patients": 0}
+    assert found["duplicates"] == found["rejects"] == 0
+
+
+def test_duplicates_are_files_of_the_same_content(tmp_path: Path) -> None:
+    put(tmp_path, *SMALL)
+    for name in ("test/NORMAL/copy.png", "train/NORMAL/copy.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes((tmp_path / SMALL[0]).read_bytes())
+    assert summarise(verify(tmp_path, "error"), "directory")["duplicates"] == 2
+
+
+@pytest.mark.parametrize(
+    ("source", "counts"),
+    [("kaggle", (5216, 16, 624)), ("mendeley", (5232, 0, 624)), ("directory", None)],
+)
+def test_published_counts(source: str, counts: tuple[int, ...] | None) -> None:
+    found = summarise(verified(*SMALL), source)
+    published = tuple(found[split].get("published") for split in ("train", "val", "test"))
+    assert published == (counts or (None, None, None))
+
+
+def test_part_of_the_data_set_is_noted() -> None:
+    train, val, test, _ = describe(summarise(verified(*SMALL), "kaggle")).splitlines()
+    assert train == (
+        "train: 2 images (1 NORMAL, 1 PNEUMONIA), 2 patients; NOTE: 5216 images are published"
+    )
+    assert "NOTE: 16 " in val
+    assert "NOTE: 624 " in test
+    whole = summarise(verified(*SMALL), "kaggle")
+    for split in ("train", "val", "test"):
+        whole[split]["published"] = whole[split]["images"]
+    assert "NOTE" not in describe(whole)
+    assert "NOTE" not in describe(summarise(verified(*SMALL), "directory"))
+
+
+def test_description_names_what_was_left_out() -> None:
+    summary = summarise(verified(*SMALL), "directory")
+    summary |= {"duplicates": 11, "rejects": 12, "patients_in_several_splits": 13}
+    summary["left_out"] = {"stray": 14, "nested": 15, "other": 16, "links": 17}
+    last = describe(summary).splitlines()[-1]
+    for number in range(11, 18):
+        assert f" {number}" in last
+
+
+def test_written_manifest_is_read_back(tmp_path: Path) -> None:
+    images = verify(put(tmp_path, *SMALL), "error").images
+    write_csv(tmp_path / "manifest.csv", images)
+    pd.testing.assert_frame_equal(read(tmp_path / "manifest.csv"), images, check_dtype=False)
+
+
+@pytest.mark.parametrize("patient", ["0012", "NA", "null", "nan", "1e5", "True", "a,b", 'a"b', "ä"])
+def test_patient_stays_text(tmp_path: Path, patient: str) -> None:
+    path = tmp_path / "manifest.csv"
+    names = (f"train/NORMAL/{patient}.png", f"test/PNEUMONIA/{patient}.png")
+    table = verified(*names, sha256=["0123", "1e10"]).images
+    assert set(table["patient"]) == {patient}
+    write_csv(path, table)
+    back = read(path)
+    for column in ("path", "patient", "sha256", "pathogen", "mode"):
+        assert list(back[column]) == list(table[column])
+    for column in ("width", "height", "bytes"):
+        assert back[column].dtype == np.int64
+
+
+@pytest.mark.parametrize("column", COLUMNS)
+def test_lacking_column(tmp_path: Path, column: str) -> None:
+    path = tmp_path / "manifest.csv"
+    write_csv(path, verified(*SMALL).images.drop(columns=column))
+    with pytest.raises(CxrError, match=column) as caught:
+        read(path)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [None, "", "path,split\n", "\xff\n", "a\n1,2,3\n1\n"], ids=repr)
+def test_no_manifest(tmp_path: Path, content: str | None) -> None:
+    path = tmp_path / "manifest.csv"
+    if content is not None:
+        path.write_bytes(content.encode("latin-1"))
+    with pytest.raises(CxrError, match="dvc repro fetch") as caught:
+        read(path)
+    assert str(path) in str(caught.value)
