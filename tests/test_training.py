@@ -98,7 +98,7 @@ def test_saved_model_loads_without_our_code_and_predicts_the_same(
     loaded = keras.saving.load_model(tmp_path / "m.keras", safe_mode=True)
     rows = data()[1].rows
     np.testing.assert_array_equal(loaded(rows), model(rows))
-    assert loaded.optimizer is None
+    assert not loaded.compiled  # the optimizer would triple the size
     with zipfile.ZipFile(tmp_path / "m.keras") as archive:
         assert archive.testzip() is None
 

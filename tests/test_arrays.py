@@ -1,0 +1,193 @@
+"""The cache of images: written row by row, read from disk, never mixed up."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.typing import NDArray
+
+from cxr.arrays import open_split, write_rows, write_split
+from cxr.errors import CxrError
+from cxr.files import write_csv
+
+
+def images(count: int, height: int = 4, width: int = 5) -> NDArray[np.uint8]:
+    return np.random.default_rng(2).integers(0, 256, (count, height, width), np.uint8)
+
+
+def index(count: int) -> pd.DataFrame:
+    labels = ["PNEUMONIA" if number % 3 else "NORMAL" for number in range(count)]
+    return pd.DataFrame({"path": [f"{n}.png" for n in range(count)], "label": labels})
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32", "float64", "int64", ">i2", "bool"])
+@pytest.mark.parametrize("shape", [(3,), (1, 2), (3, 4, 5), (2, 3, 4, 5), (4, 0), (0, 3)])
+def test_file_is_that_of_numpy(tmp_path: Path, dtype: str, shape: tuple[int, ...]) -> None:
+    array = np.random.default_rng(1).integers(0, 2**7, shape).astype(dtype)
+    write_rows(tmp_path / "rows.npy", iter(array), shape, dtype)
+    np.save(tmp_path / "saved.npy", array)
+    assert (tmp_path / "rows.npy").read_bytes() == (tmp_path / "saved.npy").read_bytes()
+    assert names(tmp_path) == ["rows.npy", "saved.npy"]
+
+
+def test_blocks_of_rows_in_any_layout_and_type(tmp_path: Path) -> None:
+    array = np.arange(24.0).reshape(6, 4)
+    blocks = [array[:1], np.asfortranarray(array[1:4]), array[4:].astype(np.int32)]
+    write_rows(tmp_path / "rows.npy", iter(blocks), (6, 4), "float32")
+    found = np.load(tmp_path / "rows.npy")
+    np.testing.assert_array_equal(found, array)
+    assert found.dtype == np.float32
+
+
+def test_rows_are_asked_for_one_by_one(tmp_path: Path) -> None:
+    """Neither are all rows in memory, nor is the file in place before the last one is made."""
+    alive = []
+
+    class Row(np.ndarray):
+        def __del__(self) -> None:
+            alive.remove(id(self))
+
+    def rows() -> Iterator[Any]:
+        for _ in range(100):
+            row = np.zeros(10, np.uint8).view(Row)
+            alive.append(id(row))
+            yield row
+            assert len(alive) < 10
+            assert not (tmp_path / "rows.npy").exists()
+
+    write_rows(tmp_path / "rows.npy", rows(), (100, 10), "uint8")
+    assert np.load(tmp_path / "rows.npy").shape == (100, 10)
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 5, 8])
+def test_wrong_number_of_rows_leaves_nothing(tmp_path: Path, count: int) -> None:
+    with pytest.raises(ValueError, match="do not fill"):
+        write_rows(tmp_path / "rows.npy", iter(np.zeros((count, 3))), (4, 3), "float32")
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("width", [2, 4])
+def test_rows_of_a_wrong_length_leave_nothing(tmp_path: Path, width: int) -> None:
+    with pytest.raises(ValueError, match="do not fill"):
+        write_rows(tmp_path / "rows.npy", iter(np.zeros((4, width))), (4, 3), "float32")
+    assert names(tmp_path) == []
+
+
+def test_wrong_number_of_rows_keeps_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "rows.npy"
+    np.save(path, np.ones(3))
+    with pytest.raises(ValueError, match="do not fill"):
+        write_rows(path, iter(np.zeros(4)), (5,), "float64")
+    np.testing.assert_array_equal(np.load(path), np.ones(3))
+
+
+@pytest.mark.parametrize("count", [1, 2, 7])
+def test_split_is_read_as_written(tmp_path: Path, count: int) -> None:
+    folder = tmp_path / "arrays" / "train"
+    write_split(folder, iter(images(count)), index(count))
+    split = open_split(folder)
+    np.testing.assert_array_equal(split.images, images(count))
+    assert split.images.dtype == np.uint8
+    pd.testing.assert_frame_equal(split.index, index(count), check_dtype=False)
+    assert names(tmp_path / "arrays") == ["train"]
+    assert names(folder) == ["images.npy", "index.csv"]
+
+
+def test_images_stay_on_disk_and_cannot_be_changed(tmp_path: Path) -> None:
+    write_split(tmp_path / "train", images(3), index(3))
+    split = open_split(tmp_path / "train")
+    assert isinstance(split.images, np.memmap)
+    assert not split.images.flags.writeable
+    with pytest.raises(ValueError, match="read-only"):
+        split.images[0] = 0
+
+
+def test_labels_are_class_numbers_by_row(tmp_path: Path) -> None:
+    write_split(tmp_path / "train", images(5), index(5))
+    labels = open_split(tmp_path / "train").labels
+    np.testing.assert_array_equal(labels, [0, 1, 1, 0, 1])
+    assert labels.dtype == np.int64
+
+
+@pytest.mark.parametrize("text", ["0012", "NA", "", "1e5", "nan", "a,b"])
+def test_index_stays_text(tmp_path: Path, text: str) -> None:
+    write_split(tmp_path / "train", images(1), index(1).assign(patient=text))
+    assert list(open_split(tmp_path / "train").index["patient"]) == [text]
+
+
+def test_new_split_replaces_the_old_one(tmp_path: Path) -> None:
+    write_split(tmp_path / "train", images(5), index(5))
+    (tmp_path / "train" / "more.txt").touch()
+    write_split(tmp_path / "train", images(2), index(2))
+    assert len(open_split(tmp_path / "train").images) == 2
+    assert names(tmp_path / "train") == ["images.npy", "index.csv"]
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_more_or_fewer_images_than_rows_of_the_index(tmp_path: Path, count: int) -> None:
+    with pytest.raises(ValueError, match="do not fill"):
+        write_split(tmp_path / "train", images(count), index(3))
+    assert names(tmp_path) == []
+
+
+def test_error_while_images_are_made_leaves_nothing(tmp_path: Path) -> None:
+    def rows() -> Iterator[Any]:
+        yield images(1)[0]
+        raise OSError("disk")
+
+    with pytest.raises(OSError, match="disk"):
+        write_split(tmp_path / "train", rows(), index(3))
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        images(2),
+        images(4),
+        images(3).astype(np.float32),
+        images(3)[:, 0],
+        images(3)[..., np.newaxis],
+        np.array([None] * 3),
+    ],
+)
+def test_parts_that_do_not_belong_together(tmp_path: Path, array: NDArray[np.generic]) -> None:
+    write_split(tmp_path / "train", images(3), index(3))
+    np.save(tmp_path / "train" / "images.npy", array)
+    with pytest.raises(CxrError) as caught:
+        open_split(tmp_path / "train")
+    assert str(tmp_path / "train") in str(caught.value)
+
+
+@pytest.mark.parametrize("lacking", ["images.npy", "index.csv", "both"])
+def test_missing_part(tmp_path: Path, lacking: str) -> None:
+    folder = tmp_path / "train"
+    if lacking != "both":
+        write_split(folder, images(3), index(3))
+        (folder / lacking).unlink()
+    with pytest.raises(CxrError, match="dvc repro preprocess") as caught:
+        open_split(folder)
+    assert str(folder) in str(caught.value)
+
+
+@pytest.mark.parametrize("length", [5, 100, 140])
+def test_truncated_array(tmp_path: Path, length: int) -> None:
+    path = tmp_path / "train" / "images.npy"
+    write_split(path.parent, images(3), index(3))
+    path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(CxrError, match="cannot be read"):
+        open_split(path.parent)
+
+
+def test_empty_index(tmp_path: Path) -> None:
+    write_split(tmp_path / "train", images(3), index(3))
+    write_csv(tmp_path / "train" / "index.csv", index(3).head(0))
+    with pytest.raises(CxrError, match="0 rows"):
+        open_split(tmp_path / "train")

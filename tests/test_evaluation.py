@@ -1,0 +1,271 @@
+"""Predictions, each row once, and the tables that are made of them."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.typing import NDArray
+
+from cxr import evaluation, paths, scores
+from cxr.arrays import Split, write_split
+from cxr.errors import CxrError
+from cxr.evaluation import confusions, curves, evaluate, predict, predict_all, predict_transfer
+
+VARIANTS = ["baseline", "augmented", "transfer"]
+METRICS = {
+    *("n", "accuracy", "precision", "recall", "specificity", "f1"),
+    *("roc_auc", "average_precision", "tn", "fp", "fn", "tp"),
+}
+RATES = {"accuracy", "precision", "recall", "specificity"}
+
+
+def predictions() -> pd.DataFrame:
+    """Validation of 10 images, 6 of them PNEUMONIA; test of 8, 4 of them."""
+    labels = ["NORMAL"] * 4 + ["PNEUMONIA"] * 6 + ["NORMAL"] * 4 + ["PNEUMONIA"] * 4
+    baseline = [0.1, 0.2, 0.3, 0.8, 0.4, 0.6, 0.7, 0.75, 0.9, 0.95]
+    baseline += [0.1, 0.35, 0.45, 0.8, 0.3, 0.45, 0.5, 0.9]
+    return pd.DataFrame(
+        {
+            "path": [f"{number}.png" for number in range(18)],
+            "patient": [str(number) for number in range(18)],
+            "split": ["val"] * 10 + ["test"] * 8,
+            "label": labels,
+            "pathogen": "none",
+            "baseline": baseline,
+            "augmented": [float(label == "PNEUMONIA") for label in labels],
+            "transfer": 0.4,
+        }
+    )
+
+
+def test_structure_of_the_evaluation() -> None:
+    found = evaluate(predictions(), 0.9)
+    assert list(found) == [*VARIANTS, "majority"]
+    for variant in VARIANTS:
+        assert set(found[variant]) == {"val", "test", "operating_point"}
+        assert set(found[variant]["val"]) == set(found[variant]["test"]) == METRICS
+        point = found[variant]["operating_point"]
+        assert set(point) == {"threshold", "val", "test"}
+        assert set(point["val"]) == set(point["test"]) == RATES
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+
+
+def test_every_variant_and_split_is_scored_by_its_own_rows() -> None:
+    found = evaluate(predictions(), 0.9)
+    counts = ["n", "tn", "fp", "fn", "tp"]
+    assert [found["baseline"]["val"][name] for name in counts] == [10, 3, 1, 1, 5]
+    assert [found["baseline"]["test"][name] for name in counts] == [8, 3, 1, 2, 2]
+    assert found["baseline"]["val"]["roc_auc"] == pytest.approx(20 / 24)
+    assert found["baseline"]["test"]["roc_auc"] == pytest.approx(10.5 / 16)
+    assert [found["augmented"]["test"][name] for name in counts] == [8, 4, 0, 0, 4]
+    assert found["augmented"]["test"]["average_precision"] == 1
+    assert [found["transfer"]["test"][name] for name in counts] == [8, 4, 0, 4, 0]
+    assert found["transfer"]["test"]["roc_auc"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("min_recall", "threshold", "test"),
+    [  # accuracy, precision, recall, specificity on test
+        (1.0, 0.4, (5 / 8, 3 / 5, 3 / 4, 2 / 4)),
+        (0.8, 0.4, (5 / 8, 3 / 5, 3 / 4, 2 / 4)),
+        (0.3, 0.9, (5 / 8, 1, 1 / 4, 1)),
+    ],
+)
+def test_operating_point(min_recall: float, threshold: float, test: tuple[float, ...]) -> None:
+    point = evaluate(predictions(), min_recall)["baseline"]["operating_point"]
+    assert point["threshold"] == threshold
+    assert tuple(point["test"].values()) == pytest.approx(test)
+    assert point["val"]["recall"] >= min_recall
+
+
+def test_threshold_is_chosen_on_validation_alone() -> None:
+    table = predictions()
+    is_test = table["split"] == "test"
+    other = table.copy()
+    other.loc[is_test, "baseline"] = 1 - other.loc[is_test, "baseline"]
+    changed = table.copy()
+    changed.loc[~is_test, "baseline"] = 1 - changed.loc[~is_test, "baseline"]
+    first, second, third = (evaluate(t, 0.9)["baseline"] for t in (table, other, changed))
+    assert first["operating_point"]["threshold"] == second["operating_point"]["threshold"]
+    assert first["operating_point"]["val"] == second["operating_point"]["val"]
+    assert first["operating_point"]["test"] != second["operating_point"]["test"]
+    assert first["operating_point"]["threshold"] != third["operating_point"]["threshold"]
+
+
+def test_order_of_rows_does_not_matter() -> None:
+    shuffled = predictions().sample(frac=1, random_state=1)
+    assert evaluate(shuffled, 0.9) == evaluate(predictions(), 0.9)
+
+
+def test_majority_calls_everything_pneumonia() -> None:
+    assert evaluate(predictions(), 0.9)["majority"] == {
+        "val": {"accuracy": pytest.approx(0.6)},
+        "test": {"accuracy": pytest.approx(0.5)},
+    }
+
+
+def test_nan_is_not_scored() -> None:
+    table = predictions()
+    table.loc[12, "augmented"] = np.nan
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        evaluate(table, 0.9)
+
+
+def test_confusions_of_the_test_images() -> None:
+    found = confusions(predictions(), evaluate(predictions(), 0.9))
+    assert list(found.columns) == ["variant", "threshold", "actual", "predicted", "images"]
+    sums = found.groupby(["variant", "threshold"], sort=False)["images"].sum()
+    assert list(sums.index) == [(v, t) for v in VARIANTS for t in ("at 0.5", "operating point")]
+    assert set(sums) == {8}
+    cells = found.set_index(["variant", "threshold", "actual", "predicted"])["images"]
+    order = [(a, p) for a in ("NORMAL", "PNEUMONIA") for p in ("NORMAL", "PNEUMONIA")]
+    assert [cells["baseline", "at 0.5", *cell] for cell in order] == [3, 1, 2, 2]
+    assert [cells["baseline", "operating point", *cell] for cell in order] == [2, 2, 1, 3]
+    assert [cells["transfer", "operating point", *cell] for cell in order] == [0, 4, 0, 4]
+
+
+def test_curves_of_the_test_images() -> None:
+    found = curves(predictions())
+    assert list(found) == ["roc", "precision_recall"]
+    assert list(found["roc"].columns) == ["fpr", "tpr", "variant"]
+    assert list(found["precision_recall"].columns) == ["recall", "precision", "variant"]
+    for name, maker in (
+        ("roc", scores.roc_curve),
+        ("precision_recall", scores.precision_recall_curve),
+    ):
+        assert list(found[name]["variant"].unique()) == VARIANTS
+        test = predictions().query("split == 'test'")
+        y_true = (test["label"] == "PNEUMONIA").to_numpy(int)
+        for variant, curve in found[name].groupby("variant"):
+            wanted = maker(y_true, test[variant].to_numpy())
+            np.testing.assert_allclose(curve.drop(columns="variant"), wanted, atol=1e-5)
+
+
+class Model:
+    """Stands in for a network: a function of the rows of a batch."""
+
+    def __init__(self, function: Callable[[Any], Any], head: "Model | None" = None) -> None:
+        self.name = "stand-in"
+        self.function = function
+        self.head = head
+
+    def predict(self, batches: Any, verbose: int) -> NDArray[np.float32]:
+        parts = [self.function(batches[number][0]) for number in range(len(batches))]
+        return np.concatenate(parts).astype(np.float32)[:, np.newaxis]
+
+    def get_layer(self, name: str) -> "Model":
+        assert name == "head"
+        assert self.head is not None
+        return self.head
+
+
+def split(count: int) -> Split:
+    """Image number i is filled with the value i; the last two thirds are PNEUMONIA."""
+    images = np.broadcast_to(np.arange(count, dtype=np.uint8)[:, None, None], (count, 4, 4))
+    names = [f"{number}.png" for number in range(count)]
+    label = ["NORMAL" if number < count / 3 else "PNEUMONIA" for number in range(count)]
+    index = {"path": names, "label": label, "patient": names, "pathogen": "none", "width": 4}
+    return Split(images, pd.DataFrame(index))
+
+
+def mean(images: Any) -> Any:
+    assert images.shape[1:] == (4, 4, 1)
+    return images.mean(axis=(1, 2, 3)) / 255
+
+
+def first(features: Any) -> Any:
+    return features[:, 0]
+
+
+def features(count: int) -> NDArray[np.float32]:
+    return np.repeat(np.arange(count, dtype=np.float32)[:, None] / 255, 3, axis=1)
+
+
+@pytest.mark.parametrize("count", [1, 31, 32, 33, 70])
+def test_each_row_is_predicted_once_and_in_order(count: int) -> None:
+    part = split(count)
+    found = predict(Model(mean), part.images, part.labels)
+    assert found.dtype == np.float64
+    np.testing.assert_allclose(found, np.arange(count) / 255, atol=1e-7)
+
+
+def test_network_of_keras_predicts_each_row_once_and_in_order() -> None:
+    inputs = keras.Input((3,))
+    outputs = keras.layers.Dense(1, use_bias=False, kernel_initializer="ones")(inputs)
+    found = predict(keras.Model(inputs, outputs), features(70), split(70).labels)
+    np.testing.assert_allclose(found, 3 * np.arange(70) / 255, atol=1e-6)
+
+
+@pytest.mark.parametrize("row", [0, 40, 69])
+def test_nan_is_reported(row: int) -> None:
+    part = split(70)
+    model = Model(lambda images: np.where(images[:, 0, 0, 0] == row, np.nan, 0.5))
+    with pytest.raises(CxrError, match="stand-in gives NaN"):
+        predict(model, part.images, part.labels)
+
+
+@pytest.mark.parametrize("count", [5, 32, 70])
+def test_transfer_is_predicted_from_the_features(count: int) -> None:
+    seen = []
+    model = Model(lambda images: seen.append(len(images)) or mean(images), Model(first))
+    found = predict_transfer(model, split(count), features(count))
+    np.testing.assert_allclose(found, np.arange(count) / 255, atol=1e-7)
+    assert sum(seen) == min(count, 32)  # the backbone runs on the first images only
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [features(70)[::-1], features(70) * 2 + 0.01, np.roll(features(70), 1, axis=0)],
+    ids=["reversed", "of another backbone", "shifted"],
+)
+def test_features_of_other_images(wrong: NDArray[np.float32]) -> None:
+    with pytest.raises(CxrError, match="do not belong together"):
+        predict_transfer(Model(mean, Model(first)), split(70), wrong)
+
+
+@pytest.fixture
+def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Model]:
+    """Arrays and features in the folders of the pipeline, stand-ins for its saved models."""
+    monkeypatch.chdir(tmp_path)
+    for name, count in {"val": 40, "test": 9}.items():
+        part = split(count)
+        write_split(paths.ARRAYS / name, part.images, part.index)
+        paths.FEATURES.mkdir(parents=True, exist_ok=True)
+        np.save(paths.features(name), features(count))
+    models = {
+        "baseline": Model(mean),
+        "augmented": Model(lambda images: 1 - mean(images)),
+        "transfer": Model(mean, Model(first)),
+    }
+    by_path = {paths.model(variant): model for variant, model in models.items()}
+    monkeypatch.setattr(evaluation.keras.saving, "load_model", by_path.__getitem__)
+    return models
+
+
+@pytest.mark.usefixtures("results")
+def test_table_of_all_predictions() -> None:
+    table = predict_all()
+    assert list(table.columns) == [
+        *("path", "patient", "split", "label", "pathogen"),
+        *VARIANTS,
+    ]
+    assert list(table["split"]) == ["val"] * 40 + ["test"] * 9
+    assert table.index.equals(pd.RangeIndex(49))
+    numbers = table["path"].str.removesuffix(".png").astype(int)
+    assert list(numbers) == [*range(40), *range(9)]
+    np.testing.assert_allclose(table["baseline"], numbers / 255, atol=1e-7)
+    np.testing.assert_allclose(table["augmented"], 1 - numbers / 255, atol=1e-7)
+    np.testing.assert_allclose(table["transfer"], numbers / 255, atol=1e-7)
+    assert evaluate(table, 0.98)["baseline"]["test"]["n"] == 9
+
+
+@pytest.mark.usefixtures("results")
+def test_features_of_the_other_split() -> None:
+    np.save(paths.features("test"), features(40)[20:29])
+    with pytest.raises(CxrError, match="do not belong together"):
+        predict_all()

@@ -1,0 +1,151 @@
+"""A file or folder is written whole or not at all."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from cxr.files import remove, replacing, write_csv, write_json
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def fill(part: Path, kind: str, content: str) -> None:
+    if kind == "folder":
+        part.mkdir()
+        part = part / "inside.txt"
+    part.write_text(content)
+
+
+def content(path: Path) -> str:
+    return (path / "inside.txt" if path.is_dir() else path).read_text()
+
+
+KINDS = pytest.mark.parametrize("kind", ["file", "folder"])
+
+
+@KINDS
+def test_result_gets_its_name_and_missing_parents(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "a" / "b" / "result.txt"
+    with replacing(path) as part:
+        assert part.parent == path.parent
+        assert part.suffix == path.suffix
+        fill(part, kind, "new")
+        assert not path.exists()
+    assert content(path) == "new"
+    assert names(path.parent) == ["result.txt"]
+
+
+@KINDS
+def test_result_replaces_the_old_one(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "result"
+    fill(path, kind, "old")
+    if kind == "folder":
+        (path / "left over.txt").write_text("old")
+    with replacing(path) as part:
+        fill(part, kind, "new")
+        assert content(path) == "old"
+    assert content(path) == "new"
+    assert names(tmp_path) == ["result"]
+    assert kind == "file" or names(path) == ["inside.txt"]
+
+
+def test_folder_replaces_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "result"
+    path.write_text("old")
+    with replacing(path) as part:
+        fill(part, "folder", "new")
+    assert content(path) == "new"
+
+
+@KINDS
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_error_keeps_the_old_result_and_leaves_nothing_else(
+    tmp_path: Path, kind: str, error: type[BaseException]
+) -> None:
+    path = tmp_path / "result"
+    fill(path, kind, "old")
+    with pytest.raises(error), replacing(path) as part:
+        fill(part, kind, "half")
+        raise error
+    assert content(path) == "old"
+    assert names(tmp_path) == ["result"]
+
+
+@KINDS
+def test_error_leaves_nothing_where_nothing_was(tmp_path: Path, kind: str) -> None:
+    with pytest.raises(ValueError, match="no"), replacing(tmp_path / "result") as part:
+        fill(part, kind, "half")
+        raise ValueError("no")
+    assert names(tmp_path) == []
+
+
+@KINDS
+def test_leftover_of_a_killed_run_is_removed_first(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "result"
+    with pytest.raises(FileNotFoundError), replacing(path) as stale:
+        pass
+    fill(stale, kind, "stale")
+    with replacing(path) as part:
+        assert part == stale
+        assert not part.exists()
+        part.write_text("new")
+    assert names(tmp_path) == ["result"]
+    assert content(path) == "new"
+
+
+def test_link_is_replaced_and_its_target_kept(tmp_path: Path) -> None:
+    """DVC may link results into its cache, whose files must never change."""
+    target, link = tmp_path / "cached", tmp_path / "result"
+    target.write_text("cached")
+    link.symlink_to(target)
+    with replacing(link) as part:
+        part.write_text("new")
+    assert content(link) == "new"
+    assert content(target) == "cached"
+
+
+def test_remove_follows_no_link(tmp_path: Path) -> None:
+    target, link = tmp_path / "folder", tmp_path / "link"
+    fill(target, "folder", "kept")
+    link.symlink_to(target)
+    remove(link)
+    remove(tmp_path / "nothing")
+    assert names(tmp_path) == ["folder"]
+    assert content(target) == "kept"
+
+
+def test_json_is_readable_text_with_a_line_end(tmp_path: Path) -> None:
+    path = tmp_path / "value.json"
+    value = {"b": {"a": 0.1, "n": 3}, "text": "ä"}
+    write_json(path, value)
+    text = path.read_text(encoding="utf-8")
+    assert json.loads(text) == value
+    assert text.endswith("}\n")
+    assert len(text.splitlines()) > 4
+    assert text.index('"b"') < text.index('"text"')
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
+def test_json_refuses_what_is_no_number(tmp_path: Path, number: float) -> None:
+    path = tmp_path / "value.json"
+    write_json(path, {"auc": 0.5})
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(path, {"auc": {"test": number}})
+    assert json.loads(path.read_text()) == {"auc": 0.5}
+    assert names(tmp_path) == ["value.json"]
+
+
+def test_csv_has_no_index_and_plain_line_ends(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "table.csv"
+    write_csv(path, pd.DataFrame({"name": ["a,b", "c"], "n": [1, 2]}, index=[7, 8]))
+    assert path.read_bytes() == b'name,n\n"a,b",1\nc,2\n'
+    assert names(path.parent) == ["table.csv"]
+
+
+def test_csv_of_an_empty_table_keeps_the_columns(tmp_path: Path) -> None:
+    write_csv(tmp_path / "table.csv", pd.DataFrame(columns=["path", "reason"]))
+    assert (tmp_path / "table.csv").read_bytes() == b"path,reason\n"

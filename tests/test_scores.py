@@ -1,0 +1,242 @@
+"""Metrics against hand-computed cases, counting, and scikit-learn."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn import metrics
+
+from cxr.scores import (
+    at_threshold,
+    confusion,
+    operating_threshold,
+    precision_recall_curve,
+    ranking,
+    roc_curve,
+)
+
+many = settings(max_examples=30, deadline=None, database=None, derandomize=True)
+# Few different values make many ties.
+values = st.one_of(st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0]), st.floats(0, 1))
+cases = st.tuples(st.lists(values, min_size=1, max_size=12), st.lists(values, min_size=1)).map(
+    lambda pair: arrays([0] * len(pair[0]) + [1] * len(pair[1]), pair[0] + pair[1])
+)
+
+
+def arrays(labels: Any, probabilities: Any) -> tuple[Any, Any]:
+    return np.array(labels, np.int64), np.array(probabilities, np.float64)
+
+
+def from_counts(tn: int, fp: int, fn: int, tp: int) -> tuple[Any, Any]:
+    return arrays(
+        [0] * (tn + fp) + [1] * (fn + tp), [0.1] * tn + [0.9] * fp + [0.1] * fn + [0.9] * tp
+    )
+
+
+HAND = arrays([0, 0, 1, 1, 1], [0.1, 0.6, 0.4, 0.6, 0.9])
+
+
+def test_hand_computed_case() -> None:
+    assert at_threshold(*HAND, 0.5) == pytest.approx(
+        {
+            **{"n": 5, "tn": 1, "fp": 1, "fn": 1, "tp": 2},
+            **{"accuracy": 3 / 5, "precision": 2 / 3, "recall": 2 / 3},
+            **{"specificity": 1 / 2, "f1": 2 / 3},
+        }
+    )
+    # 6 pairs: 4 in the right order, 1 tie, 1 in the wrong order.
+    # Recall rises by 1/3 at precision 1/1, by 1/3 at 2/3, by 1/3 at 3/4.
+    assert ranking(*HAND) == pytest.approx(
+        {"roc_auc": 4.5 / 6, "average_precision": (1 + 2 / 3 + 3 / 4) / 3}
+    )
+
+
+def test_published_confusion_matrix_of_the_notebook() -> None:
+    found = at_threshold(*from_counts(tn=116, fp=130, fn=6, tp=404), 0.5)
+    assert {name: round(value, 3) for name, value in found.items()} == {
+        **{"n": 656, "tn": 116, "fp": 130, "fn": 6, "tp": 404},
+        **{"accuracy": 0.793, "precision": 0.757, "recall": 0.985},
+        **{"specificity": 0.472, "f1": 0.856},
+    }
+
+
+@pytest.mark.parametrize(
+    ("threshold", "called"),
+    [(0, 3), (0.25, 3), (np.nextafter(0.25, 1), 2), (0.5, 2), (0.75, 1), (np.nextafter(1, 2), 0)],
+)
+def test_probability_at_the_threshold_is_called_pneumonia(threshold: float, called: int) -> None:
+    found = at_threshold(*arrays([1, 1, 1], [0.25, 0.5, 0.75]), threshold)
+    assert found["tp"] == called
+    assert found["fn"] == 3 - called
+
+
+@pytest.mark.parametrize(
+    ("counts", "zero"),
+    [
+        ({"tn": 3, "fp": 0, "fn": 2, "tp": 0}, ["precision", "recall", "f1"]),
+        ({"tn": 0, "fp": 3, "fn": 0, "tp": 2}, ["specificity"]),
+        ({"tn": 0, "fp": 0, "fn": 0, "tp": 2}, ["specificity"]),
+        ({"tn": 2, "fp": 0, "fn": 0, "tp": 0}, ["precision", "recall", "f1"]),
+        ({"tn": 0, "fp": 1, "fn": 1, "tp": 0}, ["accuracy", "precision", "recall", "f1"]),
+    ],
+)
+def test_rates_without_a_case_are_zero(counts: dict[str, int], zero: list[str]) -> None:
+    found = at_threshold(*from_counts(**counts), 0.5)
+    assert {name: found[name] for name in zero} == dict.fromkeys(zero, 0)
+    assert {name: found[name] for name in counts} == counts
+
+
+@many
+@given(cases, values)
+def test_counts_and_rates_by_counting(case: tuple[Any, Any], threshold: float) -> None:
+    y_true, y_prob = case
+    found = at_threshold(y_true, y_prob, threshold)
+    pairs = [(int(label), bool(p >= threshold)) for label, p in zip(*case, strict=True)]
+    tn, fp, fn, tp = (pairs.count(pair) for pair in [(0, False), (0, True), (1, False), (1, True)])
+    assert [found[name] for name in ("tn", "fp", "fn", "tp", "n")] == [tn, fp, fn, tp, len(pairs)]
+    assert found["accuracy"] == pytest.approx((tn + tp) / len(pairs))
+    assert found["precision"] == pytest.approx(tp / max(tp + fp, 1))
+    assert found["recall"] == pytest.approx(tp / (tp + fn))
+    assert found["specificity"] == pytest.approx(tn / (tn + fp))
+    assert found["f1"] == pytest.approx(2 * tp / (2 * tp + fp + fn))
+    assert all(type(value) in (int, float) for value in found.values())  # JSON takes no others
+
+
+@many
+@given(cases)
+def test_roc_auc_is_the_share_of_pairs_in_order(case: tuple[Any, Any]) -> None:
+    y_true, y_prob = case
+    negative, positive = y_prob[y_true == 0], y_prob[y_true == 1]
+    wins = [(p > n) + (p == n) / 2 for p in positive for n in negative]
+    assert ranking(*case)["roc_auc"] == pytest.approx(np.mean(wins))
+
+
+@many
+@given(cases)
+def test_rankings_are_those_of_scikit_learn_and_the_curves(case: tuple[Any, Any]) -> None:
+    found = ranking(*case)
+    assert found["roc_auc"] == pytest.approx(metrics.roc_auc_score(*case))
+    assert found["average_precision"] == pytest.approx(metrics.average_precision_score(*case))
+    roc = roc_curve(*case)
+    assert np.trapezoid(roc["tpr"], roc["fpr"]) == pytest.approx(found["roc_auc"])
+    curve = precision_recall_curve(*case)
+    steps = curve["recall"].diff().iloc[1:] * curve["precision"].iloc[1:]
+    assert steps.sum() == pytest.approx(found["average_precision"])
+
+
+def by_hand(y_true: Any, y_prob: Any, min_recall: float) -> tuple[float, float]:
+    """Best precision, and recall with it, of all thresholds that reach the recall."""
+    found = []
+    for threshold in y_prob:
+        called = y_prob >= threshold
+        hits = int((called & (y_true == 1)).sum())
+        found.append((hits / int(called.sum()), hits / int(y_true.sum())))
+    return max(pair for pair in found if pair[1] >= min_recall)
+
+
+@many
+@given(cases, st.one_of(st.floats(0.01, 1), st.sampled_from([0.5, 0.75, 1.0])))
+def test_operating_threshold_is_the_best_of_all(case: tuple[Any, Any], min_recall: float) -> None:
+    threshold = operating_threshold(*case, min_recall)
+    assert threshold in case[1]
+    found = at_threshold(*case, threshold)
+    assert found["recall"] >= min_recall
+    assert (found["precision"], found["recall"]) == pytest.approx(by_hand(*case, min_recall))
+
+
+@pytest.mark.parametrize(
+    ("min_recall", "threshold"), [(1.0, 0.4), (0.99, 0.4), (2 / 3, 0.4), (0.6, 0.4), (1 / 3, 0.9)]
+)
+def test_operating_threshold_of_the_hand_computed_case(min_recall: float, threshold: float) -> None:
+    """Precision 1 at 0.9, 2/3 at 0.6, 3/4 at 0.4, 3/5 at 0.1."""
+    assert operating_threshold(*HAND, min_recall) == threshold
+
+
+def test_of_equal_precision_the_higher_recall() -> None:
+    case = arrays([1, 1, 1, 0], [0.9, 0.8, 0.7, 0.1])
+    assert operating_threshold(*case, 0.3) == 0.7
+    case = arrays([1, 0, 1, 0], [0.9, 0.8, 0.7, 0.6])  # 1, 1/2, 2/3, 1/2
+    assert operating_threshold(*case, 0.9) == 0.7
+    assert operating_threshold(*arrays([0, 1, 0, 1], [0.9, 0.8, 0.7, 0.6]), 0.1) == 0.6
+
+
+def test_recall_that_is_just_reached_is_enough() -> None:
+    """49 of 50 are 0.98; only the last positive, below most of the others, costs precision."""
+    case = arrays([1] * 49 + [0] * 50 + [1], [0.9] * 49 + [0.5] * 50 + [0.1])
+    assert operating_threshold(*case, 0.98) == 0.9
+    assert operating_threshold(*case, 0.981) == 0.1
+
+
+def test_constant_probabilities_leave_one_threshold() -> None:
+    assert operating_threshold(*arrays([0, 1, 0], [0.3] * 3), 1.0) == 0.3
+
+
+@many
+@given(cases)
+def test_curves_run_from_corner_to_corner(case: tuple[Any, Any]) -> None:
+    roc = roc_curve(*case)
+    assert list(roc.columns) == ["fpr", "tpr"]
+    assert roc.iloc[0].tolist() == [0, 0]
+    assert roc.iloc[-1].tolist() == [1, 1]
+    curve = precision_recall_curve(*case)
+    assert list(curve.columns) == ["recall", "precision"]
+    assert curve.iloc[0].tolist() == [0, 1]
+    assert curve["recall"].iloc[-1] == 1
+    assert curve["precision"].iloc[-1] == pytest.approx(case[0].mean())
+    for table, columns in ((roc, ["fpr", "tpr"]), (curve, ["recall"])):
+        assert all(table[column].is_monotonic_increasing for column in columns)
+
+
+def test_curves_of_the_hand_computed_case() -> None:
+    roc = roc_curve(*HAND)
+    points = [(0, 0), (0, 1 / 3), (1 / 2, 2 / 3), (1 / 2, 1), (1, 1)]
+    np.testing.assert_allclose(roc.to_numpy(), points)
+    curve = precision_recall_curve(*HAND)
+    points = [(0, 1), (1 / 3, 1), (2 / 3, 2 / 3), (1, 3 / 4), (1, 3 / 5)]
+    np.testing.assert_allclose(curve.to_numpy(), points)
+
+
+def test_confusion_as_rows() -> None:
+    found = pd.DataFrame(confusion(*from_counts(tn=1, fp=2, fn=3, tp=4), 0.5))
+    assert list(found.columns) == ["actual", "predicted", "images"]
+    assert found.set_index(["actual", "predicted"])["images"].to_dict() == {
+        ("NORMAL", "NORMAL"): 1,
+        ("NORMAL", "PNEUMONIA"): 2,
+        ("PNEUMONIA", "NORMAL"): 3,
+        ("PNEUMONIA", "PNEUMONIA"): 4,
+    }
+
+
+@pytest.mark.parametrize(
+    ("labels", "probabilities", "said"),
+    [
+        ([0, 1], [0.5, np.nan], "between 0 and 1"),
+        ([0, 1], [0.5, np.inf], "between 0 and 1"),
+        ([0, 1], [0.5, 1.0001], "between 0 and 1"),
+        ([0, 1], [-0.0001, 0.5], "between 0 and 1"),
+        ([0, 2], [0.5, 0.5], "0 or 1"),
+        ([-1, 1], [0.5, 0.5], "0 or 1"),
+        ([0, 1], [0.5], "do not fit"),
+        ([0], [0.5, 0.5], "do not fit"),
+        ([[0], [1]], [[0.5], [0.5]], "do not fit"),
+        ([0, 1], [[0.5], [0.5]], "do not fit"),
+        ([], [], "do not fit"),
+        (1, 0.5, "do not fit"),
+    ],
+)
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda *case: at_threshold(*case, 0.5),
+        ranking,
+        lambda *case: operating_threshold(*case, 0.9),
+        lambda *case: confusion(*case, 0.5),
+    ],
+    ids=["at_threshold", "ranking", "operating_threshold", "confusion"],
+)
+def test_what_cannot_be_scored(function: Any, labels: Any, probabilities: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        function(*arrays(labels, probabilities))
