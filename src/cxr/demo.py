@@ -29,11 +29,12 @@ SETTINGS = {
     "model.epochs": 10,
     "model.batch_size": 16,
     "augment.rotation": 0.02,
-    # Of random features those of VGG16 are worth most; being small, they need larger steps.
+    # Random features of VGG16 tell something, but need many steps; larger ones kill the head.
     "transfer.backbone": "vgg16",
     "transfer.weights": "none",
-    "transfer.learning_rate": 0.01,
-    "transfer.epochs": 30,
+    "transfer.learning_rate": 0.002,
+    "transfer.batch_size": 16,
+    "transfer.epochs": 40,
 }
 
 
