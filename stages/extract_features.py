@@ -15,7 +15,8 @@ def main() -> None:
     image = image_input(open_split(paths.ARRAYS / "train"))
     backbone = params.transfer.backbone
     weights = paths.weights(backbone, params.transfer.weights)
-    output = backbones.feature_extractor(backbone, weights, image, params.transfer.pooling)
+    scaling, pooling = params.transfer.scaling, params.transfer.pooling
+    output = backbones.feature_extractor(backbone, weights, image, scaling, pooling)
     extractor = keras.Model(image, output)
     for split in ("train", "val", "test"):
         features.extract(extractor, open_split(paths.ARRAYS / split), paths.features(split))

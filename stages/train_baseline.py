@@ -2,9 +2,7 @@
 
 import keras
 
-from cxr import networks, paths, reproducible, training
-from cxr.arrays import open_split
-from cxr.datasets import image_batches, image_input
+from cxr import datasets, networks, paths, reproducible, training
 from cxr.errors import run_stage
 from cxr.params import read_params
 
@@ -12,12 +10,9 @@ from cxr.params import read_params
 def main() -> None:
     params = read_params()
     reproducible.make_deterministic(params.seed)
-    train, val = open_split(paths.ARRAYS / "train"), open_split(paths.ARRAYS / "val")
-    batches = image_batches(train, params.model.batch_size, params.seed)
-    val_batches = image_batches(val, params.model.batch_size)
-    image = image_input(train)
+    image, train, val = datasets.training_images(params.model.batch_size, params.seed)
     model = keras.Model(image, networks.apply(networks.small_cnn(params.model), image))
-    training.train("baseline", model, batches, val_batches, params.model)
+    training.train("baseline", model, train, val, params.model)
     reproducible.save_model(model, paths.model("baseline"))
 
 

@@ -191,3 +191,26 @@ def test_empty_index(tmp_path: Path) -> None:
     write_csv(tmp_path / "train" / "index.csv", index(3).head(0))
     with pytest.raises(CxrError, match="0 rows"):
         open_split(tmp_path / "train")
+
+
+def test_images_of_several_sizes_are_refused(tmp_path: Path) -> None:
+    index = pd.DataFrame({"path": ["a", "b"], "label": "NORMAL"})
+    images = [np.zeros((4, 6), np.uint8), np.zeros((6, 4), np.uint8)]
+    with pytest.raises(ValueError, match=r"shape \(6, 4\)"):
+        write_split(tmp_path / "train", images, index)
+    assert not (tmp_path / "train").exists()
+
+
+def test_no_image_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no image"):
+        write_split(tmp_path / "train", [], pd.DataFrame({"path": [], "label": []}))
+    assert not (tmp_path / "train").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"\x93NUMPY", b"\x80\x04N."], ids=repr)
+def test_damaged_array_is_one_error(tmp_path: Path, content: bytes) -> None:
+    index = pd.DataFrame({"path": ["a"], "label": "NORMAL"})
+    write_split(tmp_path / "train", [np.zeros((4, 4), np.uint8)], index)
+    (tmp_path / "train/images.npy").write_bytes(content)
+    with pytest.raises(CxrError, match="dvc repro preprocess"):
+        open_split(tmp_path / "train")

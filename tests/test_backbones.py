@@ -60,7 +60,7 @@ def test_features_of_grey_images(tmp_path: Path, name: str, pooling: str) -> Non
     path = tmp_path / "w.weights.h5"
     backbones.ensure_weights(path, name, "none")
     image = keras.Input((64, 64, 1), dtype="uint8")
-    features = backbones.feature_extractor(name, path, image, pooling)
+    features = backbones.feature_extractor(name, path, image, "backbone", pooling)
     backbone = backbones.load_backbone(name, path)
     channels = backbone.output_shape[-1]
     assert features.shape == (None, channels if pooling == "avg" else 2 * 2 * channels)
@@ -72,9 +72,18 @@ def test_features_of_grey_images(tmp_path: Path, name: str, pooling: str) -> Non
     np.testing.assert_allclose(keras.Model(image, features)(x), expected, atol=1e-4)
 
 
+def test_scaling_none_hands_on_the_grey_values(weights: Path) -> None:
+    image = keras.Input((32, 32, 1), dtype="uint8")
+    x = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 1), dtype=np.uint8)
+    features = backbones.feature_extractor("mobilenetv2", weights, image, "none", "avg")
+    grey = np.repeat(x, 3, -1).astype("float32")
+    expected = backbones.load_backbone("mobilenetv2", weights)(grey).numpy().mean((1, 2))
+    np.testing.assert_allclose(keras.Model(image, features)(x), expected, atol=1e-4)
+
+
 def test_backbone_stays_frozen(weights: Path) -> None:
     image = keras.Input((32, 32, 1), dtype="uint8")
-    features = backbones.feature_extractor("mobilenetv2", weights, image, "avg")
+    features = backbones.feature_extractor("mobilenetv2", weights, image, "backbone", "avg")
     assert keras.Model(image, features).trainable_weights == []
 
 
@@ -127,7 +136,7 @@ def test_failed_download_tells_three_ways_on(
     def offline(weights: object, include_top: bool) -> keras.Model:
         raise Exception(f"URL fetch failure: {weights} {include_top}")
 
-    changed = backbones.Backbone(offline, backbones.INSIDE, 32)
+    changed = backbones.Backbone(offline, backbones.UNSCALED, 32)
     monkeypatch.setitem(backbones.BACKBONES, "xception", changed)
     path = tmp_path / "xception.weights.h5"
     with pytest.raises(CxrError) as error:
@@ -140,7 +149,7 @@ def test_failed_download_tells_three_ways_on(
 def test_too_small_images_are_refused(weights: Path) -> None:
     image = keras.Input((64, 64, 1), dtype="uint8")
     with pytest.raises(CxrError, match=r"image\.size 64: xception needs at least 71"):
-        backbones.feature_extractor("xception", weights, image, "avg")
+        backbones.feature_extractor("xception", weights, image, "backbone", "avg")
 
 
 def test_whole_model_is_head_on_features(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,7 +157,7 @@ def test_whole_model_is_head_on_features(weights: Path, monkeypatch: pytest.Monk
     params = params.model_copy(update={"backbone": "mobilenetv2"})
     monkeypatch.setattr(backbones.paths, "weights", lambda *_: weights)
     image = keras.Input((32, 32, 1), dtype="uint8")
-    features = backbones.feature_extractor("mobilenetv2", weights, image, "avg")
+    features = backbones.feature_extractor("mobilenetv2", weights, image, "backbone", "avg")
     inputs = keras.Input(features.shape[1:])
     head = keras.Model(inputs, keras.layers.Dense(1, "sigmoid")(inputs), name="head")
     model = backbones.with_head(head, image, params)

@@ -70,6 +70,26 @@ def test_every_figure_of_the_small_network_is_a_parameter(params: Params) -> Non
     assert [layer.units for layer in stack if isinstance(layer, layers.Dense)] == [11, 1]
 
 
+def test_batch_norm_stands_between_convolution_and_pooling(params: Params) -> None:
+    changed = params.model.model_copy(update={"batch_norm": True})
+    names = [type(layer).__name__ for layer in networks.small_cnn(changed)]
+    block = ["Conv2D", "BatchNormalization", "MaxPooling2D", "ReLU", "Dropout"]
+    assert names[1:11] == block * 2
+
+
+def test_global_pooling_takes_the_mean_of_each_map(params: Params) -> None:
+    changed = params.model.model_copy(update={"pooling": "avg", "filters": (4, 6)})
+    image = keras.Input((32, 32, 1), dtype="uint8")
+    stack = networks.small_cnn(changed)
+    position = next(i for i, layer in enumerate(stack) if layer.name == "avg")
+    maps, means = (
+        keras.Model(image, networks.apply(stack[:end], image))(images(3)).numpy()
+        for end in (position, position + 1)
+    )
+    assert maps.shape == (3, 6, 6, 6)
+    np.testing.assert_allclose(means, maps.mean((1, 2)), rtol=1e-5)
+
+
 def test_output_is_one_probability_per_image(params: Params) -> None:
     output = build(params)(images(7)).numpy()
     assert output.shape == (7, 1)

@@ -13,6 +13,9 @@ from cxr.params import Params, read_params
 PIPELINE = YAML(typ="safe").load(PROJECT / "dvc.yaml")
 STAGES = PIPELINE["stages"]
 SOURCE = PROJECT / "src"
+# What these give stands in dvc.yaml itself (values, paths) or is never a result (errors), so that
+# a new parameter or path does not rerun trainings of hours.
+NO_DEPS = {f"src/cxr/{name}.py" for name in ("params", "paths", "errors")}
 
 
 def modules_imported(script: Path) -> set[Path]:
@@ -86,7 +89,7 @@ def test_stages_are_the_scripts() -> None:
 @pytest.mark.parametrize("stage", STAGES)
 def test_deps_name_every_module_that_is_imported(stage: str) -> None:
     declared = [dep for dep in STAGES[stage]["deps"] if dep.endswith(".py")]
-    assert sorted(declared) == sorted(modules_needed(PROJECT / f"stages/{stage}.py"))
+    assert sorted(declared) == sorted(modules_needed(PROJECT / f"stages/{stage}.py") - NO_DEPS)
 
 
 def leaves(key: str) -> set[str]:

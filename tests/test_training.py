@@ -40,13 +40,47 @@ def test_history_has_a_row_per_epoch(
     monkeypatch.chdir(tmp_path)
     model = trained(params)
     table = pd.read_csv("plots/history/unit.csv")
-    assert list(table) == ["epoch", "loss", "accuracy", "val_loss", "val_accuracy", "seconds"]
+    assert list(table) == training.HISTORY_COLUMNS
     assert list(table["epoch"]) == [1, 2]
+    assert list(table["kept"]) == [0, 1]
     assert (table["seconds"] >= 0).all()
     val = data()[1]
     labels = val.labels[:, None].astype(float)
     loss = keras.losses.BinaryCrossentropy()(labels, model.predict(val, verbose=0))
     assert table["val_loss"].iloc[-1] == pytest.approx(float(loss), abs=1e-4)
+
+
+@pytest.mark.parametrize("patience", [1, 3])
+def test_early_stopping_keeps_the_best_epoch(
+    params: TransferParams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patience: int
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    # Steps so large that the validation loss soon rises.
+    changes = {"epochs": 50, "early_stopping": patience, "learning_rate": 0.5}
+    model = trained(params.model_copy(update=changes))
+    table = pd.read_csv("plots/history/unit.csv")
+    best = table["val_loss"].idxmin()
+    assert len(table) == best + 1 + patience < 50
+    assert list(table.index[table["kept"] == 1]) == [best]
+    val = data()[1]
+    labels = val.labels[:, None].astype(float)
+    loss = keras.losses.BinaryCrossentropy()(labels, model.predict(val, verbose=0))
+    assert table["val_loss"].min() == pytest.approx(float(loss), abs=1e-4)
+
+
+def test_early_stopping_that_never_stops_keeps_the_best_epoch_too(
+    params: TransferParams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    changes = {"epochs": 6, "early_stopping": 6, "learning_rate": 0.5}
+    model = trained(params.model_copy(update=changes))
+    table = pd.read_csv("plots/history/unit.csv")
+    assert len(table) == 6
+    assert table["kept"].idxmax() == table["val_loss"].idxmin() < 5
+    val = data()[1]
+    labels = val.labels[:, None].astype(float)
+    loss = keras.losses.BinaryCrossentropy()(labels, model.predict(val, verbose=0))
+    assert table["val_loss"].min() == pytest.approx(float(loss), abs=1e-4)
 
 
 def test_it_learns(params: TransferParams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -50,14 +51,25 @@ def write_rows(
 
 
 def write_split(folder: Path, images: Iterable[NDArray[np.uint8]], index: pd.DataFrame) -> None:
-    """Write images (each uint8 (H, W), all of one size) and their index as `folder`."""
+    """Write images (each uint8 (H, W), all of one size) and their index as `folder`.
+
+    Raises:
+        ValueError: no image, images of several sizes, or not as many as the index has rows.
+    """
     iterator = iter(images)
-    first = next(iterator)
+    if (first := next(iterator, None)) is None:
+        raise ValueError(f"{folder}: no image to write")
     with replacing(folder) as part:
         part.mkdir()
-        rows = (image for images in ((first,), iterator) for image in images)
+        rows = (_of_shape(image, first.shape) for image in chain((first,), iterator))
         write_rows(part / "images.npy", rows, (len(index), *first.shape), "uint8")
         write_csv(part / "index.csv", index)
+
+
+def _of_shape(image: NDArray[np.uint8], shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    if image.shape != shape:
+        raise ValueError(f"an image has the shape {image.shape} and the first one {shape}")
+    return image
 
 
 def open_split(folder: Path) -> Split:
@@ -67,7 +79,7 @@ def open_split(folder: Path) -> Split:
         CxrError: the folder is missing or its parts do not belong together.
     """
     try:
-        images = np.load(folder / "images.npy", mmap_mode="r")
+        images = np.lib.format.open_memmap(folder / "images.npy", mode="r")
         index = pd.read_csv(folder / "index.csv", dtype=str, keep_default_na=False)
     except (OSError, ValueError) as error:
         raise CxrError(f"{folder} cannot be read ({error}); run `dvc repro preprocess`") from error

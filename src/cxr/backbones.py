@@ -17,7 +17,7 @@ from cxr.params import TransferParams
 # scale and offset for each of the three channels.
 Scaling = tuple[list[float], list[float]]
 TO_PLUS_MINUS_ONE: Scaling = ([1 / 127.5] * 3, [-1.0] * 3)
-INSIDE: Scaling = ([1.0] * 3, [0.0] * 3)  # the backbone scales by itself
+UNSCALED: Scaling = ([1.0] * 3, [0.0] * 3)  # for backbones that scale by themselves
 # Mean and spread of ImageNet's colours, as in Keras's `preprocess_input` of mode "torch" ...
 _MEAN, _SPREAD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 STANDARDISED: Scaling = (
@@ -45,9 +45,9 @@ BACKBONES = {
     "inceptionv3": Backbone(applications.InceptionV3, TO_PLUS_MINUS_ONE, 75),
     "densenet121": Backbone(applications.DenseNet121, STANDARDISED, 32),
     "mobilenetv2": Backbone(applications.MobileNetV2, TO_PLUS_MINUS_ONE, 32),
-    "efficientnetb0": Backbone(applications.EfficientNetB0, INSIDE, 32),
-    "efficientnetv2b0": Backbone(applications.EfficientNetV2B0, INSIDE, 32),
-    "convnexttiny": Backbone(applications.ConvNeXtTiny, INSIDE, 32),
+    "efficientnetb0": Backbone(applications.EfficientNetB0, UNSCALED, 32),
+    "efficientnetv2b0": Backbone(applications.EfficientNetV2B0, UNSCALED, 32),
+    "convnexttiny": Backbone(applications.ConvNeXtTiny, UNSCALED, 32),
     "vgg16": Backbone(applications.VGG16, CENTRED, 32),
 }
 
@@ -99,7 +99,7 @@ def load_backbone(name: str, weights: Path) -> keras.Model:
 
 
 def feature_extractor(
-    name: str, weights: Path, image: keras.KerasTensor, pooling: str
+    name: str, weights: Path, image: keras.KerasTensor, scaling: str, pooling: str
 ) -> keras.KerasTensor:
     """From grey images uint8 (N, S, S, 1) to features float32 (N, D).
 
@@ -107,6 +107,7 @@ def feature_extractor(
         name: key of `BACKBONES`.
         weights: file of its weights.
         image: symbolic input.
+        scaling: `backbone`, to the range it was trained on, or `none`, grey values as they are.
         pooling: `avg`, the mean of each feature map, or `flatten`, all their values.
 
     Raises:
@@ -115,7 +116,7 @@ def feature_extractor(
     entry = BACKBONES[name]
     if image.shape[1] < entry.min_size:
         raise CxrError(f"image.size {image.shape[1]}: {name} needs at least {entry.min_size}")
-    scale, offset = entry.scaling
+    scale, offset = entry.scaling if scaling == "backbone" else UNSCALED
     rgb = layers.Concatenate(name="grey_to_rgb")([image, image, image])
     scaled = layers.Rescaling(scale, offset, name="backbone_scaling")(rgb)
     backbone = load_backbone(name, weights)
@@ -131,5 +132,5 @@ def feature_extractor(
 def with_head(head: keras.Model, image: keras.KerasTensor, params: TransferParams) -> keras.Model:
     """Backbone and trained head as one model: uint8 grey (N, S, S, 1) -> probability (N, 1)."""
     weights = paths.weights(params.backbone, params.weights)
-    features = feature_extractor(params.backbone, weights, image, params.pooling)
+    features = feature_extractor(params.backbone, weights, image, params.scaling, params.pooling)
     return keras.Model(image, head(features), name="transfer")

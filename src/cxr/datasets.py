@@ -7,7 +7,8 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from cxr.arrays import Split
+from cxr import paths
+from cxr.arrays import Split, open_split
 
 Batch = tuple[NDArray[Any], NDArray[np.float32]]
 
@@ -52,6 +53,13 @@ class Batches(keras.utils.PyDataset):
     def __getitem__(self, number: int) -> Batch:
         chosen = self.order[number * self.batch_size : (number + 1) * self.batch_size]
         return self.rows[chosen], self.labels[chosen, np.newaxis].astype(np.float32)
+
+
+def training_images(batch_size: int, seed: int) -> tuple[keras.KerasTensor, Batches, Batches]:
+    """Symbolic input, shuffled training batches and validation batches of the cached images."""
+    train, val = open_split(paths.ARRAYS / "train"), open_split(paths.ARRAYS / "val")
+    batches = image_batches(train, batch_size, seed), image_batches(val, batch_size)
+    return image_input(train), *batches
 
 
 def image_batches(split: Split, batch_size: int, shuffle_seed: int | None = None) -> Batches:

@@ -7,7 +7,15 @@ runs, and passes on only the keys that it declares in dvc.yaml.
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    Strict,
+    ValidationError,
+    model_validator,
+)
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -17,9 +25,20 @@ from cxr.errors import CxrError
 # NumPy and Keras take seeds of 32 bits; the augmentation layers use the next numbers as well.
 Seed = Annotated[int, Field(ge=0, le=2**31)]
 Count = Annotated[int, Field(ge=1, le=100_000)]
+Patience = Annotated[int, Field(ge=0, le=100_000)]
 Rate = Annotated[float, Field(ge=0, lt=1)]
 LearningRate = Annotated[float, Field(gt=0, le=10)]
 ClassWeights = Literal["balanced", "none"]
+
+
+def _has_a_block(filters: tuple[int, ...]) -> tuple[int, ...]:
+    if not filters:
+        raise ValueError("model.filters: [] has no convolution block; give at least one number")
+    return filters
+
+
+# Strict(False): YAML gives a list.
+Filters = Annotated[tuple[Count, ...], Strict(False), AfterValidator(_has_a_block)]
 
 
 class Section(BaseModel):
@@ -55,15 +74,18 @@ class ImageParams(Section):
 
 
 class ModelParams(Section):
-    filters: Annotated[tuple[Count, ...], Strict(False), Field(min_length=1)]
+    filters: Filters
     kernel_size: Annotated[int, Field(ge=1, le=15)]
     pool_size: Annotated[int, Field(ge=1, le=8)]
+    batch_norm: bool
+    pooling: Literal["flatten", "avg"]
     conv_dropout: Rate
     dense_units: Count
     dense_dropout: Rate
     learning_rate: LearningRate
     batch_size: Count
     epochs: Count
+    early_stopping: Patience
     class_weights: ClassWeights
 
 
@@ -87,12 +109,14 @@ class TransferParams(Section):
         "vgg16",
     ]
     weights: Literal["imagenet", "none"]
+    scaling: Literal["backbone", "none"]
     pooling: Literal["avg", "flatten"]
     dense_units: Count
     dropout: Rate
     learning_rate: LearningRate
     batch_size: Count
     epochs: Count
+    early_stopping: Patience
     class_weights: ClassWeights
 
 
@@ -135,8 +159,10 @@ def read_params(path: Path = paths.PARAMS) -> Params:
     """
     try:
         content = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, YAMLError) as error:
+    except (OSError, ValueError, RecursionError, YAMLError) as error:
         raise CxrError(f"{path} cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise CxrError(f"{path} holds no keys; `git checkout {path}` brings the file back")
     try:
         return Params.model_validate(content)
     except ValidationError as error:
@@ -144,9 +170,9 @@ def read_params(path: Path = paths.PARAMS) -> Params:
 
 
 def _explain(path: Path, error: ValidationError) -> str:
-    lines = [f"{path} has {error.error_count()} wrong value(s):"]
+    lines = []
     for problem in error.errors(include_url=False):
-        key = ".".join(str(part) for part in problem["loc"]) or "file"
+        key = ".".join(str(part) for part in problem["loc"])
         match problem["type"]:
             case "missing":
                 lines.append(f"  {key}: this key is missing")
@@ -157,4 +183,4 @@ def _explain(path: Path, error: ValidationError) -> str:
             case _:
                 wanted = problem["msg"].replace("Input should be", "should be")
                 lines.append(f"  {key}: {problem['input']!r} {wanted}")
-    return "\n".join(lines)
+    return "\n".join([f"{path} has {len(lines)} wrong value(s):", *lines])
