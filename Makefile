@@ -5,7 +5,7 @@ VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test repro check format lock
+.PHONY: help demo test repro summary record pr-report check format lock
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -13,7 +13,7 @@ help: ## list the targets
 $(VENV)/installed: requirements.lock
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v < (3, 14) else \
 	"Python %d.%d found, 3.11, 3.12 or 3.13 is needed: make PYTHON=python3.12 ..." % v[:2])'
-	@echo "Installing the locked dependencies into $(VENV) (about 2 GB; some minutes)"
+	@echo "Installing the locked dependencies into $(VENV) (about 2 GB; some minutes)" >&2
 	@$(PYTHON) -m venv --clear $(VENV)
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
 		--require-hashes --requirement requirements.lock
@@ -28,10 +28,21 @@ test: $(VENV)/installed ## run the tests
 repro: $(VENV)/installed ## run the pipeline on the data that params.yaml names
 	@dvc repro
 
-check: $(VENV)/installed ## lint, format and type checks
+summary: $(VENV)/installed ## mean and spread over seeds of the experiments since the last commit
+	@PYTHONPATH=src python -m cxr.experiments summary
+
+record: $(VENV)/installed ## add experiments to docs/experiments.csv: make record EXP="name other"
+	@PYTHONPATH=src python -m cxr.experiments record $(EXP)
+
+pr-report: $(VENV)/installed ## what this branch changes, as Markdown: make pr-report BASE=main
+	@PYTHONPATH=src python -m cxr.pr_report --base $(or $(BASE),main)
+
+check: $(VENV)/installed ## lint, format and type checks, and the workflows
 	@ruff check .
 	@ruff format --check .
 	@mypy
+	@shellcheck .ci/run .github/*.sh
+	@check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
 
 format: $(VENV)/installed ## format the code
 	@ruff check --fix-only --quiet .

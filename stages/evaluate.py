@@ -9,7 +9,9 @@ from cxr.params import read_params
 def main() -> None:
     params = read_params()
     predictions = evaluation.predict_all()
-    metrics = evaluation.evaluate(predictions, params.evaluate.min_recall)
+    metrics = evaluation.evaluate(
+        predictions, params.evaluate.min_recall, params.evaluate.prevalence
+    )
     write_csv(paths.PREDICTIONS, predictions)
     write_json(paths.EVALUATION, metrics)
     write_csv(paths.PLOTS / "confusion.csv", evaluation.confusions(predictions, metrics))

@@ -22,6 +22,7 @@ QUICK = {
     "transfer.backbone": "mobilenetv2",
     "transfer.weights": "none",
     "transfer.epochs": 1,
+    "evaluate.resamples": 100,
 }
 
 

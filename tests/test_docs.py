@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from cxr.demo import PROJECT
-from cxr.evaluation import VARIANTS
+from cxr.variants import VARIANTS
 
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
 EVALUATION: dict[str, Any] = json.loads(
@@ -70,7 +70,7 @@ def test_evaluation_covers_every_image_once() -> None:
         assert test["n"] == data["test"]["images"] == sum(test[k] for k in ("tn", "fp", "fn", "tp"))
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/architecture.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/architecture.md", "docs/experiments.md"])
 def test_links_lead_to_files(page: str) -> None:
     text = (PROJECT / page).read_text(encoding="utf-8")
     targets = re.findall(r"\]\((?!http)([^)#]+)\)", text)
@@ -81,5 +81,5 @@ def test_links_lead_to_files(page: str) -> None:
 
 def test_every_make_target_named_exists() -> None:
     makefile = (PROJECT / "Makefile").read_text(encoding="utf-8")
-    for target in re.findall(r"`make ([a-z]+)`", README):
+    for target in re.findall(r"`?make ([a-z-]+)", README):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE)

@@ -19,9 +19,9 @@ from cxr.evaluation import confusions, curves, evaluate, predict, predict_all, p
 VARIANTS = ["baseline", "augmented", "transfer"]
 METRICS = {
     *("n", "accuracy", "precision", "recall", "specificity", "f1"),
-    *("roc_auc", "average_precision", "tn", "fp", "fn", "tp"),
+    *("roc_auc", "average_precision", "brier", "ece", "tn", "fp", "fn", "tp"),
 }
-RATES = {"accuracy", "precision", "recall", "specificity"}
+RATES = {"accuracy", "precision", "recall", "specificity", "ppv", "npv"}
 
 
 def predictions() -> pd.DataFrame:
@@ -44,7 +44,7 @@ def predictions() -> pd.DataFrame:
 
 
 def test_structure_of_the_evaluation() -> None:
-    found = evaluate(predictions(), 0.9)
+    found = evaluate(predictions(), 0.9, 0.2)
     assert list(found) == [*VARIANTS, "majority"]
     for variant in VARIANTS:
         assert set(found[variant]) == {"val", "test", "operating_point"}
@@ -56,7 +56,7 @@ def test_structure_of_the_evaluation() -> None:
 
 
 def test_every_variant_and_split_is_scored_by_its_own_rows() -> None:
-    found = evaluate(predictions(), 0.9)
+    found = evaluate(predictions(), 0.9, 0.2)
     counts = ["n", "tn", "fp", "fn", "tp"]
     assert [found["baseline"]["val"][name] for name in counts] == [10, 3, 1, 1, 5]
     assert [found["baseline"]["test"][name] for name in counts] == [8, 3, 1, 2, 2]
@@ -77,9 +77,15 @@ def test_every_variant_and_split_is_scored_by_its_own_rows() -> None:
     ],
 )
 def test_operating_point(min_recall: float, threshold: float, test: tuple[float, ...]) -> None:
-    point = evaluate(predictions(), min_recall)["baseline"]["operating_point"]
+    point = evaluate(predictions(), min_recall, 0.2)["baseline"]["operating_point"]
     assert point["threshold"] == threshold
-    assert tuple(point["test"].values()) == pytest.approx(test)
+    shown = ("accuracy", "precision", "recall", "specificity")
+    assert tuple(point["test"][name] for name in shown) == pytest.approx(test)
+    # Of 1000 people 200 are ill: who of them is called ill, and is it right?
+    recall, specificity = test[2:]
+    called = 200 * recall + 800 * (1 - specificity)
+    assert point["test"]["ppv"] == pytest.approx(200 * recall / called)
+    assert point["test"]["npv"] == pytest.approx(800 * specificity / (1000 - called))
     assert point["val"]["recall"] >= min_recall
 
 
@@ -90,7 +96,7 @@ def test_threshold_is_chosen_on_validation_alone() -> None:
     other.loc[is_test, "baseline"] = 1 - other.loc[is_test, "baseline"]
     changed = table.copy()
     changed.loc[~is_test, "baseline"] = 1 - changed.loc[~is_test, "baseline"]
-    first, second, third = (evaluate(t, 0.9)["baseline"] for t in (table, other, changed))
+    first, second, third = (evaluate(t, 0.9, 0.2)["baseline"] for t in (table, other, changed))
     assert first["operating_point"]["threshold"] == second["operating_point"]["threshold"]
     assert first["operating_point"]["val"] == second["operating_point"]["val"]
     assert first["operating_point"]["test"] != second["operating_point"]["test"]
@@ -99,11 +105,11 @@ def test_threshold_is_chosen_on_validation_alone() -> None:
 
 def test_order_of_rows_does_not_matter() -> None:
     shuffled = predictions().sample(frac=1, random_state=1)
-    assert evaluate(shuffled, 0.9) == evaluate(predictions(), 0.9)
+    assert evaluate(shuffled, 0.9, 0.2) == evaluate(predictions(), 0.9, 0.2)
 
 
 def test_majority_calls_everything_pneumonia() -> None:
-    assert evaluate(predictions(), 0.9)["majority"] == {
+    assert evaluate(predictions(), 0.9, 0.2)["majority"] == {
         "val": {"accuracy": pytest.approx(0.6)},
         "test": {"accuracy": pytest.approx(0.5)},
     }
@@ -113,11 +119,11 @@ def test_nan_is_not_scored() -> None:
     table = predictions()
     table.loc[12, "augmented"] = np.nan
     with pytest.raises(ValueError, match="between 0 and 1"):
-        evaluate(table, 0.9)
+        evaluate(table, 0.9, 0.2)
 
 
 def test_confusions_of_the_test_images() -> None:
-    found = confusions(predictions(), evaluate(predictions(), 0.9))
+    found = confusions(predictions(), evaluate(predictions(), 0.9, 0.2))
     assert list(found.columns) == ["variant", "threshold", "actual", "predicted", "images"]
     sums = found.groupby(["variant", "threshold"], sort=False)["images"].sum()
     assert list(sums.index) == [(v, t) for v in VARIANTS for t in ("at 0.5", "operating point")]
@@ -261,7 +267,7 @@ def test_table_of_all_predictions() -> None:
     np.testing.assert_allclose(table["baseline"], numbers / 255, atol=1e-7)
     np.testing.assert_allclose(table["augmented"], 1 - numbers / 255, atol=1e-7)
     np.testing.assert_allclose(table["transfer"], numbers / 255, atol=1e-7)
-    assert evaluate(table, 0.98)["baseline"]["test"]["n"] == 9
+    assert evaluate(table, 0.98, 0.2)["baseline"]["test"]["n"] == 9
 
 
 @pytest.mark.usefixtures("results")

@@ -11,11 +11,17 @@ from sklearn import metrics
 
 from cxr.scores import (
     at_threshold,
+    calibration,
+    calibration_curve,
+    columns,
     confusion,
     operating_threshold,
     precision_recall_curve,
+    predictive_values,
     ranking,
+    rates,
     roc_curve,
+    threshold_curve,
 )
 
 many = settings(max_examples=30, deadline=None, database=None, derandomize=True)
@@ -186,8 +192,8 @@ def test_curves_run_from_corner_to_corner(case: tuple[Any, Any]) -> None:
     assert curve.iloc[0].tolist() == [0, 1]
     assert curve["recall"].iloc[-1] == 1
     assert curve["precision"].iloc[-1] == pytest.approx(case[0].mean())
-    for table, columns in ((roc, ["fpr", "tpr"]), (curve, ["recall"])):
-        assert all(table[column].is_monotonic_increasing for column in columns)
+    for table, names in ((roc, ["fpr", "tpr"]), (curve, ["recall"])):
+        assert all(table[name].is_monotonic_increasing for name in names)
 
 
 def test_curves_of_the_hand_computed_case() -> None:
@@ -240,3 +246,59 @@ def test_confusion_as_rows() -> None:
 def test_what_cannot_be_scored(function: Any, labels: Any, probabilities: Any, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         function(*arrays(labels, probabilities))
+
+
+def test_calibration_by_hand() -> None:
+    # Bins: 0.1; 0.4; 0.6 twice, one of them ill; 0.9.
+    gaps = [abs(0.1 - 0), abs(0.4 - 1), abs(0.6 - 0.5) * 2, abs(0.9 - 1)]
+    squares = [0.1**2, 0.6**2, 0.6**2, 0.4**2, 0.1**2]
+    found = calibration(*HAND)
+    assert found == pytest.approx({"brier": sum(squares) / 5, "ece": sum(gaps) / 5})
+
+
+def test_calibration_curve_has_every_image_in_one_bin() -> None:
+    curve = calibration_curve(*arrays([0, 1, 1, 1], [0.0, 0.0999, 0.1, 1.0]))
+    assert curve["images"].tolist() == [2, 1, 1]
+    assert curve["mean_probability"].tolist() == pytest.approx([0.0999 / 2, 0.1, 1.0])
+    assert curve["share_ill"].tolist() == [0.5, 1, 1]
+
+
+@many
+@given(cases)
+def test_a_perfect_probability_is_calibrated(case: tuple[Any, Any]) -> None:
+    y_true, _ = case
+    assert calibration(y_true, y_true.astype(float)) == {"brier": 0, "ece": 0}
+
+
+def test_predictive_values() -> None:
+    assert predictive_values(0.9, 0.8, 0.5) == pytest.approx({"ppv": 9 / 11, "npv": 8 / 9})
+    # At the share of ill that a data set has, they are its own precision and that of NORMAL.
+    found = at_threshold(*from_counts(tn=60, fp=20, fn=5, tp=15), 0.5)
+    values = predictive_values(found["recall"], found["specificity"], 0.2)
+    assert values["ppv"] == pytest.approx(found["precision"])
+    assert values["npv"] == pytest.approx(60 / 65)
+    assert predictive_values(0.0, 1.0, 0.2)["ppv"] == 0  # nobody is called ill
+
+
+def test_rates_of_many_counts_at_once() -> None:
+    tn, fp, fn, tp = np.array([[8, 0], [2, 0], [1, 0], [9, 0]])
+    found = rates(tn, fp, fn, tp)
+    assert found["precision"].tolist() == pytest.approx([9 / 11, 0])
+    assert found["specificity"].tolist() == pytest.approx([0.8, 0])
+    assert found["accuracy"].tolist() == pytest.approx([17 / 20, 0])
+
+
+@many
+@given(cases)
+def test_threshold_curve_is_the_rates_at_each_threshold(case: tuple[Any, Any]) -> None:
+    for row in threshold_curve(*case).itertuples():
+        found = at_threshold(*case, row.threshold)
+        assert (row.recall, row.precision) == pytest.approx((found["recall"], found["precision"]))
+
+
+def test_columns_of_one_split() -> None:
+    table = pd.DataFrame(
+        {"split": ["val", "test", "test"], "label": ["PNEUMONIA", "NORMAL", "PNEUMONIA"]}
+    ).assign(baseline=[0.1, 0.2, 0.3])
+    y_true, y_prob = columns(table, "test", "baseline")
+    assert (y_true.tolist(), y_prob.tolist()) == ([0, 1], [0.2, 0.3])

@@ -18,7 +18,10 @@ from cxr.files import remove
 
 PROJECT = Path(__file__).resolve().parents[2]
 FOLDER = PROJECT / "demo"
-PIPELINE = ("dvc.yaml", "params.yaml", ".dvcignore", ".dvc/config", ".dvc/plots", "stages", "src")
+PIPELINE = (
+    *("dvc.yaml", "params.yaml", ".dvcignore", ".dvc/config", ".dvc/plots", "stages", "src"),
+    "docs/experiments.csv",
+)
 
 # Small enough for minutes on two cores, large enough for the networks to learn something.
 SETTINGS = {
@@ -89,7 +92,8 @@ def main() -> None:
     print("\nTest results on generated radiographs (not medical data; the transfer variant's")
     print("backbone has random weights here, since those of ImageNet would be a download):\n")
     print(comparison(evaluation).round(3).to_string())
-    print(f"\nPlots: {(FOLDER / 'dvc_plots' / 'index.html').as_uri()}")
+    print(f"\nReport: {(FOLDER / paths.REPORT_PAGE).as_uri()}")
+    print(f"Plots: {(FOLDER / 'dvc_plots' / 'index.html').as_uri()}")
     print("Next: put the real images in place and type `make repro` (see README.md).")
 
 

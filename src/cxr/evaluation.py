@@ -11,11 +11,9 @@ from cxr import paths, scores
 from cxr.arrays import Split, open_split
 from cxr.datasets import Batches
 from cxr.errors import CxrError
+from cxr.variants import EVALUATED, VARIANTS
 
-VARIANTS = ("baseline", "augmented", "transfer")
-SPLITS = ("val", "test")
 BATCH_SIZE = 32  # images; of no influence on the result
-HALF = 0.5
 
 
 def predict(model: keras.Model, rows: NDArray[Any], labels: NDArray[np.int64]) -> Any:
@@ -55,7 +53,7 @@ def predict_all() -> pd.DataFrame:
     """
     models = {variant: keras.saving.load_model(paths.model(variant)) for variant in VARIANTS}
     tables = []
-    for name in SPLITS:
+    for name in EVALUATED:
         split = open_split(paths.ARRAYS / name)
         features = np.load(paths.features(name), mmap_mode="r")
         table = split.index[["path", "patient", "label", "pathogen"]].copy()
@@ -69,35 +67,41 @@ def predict_all() -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def evaluate(predictions: pd.DataFrame, min_recall: float) -> dict[str, Any]:
-    """Metrics for metrics/evaluation.json: by variant and split, and at the operating point."""
+def evaluate(predictions: pd.DataFrame, min_recall: float, prevalence: float) -> dict[str, Any]:
+    """Metrics for metrics/evaluation.json: by variant and split, and at the operating point.
+
+    Args:
+        predictions: as `predict_all` gives them.
+        min_recall: recall that the operating point must reach on validation, 0 to 1.
+        prevalence: share of ill patients that the predictive values are for, 0 to 1.
+    """
     result: dict[str, Any] = {}
     for variant in VARIANTS:
-        data = {split: _of(predictions, split, variant) for split in SPLITS}
+        data = {split: scores.columns(predictions, split, variant) for split in EVALUATED}
         result[variant] = {
-            split: {**scores.at_threshold(*pair, HALF), **scores.ranking(*pair)}
+            split: {
+                **scores.at_threshold(*pair, scores.HALF),
+                **scores.ranking(*pair),
+                **scores.calibration(*pair),
+            }
             for split, pair in data.items()
         }
         threshold = scores.operating_threshold(*data["val"], min_recall)
         result[variant]["operating_point"] = {"threshold": threshold} | {
-            split: _rates(scores.at_threshold(*pair, threshold)) for split, pair in data.items()
+            split: _rates(scores.at_threshold(*pair, threshold), prevalence)
+            for split, pair in data.items()
         }
     majority = {
-        split: {"accuracy": float(_of(predictions, split, VARIANTS[0])[0].mean())}
-        for split in SPLITS
+        split: {"accuracy": float(scores.columns(predictions, split, VARIANTS[0])[0].mean())}
+        for split in EVALUATED
     }
     return {**result, "majority": majority}
 
 
-def _of(
-    predictions: pd.DataFrame, split: str, variant: str
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    rows = predictions[predictions["split"] == split]
-    return (rows["label"] == "PNEUMONIA").to_numpy(np.int64), rows[variant].to_numpy(np.float64)
-
-
-def _rates(metrics: dict[str, float]) -> dict[str, float]:
-    return {name: metrics[name] for name in ("accuracy", "precision", "recall", "specificity")}
+def _rates(found: dict[str, float], prevalence: float) -> dict[str, float]:
+    rates = {name: found[name] for name in ("accuracy", "precision", "recall", "specificity")}
+    values = scores.predictive_values(rates["recall"], rates["specificity"], prevalence)
+    return {**rates, **{name: float(value) for name, value in values.items()}}
 
 
 def curves(predictions: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -105,7 +109,7 @@ def curves(predictions: pd.DataFrame) -> dict[str, pd.DataFrame]:
     makers = {"roc": scores.roc_curve, "precision_recall": scores.precision_recall_curve}
     return {
         name: pd.concat(
-            [maker(*_of(predictions, "test", v)).assign(variant=v) for v in VARIANTS]
+            [maker(*scores.columns(predictions, "test", v)).assign(variant=v) for v in VARIANTS]
         ).round(5)
         for name, maker in makers.items()
     }
@@ -116,7 +120,7 @@ def confusions(predictions: pd.DataFrame, evaluation: dict[str, Any]) -> pd.Data
     rows = []
     for variant in VARIANTS:
         chosen = evaluation[variant]["operating_point"]["threshold"]
-        for name, threshold in {"at 0.5": HALF, "operating point": chosen}.items():
-            cells = scores.confusion(*_of(predictions, "test", variant), threshold)
+        for name, threshold in {"at 0.5": scores.HALF, "operating point": chosen}.items():
+            cells = scores.confusion(*scores.columns(predictions, "test", variant), threshold)
             rows += [{"variant": variant, "threshold": name, **cell} for cell in cells]
     return pd.DataFrame(rows)

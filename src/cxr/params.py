@@ -122,6 +122,8 @@ class TransferParams(Section):
 
 class EvaluateParams(Section):
     min_recall: Annotated[float, Field(gt=0, le=1)]
+    prevalence: Annotated[float, Field(gt=0, lt=1)]
+    resamples: Annotated[int, Field(ge=100, le=100_000)]
 
 
 class Params(Section):

@@ -19,6 +19,12 @@ MODELS = Path("models")
 
 DATA_METRICS = Path("metrics/data.json")
 EVALUATION = Path("metrics/evaluation.json")
+INTERVALS = Path("metrics/intervals.json")
+SHIFT = Path("metrics/shift.json")
+UNLIKENESS = Path("data/unlikeness.csv")
+REPORT = Path("reports/report.md")
+REPORT_PAGE = Path("reports/index.html")
+EXPERIMENTS = Path("docs/experiments.csv")
 PLOTS = Path("plots")
 
 

@@ -13,31 +13,62 @@ from sklearn import metrics
 
 Labels = NDArray[np.int64]
 Probabilities = NDArray[np.float64]
+Number = Any  # a number or an array of numbers
+HALF = 0.5  # the threshold that needs no choosing
+BINS = 10  # of probabilities, for calibration
+
+
+def columns(predictions: pd.DataFrame, split: str, variant: str) -> tuple[Labels, Probabilities]:
+    """Labels and probabilities of one split and variant, from a table of predictions."""
+    rows = predictions[predictions["split"] == split]
+    return (rows["label"] == "PNEUMONIA").to_numpy(np.int64), rows[variant].to_numpy(np.float64)
 
 
 def at_threshold(y_true: Labels, y_prob: Probabilities, threshold: float) -> dict[str, float]:
-    """Counts and rates at one threshold; a rate without any case is 0.
+    """Counts and rates at one threshold.
 
     Returns:
-        n, accuracy, precision, recall, specificity, f1 (all 0 to 1), tn, fp, fn, tp.
+        n, the rates (0 to 1) of `rates`, tn, fp, fn, tp.
     """
     _check(y_true, y_prob)
     y_pred = (y_prob >= threshold).astype(np.int64)
     tn, fp, fn, tp = (int(n) for n in metrics.confusion_matrix(y_true, y_pred, labels=[0, 1]).flat)
+    shares = {name: float(value) for name, value in rates(tn, fp, fn, tp).items()}
+    return {"n": len(y_true), **shares, "tn": tn, "fp": fp, "fn": fn, "tp": tp}
+
+
+def rates(tn: Number, fp: Number, fn: Number, tp: Number) -> dict[str, Number]:
+    """Rates (0 to 1) from counts, one each or arrays of the same shape; without any case 0.
+
+    Returns:
+        accuracy, precision, recall, specificity (recall of NORMAL), f1.
+    """
     return {
-        "n": len(y_true),
-        "accuracy": float(metrics.accuracy_score(y_true, y_pred)),
-        "precision": float(metrics.precision_score(y_true, y_pred, zero_division=0)),
-        "recall": float(metrics.recall_score(y_true, y_pred, zero_division=0)),
-        "specificity": float(
-            metrics.recall_score(y_true, y_pred, pos_label=0, zero_division=0)  # of NORMAL
-        ),
-        "f1": float(metrics.f1_score(y_true, y_pred, zero_division=0)),
-        "tn": tn,
-        "fp": fp,
-        "fn": fn,
-        "tp": tp,
+        "accuracy": _share(tp + tn, tp + tn + fp + fn),
+        "precision": _share(tp, tp + fp),
+        "recall": _share(tp, tp + fn),
+        "specificity": _share(tn, tn + fp),
+        "f1": _share(2 * tp, 2 * tp + fp + fn),
     }
+
+
+def predictive_values(recall: Number, specificity: Number, prevalence: float) -> dict[str, Number]:
+    """Predictive values where the share `prevalence` of the patients is ill; without any case 0.
+
+    By Bayes' rule, as the share of ill images in a data set is seldom that of a clinic.
+
+    Returns:
+        ppv, the share of ill among those called PNEUMONIA, and npv, of well among called NORMAL.
+    """
+    ill, well = prevalence, 1 - prevalence
+    return {
+        "ppv": _share(recall * ill, recall * ill + (1 - specificity) * well),
+        "npv": _share(specificity * well, specificity * well + (1 - recall) * ill),
+    }
+
+
+def _share(part: Number, whole: Number) -> Number:
+    return np.divide(part, whole, out=np.zeros(np.shape(whole)), where=np.asarray(whole) > 0)
 
 
 def ranking(y_true: Labels, y_prob: Probabilities) -> dict[str, float]:
@@ -47,6 +78,41 @@ def ranking(y_true: Labels, y_prob: Probabilities) -> dict[str, float]:
         "roc_auc": float(metrics.roc_auc_score(y_true, y_prob)),
         "average_precision": float(metrics.average_precision_score(y_true, y_prob)),
     }
+
+
+def calibration(y_true: Labels, y_prob: Probabilities) -> dict[str, float]:
+    """How far probabilities are from the share of ill: brier and ece, 0 (best) to 1.
+
+    brier is the mean squared error (Brier 1950). ece is the expected calibration error: the mean
+    over images of |mean probability - share of ill| of the image's bin, in 10 bins of equal width
+    (Naeini 2015).
+    """
+    _check(y_true, y_prob)
+    curve = calibration_curve(y_true, y_prob)
+    gaps = (curve["mean_probability"] - curve["share_ill"]).abs()
+    return {
+        "brier": float(metrics.brier_score_loss(y_true, y_prob)),
+        "ece": float(np.average(gaps, weights=curve["images"])),
+    }
+
+
+def calibration_curve(y_true: Labels, y_prob: Probabilities) -> pd.DataFrame:
+    """One row per bin that holds images: columns mean_probability, share_ill, images."""
+    table = pd.DataFrame({"probability": y_prob, "ill": y_true, "bin": probability_bin(y_prob)})
+    return (
+        table.groupby("bin")
+        .agg(
+            mean_probability=("probability", "mean"),
+            share_ill=("ill", "mean"),
+            images=("ill", "size"),
+        )
+        .reset_index(drop=True)
+    )
+
+
+def probability_bin(y_prob: Probabilities) -> NDArray[np.int64]:
+    """Number (0 to 9) of the bin of equal width that a probability falls into."""
+    return np.minimum((y_prob * BINS).astype(np.int64), BINS - 1)
 
 
 def operating_threshold(y_true: Labels, y_prob: Probabilities, min_recall: float) -> float:
@@ -75,6 +141,14 @@ def precision_recall_curve(y_true: Labels, y_prob: Probabilities) -> pd.DataFram
     """Precision-recall curve: columns recall, precision, by rising recall."""
     precision, recall, _ = metrics.precision_recall_curve(y_true, y_prob)
     return pd.DataFrame({"recall": recall[::-1], "precision": precision[::-1]})
+
+
+def threshold_curve(y_true: Labels, y_prob: Probabilities) -> pd.DataFrame:
+    """Columns threshold, recall, precision; one row for every probability that occurs."""
+    precision, recall, thresholds = metrics.precision_recall_curve(y_true, y_prob)
+    return pd.DataFrame(
+        {"threshold": thresholds, "recall": recall[:-1], "precision": precision[:-1]}
+    )
 
 
 def confusion(y_true: Labels, y_prob: Probabilities, threshold: float) -> list[dict[str, Any]]:

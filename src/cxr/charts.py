@@ -1,0 +1,253 @@
+"""Charts of the report as SVG text. Titles and alternative texts stand in `report.py`."""
+
+import io
+from collections.abc import Callable
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from cxr import scores
+from cxr.labels import LABELS, SPLITS
+from cxr.variants import EVALUATED, VARIANTS
+
+# Okabe and Ito (2008): told apart by colour-blind readers as well.
+COLOURS = dict(zip(VARIANTS, ("#0072B2", "#D55E00", "#009E73"), strict=True))
+CLASS_COLOURS = dict(zip(LABELS, ("#56B4E9", "#CC79A7"), strict=True))
+STYLES = {"val": "--", "test": "-"}
+SIZE = (4.4, 3.4)  # inches; a chart fills the width of a telephone
+STYLE: dict[Any, Any] = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "svg.fonttype": "path",  # looks the same whatever fonts the reader has
+    "svg.hashsalt": "cxr",  # the same chart gives the same bytes
+}
+
+
+def draw(painter: Callable[[Figure], None], size: tuple[float, float] = SIZE) -> str:
+    """SVG text of what `painter` draws on a figure of `size` inches."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=size, layout="constrained")
+        painter(figure)
+        file = io.StringIO()
+        figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
+    text = file.getvalue()
+    return text[text.index("<svg") :]
+
+
+def counts(images: pd.DataFrame) -> str:
+    """Bars: images by split and class. Columns split, label."""
+
+    def paint(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        table = pd.crosstab(images["split"], images["label"]).reindex(SPLITS, fill_value=0)
+        for offset, label in zip((-0.2, 0.2), LABELS, strict=True):
+            bars = axes.bar(
+                np.arange(len(SPLITS)) + offset,
+                table[label],
+                0.38,
+                color=CLASS_COLOURS[label],
+                label=label,
+            )
+            axes.bar_label(bars, fontsize=8)
+        axes.set_xticks(range(len(SPLITS)), SPLITS)
+        axes.set_ylabel("images")
+        axes.legend()
+
+    return draw(paint)
+
+
+def distributions(images: pd.DataFrame, column: str, xlabel: str) -> str:
+    """One small histogram per split, both classes, as shares of their class."""
+
+    def paint(figure: Figure) -> None:
+        panels = figure.subplots(len(SPLITS), 1, sharex=True)
+        low, high = images[column].quantile([0.001, 0.999])
+        bins = np.linspace(low, high, 41)
+        for axes, split in zip(panels, SPLITS, strict=True):
+            for label in LABELS:
+                rows = images[(images["split"] == split) & (images["label"] == label)]
+                axes.hist(
+                    rows[column],
+                    bins,
+                    weights=np.full(len(rows), 1 / max(1, len(rows))),
+                    histtype="step",
+                    linewidth=1.5,
+                    color=CLASS_COLOURS[label],
+                    label=label,
+                )
+            axes.set_title(split, loc="left", fontsize=9)
+            axes.set_yticks([])
+        panels[0].legend()
+        panels[-1].set_xlabel(xlabel)
+        figure.supylabel("share of the class", fontsize=9)
+
+    return draw(paint, (4.4, 4.4))
+
+
+def metric_intervals(metrics: dict[str, dict[str, dict[str, float]]]) -> str:
+    """Points with 95 % intervals: {metric: {variant: {value, low, high}}}."""
+
+    def paint(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        for place, variant in enumerate(VARIANTS):
+            found = pd.DataFrame({name: metrics[name][variant] for name in metrics}).T
+            axes.errorbar(
+                found["value"],
+                np.arange(len(metrics)) + 0.22 * (place - 1),
+                xerr=[found["value"] - found["low"], found["high"] - found["value"]],
+                fmt="o",
+                markersize=4,
+                capsize=2,
+                color=COLOURS[variant],
+                label=variant,
+            )
+        axes.set_yticks(range(len(metrics)), list(metrics))
+        axes.invert_yaxis()
+        axes.set_xlabel("value on test with 95 % interval")
+        figure.legend(loc="outside upper center", ncols=len(VARIANTS))
+
+    return draw(paint)
+
+
+def roc(predictions: pd.DataFrame) -> str:
+    """ROC curves of all variants."""
+    labels = ("false positive rate (1 - specificity)", "recall")
+    return _overlaid(predictions, scores.roc_curve, ("fpr", "tpr"), labels, "lower right")
+
+
+def precision_recall(predictions: pd.DataFrame) -> str:
+    """Precision-recall curves of all variants."""
+    names = ("recall", "precision")
+    return _overlaid(predictions, scores.precision_recall_curve, names, names, "lower left")
+
+
+def _overlaid(
+    predictions: pd.DataFrame,
+    curve: Callable[[scores.Labels, scores.Probabilities], pd.DataFrame],
+    columns: tuple[str, str],
+    labels: tuple[str, str],
+    legend: Any,
+) -> str:
+    def paint(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        for split in EVALUATED:
+            for variant in VARIANTS:
+                table = curve(*scores.columns(predictions, split, variant))
+                axes.plot(
+                    table[columns[0]],
+                    table[columns[1]],
+                    STYLES[split],
+                    color=COLOURS[variant],
+                    linewidth=1.4,
+                    label=f"{variant}, {split}",
+                )
+        axes.set(xlabel=labels[0], ylabel=labels[1], xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+        axes.legend(loc=legend)
+
+    return draw(paint, (4.4, 4.0))
+
+
+def training(histories: dict[str, pd.DataFrame], column: str, ylabel: str) -> str:
+    """A column of the training histories, one panel per variant, train and validation."""
+
+    def paint(figure: Figure) -> None:
+        panels = figure.subplots(len(histories), 1)
+        for axes, (variant, table) in zip(panels, histories.items(), strict=True):
+            for name, style in ((f"val_{column}", "--"), (column, "-")):
+                label = "validation" if name.startswith("val_") else "train"
+                axes.plot(
+                    table["epoch"],
+                    table[name],
+                    style,
+                    marker=".",
+                    color=COLOURS[variant],
+                    label=label,
+                )
+            axes.xaxis.get_major_locator().set_params(integer=True)
+            axes.set_title(variant, loc="left", fontsize=9)
+        panels[0].legend(ncols=2)
+        panels[-1].set_xlabel("epoch")
+        figure.supylabel(ylabel, fontsize=9)
+
+    return draw(paint, (4.4, 4.8))
+
+
+def confusions(table: pd.DataFrame) -> str:
+    """Confusion matrices. Columns variant, threshold (name), actual, predicted, images."""
+
+    def paint(figure: Figure) -> None:
+        names = list(table["threshold"].unique())
+        panels = figure.subplots(len(VARIANTS), len(names), squeeze=False)
+        for (variant, name), cells in table.groupby(["variant", "threshold"], sort=False):
+            axes = panels[VARIANTS.index(str(variant))][names.index(name)]
+            grid = cells.pivot(index="actual", columns="predicted", values="images")
+            axes.imshow(grid / grid.to_numpy().sum(), cmap="Blues", vmin=0, vmax=0.75)
+            for (row, column), images in np.ndenumerate(grid.to_numpy()):
+                shade = "white" if images > 0.4 * grid.to_numpy().sum() else "black"
+                axes.text(column, row, str(images), ha="center", va="center", color=shade)
+            axes.set_title(f"{variant}\n{name}", fontsize=9)
+            axes.set_xticks(range(2), [label.lower() for label in grid.columns], fontsize=8)
+            first = name == names[0]
+            rows = [label.lower() for label in grid.index] if first else []
+            axes.set_yticks(range(2) if first else [], rows, fontsize=8)
+            axes.grid(visible=False)
+        figure.supxlabel("predicted", fontsize=9)
+        figure.supylabel("actual", fontsize=9)
+
+    return draw(paint, (4.4, 6.2))
+
+
+def calibration(predictions: pd.DataFrame) -> str:
+    """Share of ill images against mean probability, per bin of width 0.1, on test."""
+
+    def paint(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        axes.plot([0, 1], [0, 1], color="0.6", linewidth=1, label="perfect")
+        for variant in VARIANTS:
+            table = scores.calibration_curve(*scores.columns(predictions, "test", variant))
+            axes.plot(
+                table["mean_probability"],
+                table["share_ill"],
+                marker="o",
+                markersize=4,
+                color=COLOURS[variant],
+                label=variant,
+            )
+        axes.set(xlabel="mean probability of the bin", ylabel="share of PNEUMONIA in the bin")
+        axes.legend()
+
+    return draw(paint, (4.4, 4.0))
+
+
+def thresholds(predictions: pd.DataFrame, operating: dict[str, float]) -> str:
+    """Recall and precision against the threshold, one panel per variant; the operating point."""
+
+    def paint(figure: Figure) -> None:
+        panels = figure.subplots(len(VARIANTS), 1, sharex=True)
+        for axes, variant in zip(panels, VARIANTS, strict=True):
+            for split in EVALUATED:
+                table = scores.threshold_curve(*scores.columns(predictions, split, variant))
+                for metric, colour in (("recall", "#0072B2"), ("precision", "#D55E00")):
+                    axes.plot(
+                        table["threshold"],
+                        table[metric],
+                        STYLES[split],
+                        color=colour,
+                        linewidth=1.3,
+                        label=f"{metric}, {split}",
+                    )
+            axes.axvline(operating[variant], color="0.3", linewidth=1, linestyle=":")
+            axes.set_title(f"{variant} (dotted: operating point)", loc="left", fontsize=9)
+            axes.set_ylim(-0.02, 1.02)
+        panels[-1].legend(ncols=2, loc="lower left")
+        panels[-1].set_xlabel("threshold")
+
+    return draw(paint, (4.4, 5.6))

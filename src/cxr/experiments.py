@@ -1,0 +1,208 @@
+"""Tables of DVC experiments: mean and spread over seeds, and the record in docs/experiments.csv.
+
+make summary                    # every experiment of the last commit, repeated seeds as one row
+make record EXP="name other"    # add their rows to docs/experiments.csv
+"""
+
+import argparse
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import dvc.api
+import pandas as pd
+
+from cxr import paths
+from cxr.errors import CxrError, run_stage
+from cxr.files import replacing, write_csv
+from cxr.params import read_params
+from cxr.variants import EVALUATED, VARIANTS
+
+METRICS = ("recall", "precision", "accuracy", "specificity", "roc_auc")
+SUMMARISED = ("recall", "precision", "accuracy", "roc_auc")
+OPERATING = ("recall", "precision")
+TABLE, END_OF_TABLE = "<!-- table -->", "<!-- end of the table -->"
+UNFINISHED = ("Failed", "Queued", "Running")
+COLUMNS = [
+    *("experiment", "commit", "changed", "seed", "variant"),
+    *(f"{split}_{metric}" for split in EVALUATED for metric in METRICS),
+    "threshold",
+    *(f"{split}_{metric}_at_threshold" for split in EVALUATED for metric in OPERATING),
+]
+
+
+def experiments(commits: int = 1) -> list[dict[str, Any]]:
+    """The runs that DVC knows, with what each one changed.
+
+    Args:
+        commits: how far to go back, 1 for the last commit alone, -1 for all.
+
+    Returns:
+        One record each: name, commit (that it started from), state (of `dvc exp show`), changed
+        (parameters other than the seed that differ from that commit), and all its numbers.
+    """
+    keys = _leaves(read_params().model_dump())
+    found, start = [], None
+    for row in dvc.api.exp_show(revs="HEAD", num=commits):
+        if row["rev"] == "workspace":
+            continue
+        if row["typ"] == "baseline":
+            start = row | {"commit": _commit(row["rev"])}
+        changed = {key: row[key] for key in keys if start and _differ(row, start, key)}
+        found.append(
+            {
+                "name": row["Experiment"] or row["rev"],
+                "commit": start["commit"] if start else "",
+                "state": row["State"],
+                "changed": " ".join(f"{key}={_text(value)}" for key, value in changed.items()),
+                **row,
+            }
+        )
+    return found
+
+
+def _commit(revision: str) -> str:
+    done = subprocess.run(
+        ["git", "rev-parse", "--short=7", revision], capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip()
+
+
+def _leaves(tree: dict[str, Any], above: str = "") -> list[str]:
+    keys = []
+    for name, value in tree.items():
+        inner = isinstance(value, dict)
+        keys += _leaves(value, f"{above}{name}.") if inner else [f"{above}{name}"]
+    return keys
+
+
+def _differ(row: dict[str, Any], start: dict[str, Any], key: str) -> bool:
+    return key != "seed" and key in row and _text(row[key]) != _text(start.get(key))
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float) and value.is_integer():  # DVC gives whole numbers as 6.0
+        return str(int(value))
+    return str(value).replace(" ", "")
+
+
+def table(found: list[dict[str, Any]]) -> pd.DataFrame:
+    """One row per finished experiment and variant, with `COLUMNS`."""
+    rows = []
+    # DVC gives a failed or waiting run the numbers of the commit that it started from.
+    for run in (run for run in found if run["state"] not in UNFINISHED):
+        for variant in VARIANTS:
+            point = f"{variant}.operating_point"
+            if not isinstance(run.get(f"{variant}.test.recall"), float):
+                continue
+            rows.append(
+                {
+                    **{"experiment": run["name"], "variant": variant},
+                    **{name: run[name] for name in ("commit", "changed", "seed")},
+                    **{f"{s}_{m}": run[f"{variant}.{s}.{m}"] for s in EVALUATED for m in METRICS},
+                    "threshold": run[f"{point}.threshold"],
+                    **{
+                        f"{s}_{m}_at_threshold": run[f"{point}.{s}.{m}"]
+                        for s in EVALUATED
+                        for m in OPERATING
+                    },
+                }
+            )
+    return pd.DataFrame(rows, columns=COLUMNS).astype({"seed": int}).round(5)
+
+
+def summary(rows: pd.DataFrame) -> pd.DataFrame:
+    """Mean and spread over seeds: one row for each commit, change and variant.
+
+    Returns:
+        commit, changed, variant, seeds (how many), and for each metric `mean ± standard deviation`
+        (of the sample; without it where there is one seed).
+    """
+    shown = [f"{split}_{metric}" for split in EVALUATED for metric in SUMMARISED]
+    groups = rows.drop_duplicates(["commit", "changed", "variant", "seed"]).groupby(
+        ["commit", "changed", "variant"], sort=False
+    )
+    result = groups["seed"].nunique().rename("seeds").to_frame()
+    for name in shown:
+        spread = groups[name].agg(["mean", "std"])
+        result[name] = [
+            f"{mean:.3f}" if pd.isna(std) else f"{mean:.3f} ± {std:.3f}"
+            for mean, std in spread.itertuples(index=False)
+        ]
+    result = result.reset_index()
+    return result.assign(changed=result["changed"].replace("", "as committed"))
+
+
+def failures(found: list[dict[str, Any]]) -> list[str]:
+    """One line for each failed experiment: its name, what it changed, and its own last words."""
+    return [
+        f"{run['name']} ({run['changed'] or 'no change'}, seed {_text(run['seed'])}): "
+        f"{_last_words(run['name'])}"
+        for run in found
+        if run["state"] == "Failed"
+    ]
+
+
+def _last_words(name: str) -> str:
+    done = subprocess.run(["dvc", "queue", "logs", name], capture_output=True, text=True)
+    found = re.search(r"^(error: .*(?:\n  .*)*)", done.stdout, re.MULTILINE)
+    return " ".join(found[1].split()) if found else f"see `dvc queue logs {name}`"
+
+
+def record(names: list[str], path: Path = paths.EXPERIMENTS) -> None:
+    """Add the rows of experiments to the record; rows of the same names are replaced.
+
+    The Markdown page beside `path` gets them as its table.
+
+    Raises:
+        CxrError: an experiment is unknown or did not finish.
+    """
+    rows = table(experiments(commits=-1))
+    if unknown := sorted(set(names) - set(rows["experiment"])):
+        raise CxrError(f"no finished experiment {', '.join(unknown)}; `dvc exp list -A` lists them")
+    old = pd.read_csv(path, dtype={"commit": str}, keep_default_na=False)
+    new = rows[rows["experiment"].isin(names)]
+    kept = old[~old["experiment"].isin(names)]
+    rows = pd.concat([kept, new]) if len(kept) else new
+    page = path.with_suffix(".md")
+    text = with_table(page.read_text(encoding="utf-8"), rows)
+    write_csv(path, rows)
+    with replacing(page) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def with_table(text: str, rows: pd.DataFrame) -> str:
+    """The text of docs/experiments.md with its table made of `rows`."""
+    shown = [f"{split}_{metric}" for split in EVALUATED for metric in METRICS]
+    table = rows[["experiment", "changed", "variant"]].assign(
+        **{name.replace("_", " "): rows[name].map("{:.3f}".format) for name in shown}
+    )
+    table["changed"] = [f"`{change}`" if change else "" for change in table["changed"]]
+    before, rest = text.split(TABLE)
+    after = rest.split(END_OF_TABLE)[1]
+    markdown = table.to_markdown(index=False, disable_numparse=True)
+    return f"{before}{TABLE}\n\n{markdown}\n\n{END_OF_TABLE}{after}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m cxr.experiments", description=__doc__.splitlines()[0]
+    )
+    commands = parser.add_subparsers(required=True, dest="command")
+    commands.add_parser("summary", help="mean and spread over seeds of each setting")
+    recorder = commands.add_parser("record", help="add experiments to docs/experiments.csv")
+    recorder.add_argument("names", nargs="+", metavar="NAME", help="name of an experiment")
+    arguments = parser.parse_args()
+    if arguments.command == "record":
+        record(arguments.names)
+        return
+    found = experiments()
+    print(summary(table(found)).to_markdown(index=False, disable_numparse=True, tablefmt="simple"))
+    if failed := failures(found):
+        print("\nFailed:\n  " + "\n  ".join(failed), file=sys.stderr)
+
+
+if __name__ == "__main__":
+    run_stage(main)

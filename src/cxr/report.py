@@ -1,0 +1,513 @@
+"""What the report says: data, comparison, recommendation, errors, and why test is worse."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from cxr import charts, paths, scores
+from cxr.arrays import Split, open_split
+from cxr.document import Chart, Document, Radiograph, Section, Table
+from cxr.labels import LABELS, SPLITS
+from cxr.params import EvaluateParams
+from cxr.recommendation import recommend, signed_span, span
+from cxr.variants import EVALUATED, VARIANTS
+
+MISTAKES = 6  # shown for each variant and kind
+TITLES = {"f1": "F1", "roc_auc": "ROC AUC", "average_precision": "average precision"}
+POINTS = {"at_half": "at 0.5", "operating_point": "operating point"}
+
+
+@dataclass(frozen=True)
+class Results:
+    """What the report is made of.
+
+    Attributes:
+        settings: the parameters that the reader is told, by their full names.
+        evaluate: the parameters of the evaluation.
+        splits: images and index of train, val and test.
+        predictions: content of data/predictions.csv.
+        unlikeness: content of data/unlikeness.csv.
+        evaluation: content of metrics/evaluation.json.
+        intervals: content of metrics/intervals.json.
+        shift: content of metrics/shift.json.
+        histories: training history of each variant.
+        experiments: content of docs/experiments.csv.
+    """
+
+    settings: dict[str, Any]
+    evaluate: EvaluateParams
+    splits: dict[str, Split]
+    predictions: pd.DataFrame
+    unlikeness: pd.DataFrame
+    evaluation: dict[str, Any]
+    intervals: dict[str, Any]
+    shift: dict[str, Any]
+    histories: dict[str, pd.DataFrame]
+    experiments: pd.DataFrame
+
+    @property
+    def test(self) -> pd.DataFrame:
+        """Predictions of the test images with width and height, in pixels."""
+        sizes = self.splits["test"].index[["path", "width", "height"]]
+        rows = self.predictions[self.predictions["split"] == "test"].merge(sizes, on="path")
+        return rows.astype({"width": float, "height": float})
+
+    @property
+    def thresholds(self) -> dict[str, dict[str, float]]:
+        """{name of the threshold: {variant: threshold}}."""
+        operating = {v: self.evaluation[v]["operating_point"]["threshold"] for v in VARIANTS}
+        return {"at 0.5": dict.fromkeys(VARIANTS, scores.HALF), "operating point": operating}
+
+
+def read_results(settings: dict[str, Any], evaluate: EvaluateParams) -> Results:
+    """Read what the stages before have written."""
+    evaluation, intervals, shift = (
+        json.loads(path.read_text()) for path in (paths.EVALUATION, paths.INTERVALS, paths.SHIFT)
+    )
+    return Results(
+        settings=settings,
+        evaluate=evaluate,
+        splits={name: open_split(paths.ARRAYS / name) for name in SPLITS},
+        predictions=pd.read_csv(paths.PREDICTIONS, keep_default_na=False),
+        unlikeness=pd.read_csv(paths.UNLIKENESS),
+        evaluation=evaluation,
+        intervals=intervals,
+        shift=shift,
+        histories={variant: pd.read_csv(paths.history(variant)) for variant in VARIANTS},
+        experiments=pd.read_csv(paths.EXPERIMENTS, keep_default_na=False),
+    )
+
+
+def report(results: Results) -> Document:
+    """The whole report; the same results give the same document."""
+    return Document(
+        "Chest X-ray pneumonia: comparison of the variants",
+        [
+            _recommendation(results),
+            _comparison(results),
+            _thresholds(results),
+            _calibration(results),
+            _training(results),
+            _errors(results),
+            _mistakes(results),
+            _shift(results),
+            _data(results),
+        ],
+    )
+
+
+def _recommendation(results: Results) -> Section:
+    minimum = results.evaluate.min_recall
+    found = recommend(results.evaluation, results.intervals, minimum)
+    settings = ", ".join(f"`{key}` {value}" for key, value in results.settings.items())
+    return Section(
+        "Recommendation",
+        [
+            " ".join(found.sentences),
+            f"**Not for clinical use.** Measured with {settings}. Every interval is the 95 % "
+            f"interval of a bootstrap over patients ({results.evaluate.resamples} draws).",
+        ],
+    )
+
+
+def _comparison(results: Results) -> Section:
+    of_test = results.intervals["test"]["columns"]
+    shown = ("recall", "precision", "accuracy", "specificity")
+    pictured = {name: {v: of_test[v]["at_half"][name] for v in VARIANTS} for name in shown}
+    pictured["ROC AUC"] = {v: of_test[v]["roc_auc"] for v in VARIANTS}
+    operating = results.thresholds["operating point"]
+    return Section(
+        "The variants side by side",
+        [
+            "Test images at threshold 0.5, value and 95 % interval:",
+            Table(_metrics_table(results, "test", "at_half")),
+            "Validation images at threshold 0.5:",
+            Table(_metrics_table(results, "val", "at_half")),
+            "Test images at the operating point, the threshold of the highest precision on "
+            "validation with recall of at least "
+            f"{results.evaluate.min_recall:g} there ("
+            + ", ".join(f"{v} {operating[v]:.3f}" for v in VARIANTS)
+            + "):",
+            Table(_metrics_table(results, "test", "operating_point")),
+            "Differences on test between pairs of variants on the same draws of patients; one is "
+            "more than chance in the choice of patients where its interval leaves out 0:",
+            Table(_differences_table(results)),
+            [
+                Chart(
+                    "Metrics on test at 0.5",
+                    charts.metric_intervals(pictured),
+                    "Points with intervals of the variants, the values of the first table",
+                ),
+                Chart(
+                    "ROC curves (dashed: validation)",
+                    charts.roc(results.predictions),
+                    "ROC curves of the variants on validation and test",
+                ),
+                Chart(
+                    "Precision-recall curves (dashed: validation)",
+                    charts.precision_recall(results.predictions),
+                    "Precision-recall curves of the variants on validation and test",
+                ),
+            ],
+        ],
+    )
+
+
+def _metrics_table(results: Results, split: str, point: str) -> pd.DataFrame:
+    rows = []
+    for variant in VARIANTS:
+        found = results.intervals[split]["columns"][variant]
+        rates = ("recall", "precision", "accuracy", "specificity", "f1")
+        row = {"variant": variant} | {name: span(found[point][name]) for name in rates}
+        if point == "at_half":
+            row |= {name: span(found[name]) for name in ("roc_auc", "average_precision")}
+        rows.append(row)
+    return pd.DataFrame(rows).rename(columns=TITLES)
+
+
+def _differences_table(results: Results) -> pd.DataFrame:
+    rows = []
+    for pair, found in results.intervals["test"]["differences"].items():
+        for point, title in POINTS.items():
+            row = {"difference": pair, "threshold": title}
+            row |= {name: signed_span(found[point][name]) for name in found[point]}
+            row["roc_auc"] = signed_span(found["roc_auc"])
+            rows.append(row)
+    return pd.DataFrame(rows).rename(columns=TITLES)
+
+
+def _thresholds(results: Results) -> Section:
+    return Section(
+        "Confusion and thresholds",
+        [
+            "Test images by actual and predicted class:",
+            Table(_confusion_table(results)),
+            [
+                Chart(
+                    "Confusion on test (images)",
+                    charts.confusions(_confusion_cells(results)),
+                    "Confusion matrices, the counts of the table",
+                ),
+                Chart(
+                    "Recall and precision by threshold (dashed: validation)",
+                    charts.thresholds(results.predictions, results.thresholds["operating point"]),
+                    "Recall and precision of each variant at every threshold",
+                ),
+            ],
+        ],
+    )
+
+
+def _confusion_cells(results: Results) -> pd.DataFrame:
+    """Columns variant, threshold (name), actual, predicted, images."""
+    rows = []
+    for variant in VARIANTS:
+        for name, thresholds in results.thresholds.items():
+            data = scores.columns(results.predictions, "test", variant)
+            cells = scores.confusion(*data, thresholds[variant])
+            rows += [{"variant": variant, "threshold": name, **cell} for cell in cells]
+    return pd.DataFrame(rows)
+
+
+def _confusion_table(results: Results) -> pd.DataFrame:
+    cells = _confusion_cells(results)
+    names = {
+        ("NORMAL", "NORMAL"): "true negatives",
+        ("NORMAL", "PNEUMONIA"): "false positives",
+        ("PNEUMONIA", "NORMAL"): "false negatives",
+        ("PNEUMONIA", "PNEUMONIA"): "true positives",
+    }
+    cells["cell"] = [names[pair] for pair in zip(cells["actual"], cells["predicted"], strict=True)]
+    wide = cells.pivot(index=["variant", "threshold"], columns="cell", values="images")
+    order = pd.MultiIndex.from_product([VARIANTS, POINTS.values()], names=wide.index.names)
+    return wide.reindex(order)[list(names.values())].reset_index()
+
+
+def _calibration(results: Results) -> Section:
+    prevalence = results.evaluate.prevalence
+    share = (results.test["label"] == "PNEUMONIA").mean()
+    rows = []
+    for variant in VARIANTS:
+        found = results.intervals["test"]["columns"][variant]
+        rows += [
+            {
+                "variant": variant,
+                "threshold": title,
+                "Brier score": span(found["brier"]),
+                "expected calibration error": span(found["ece"]),
+                "positive predictive value": span(found[point]["ppv"]),
+                "negative predictive value": span(found[point]["npv"]),
+            }
+            for point, title in POINTS.items()
+        ]
+    return Section(
+        "Calibration and prevalence",
+        [
+            f"{share:.0%} of the test images show pneumonia, which is no clinic's share. The "
+            "predictive values say how often a call is right where "
+            f"{prevalence:.0%} of the children are ill (`evaluate.prevalence`), with recall and "
+            "specificity as on test. Brier score and calibration error do not depend on the "
+            "threshold; 0 is best.",
+            Table(pd.DataFrame(rows)),
+            [
+                Chart(
+                    "Calibration on test",
+                    charts.calibration(results.predictions),
+                    "Share of pneumonia against mean probability in ten bins for each variant",
+                ),
+            ],
+        ],
+    )
+
+
+def _training(results: Results) -> Section:
+    rows = []
+    for variant, history in results.histories.items():
+        kept = history[history["kept"] == 1].iloc[0]
+        rows.append(
+            {
+                "variant": variant,
+                "epochs": len(history),
+                "epoch kept": int(kept["epoch"]),
+                "loss there": f"{kept['loss']:.4f}",
+                "validation loss there": f"{kept['val_loss']:.4f}",
+                "validation accuracy there": f"{kept['val_accuracy']:.4f}",
+            }
+        )
+    return Section(
+        "Training",
+        [
+            Table(pd.DataFrame(rows)),
+            [
+                Chart(
+                    f"{name.capitalize()} by epoch",
+                    charts.training(results.histories, name, axis),
+                    f"Training and validation {name} of each variant by epoch",
+                )
+                for name, axis in (("loss", "binary cross-entropy"), ("accuracy", "accuracy"))
+            ],
+        ],
+    )
+
+
+def _errors(results: Results) -> Section:
+    test = results.test
+    sizes = _thirds(np.sqrt(test["width"] * test["height"]))
+    return Section(
+        "Errors by pathogen and image size",
+        [
+            "Recall on test by pathogen, as the file names tell it:",
+            Table(_shares(results, test["pathogen"], "pathogen", "PNEUMONIA")),
+            "By size in thirds of the test images, as the square root of width times height. "
+            "Recall:",
+            Table(_shares(results, sizes, "size", "PNEUMONIA")),
+            "Specificity:",
+            Table(_shares(results, sizes, "size", "NORMAL")),
+        ],
+    )
+
+
+def _thirds(sizes: pd.Series) -> pd.Series:
+    """The third of the images that each one belongs to by size, as `256 to 298 pixels`."""
+    if sizes.nunique() == 1:
+        return sizes.map("{:.0f} pixels".format)
+    thirds = pd.qcut(sizes, 3, duplicates="drop")
+    return thirds.map(lambda third: f"{third.left:.0f} to {third.right:.0f} pixels").astype(str)
+
+
+def _shares(results: Results, groups: pd.Series, title: str, label: str) -> pd.DataFrame:
+    """Share of a class's images that are called right, by group, variant and threshold."""
+    rows = []
+    test = results.test[results.test["label"] == label]
+    for group, images in test.groupby(groups[test.index], sort=False, observed=True):
+        row = {title: group, "images": len(images)}
+        for name, thresholds in results.thresholds.items():
+            for variant in VARIANTS:
+                is_ill = images[variant] >= thresholds[variant]
+                share = is_ill.mean() if label == "PNEUMONIA" else 1 - is_ill.mean()
+                row[f"{variant}, {name}"] = f"{share:.3f}"
+        rows.append(row)
+    return pd.DataFrame(rows).sort_values(title)
+
+
+def _mistakes(results: Results) -> Section:
+    blocks: list[Any] = [
+        "The test images on which each variant is most sure of the wrong class, with its "
+        "probability of PNEUMONIA:"
+    ]
+    images = results.splits["test"].images
+    rows_of = {path: row for row, path in enumerate(results.splits["test"].index["path"])}
+    for variant in VARIANTS:
+        worst = _most_confident(results.test, variant)
+        if worst.empty:
+            blocks.append(f"{variant} makes none.")
+            continue
+        listed = worst[["path", "label", variant]].rename(columns={variant: "probability"})
+        listed["probability"] = listed["probability"].map("{:.4f}".format)
+        blocks += [f"**{variant}**", Table(listed)]
+        blocks.append(
+            [
+                Radiograph(images[rows_of[row.path]], f"{row.path}, p = {row.probability}")
+                for row in listed.itertuples()
+            ]
+        )
+    return Section("Most confident mistakes", blocks)
+
+
+def _most_confident(test: pd.DataFrame, variant: str) -> pd.DataFrame:
+    is_ill = test["label"] == "PNEUMONIA"
+    false_positives = test[~is_ill & (test[variant] >= scores.HALF)]
+    false_negatives = test[is_ill & (test[variant] < scores.HALF)]
+    return pd.concat(
+        [
+            false_positives.sort_values([variant, "path"], ascending=False).head(MISTAKES),
+            false_negatives.sort_values([variant, "path"]).head(MISTAKES),
+        ]
+    )
+
+
+def _shift(results: Results) -> Section:
+    shift = results.shift
+    return Section(
+        "Why is test not like validation?",
+        [
+            "Recall is the share of PNEUMONIA images called right, specificity that of NORMAL, at "
+            "0.5: the class that loses from validation to test is the one that differs.",
+            Table(_losses(results)),
+            "**Are the splits alike?** ROC AUC of a linear classifier on the frozen backbone's "
+            "features that tells a split's images from training images of the same class, "
+            "cross-validated by patient: 0.5 where they are alike, 1 where every image is told.",
+            Table(_told(shift)),
+            "**The least alike test images**: the quarter of each class that this classifier is "
+            "surest of, against the rest. Share of right calls at 0.5 (specificity for NORMAL, "
+            "recall for PNEUMONIA):",
+            Table(_least_alike(shift)),
+            *_least_alike_pictures(results),
+            "**What tells the label by itself?** ROC AUC of one plain number each, read in the "
+            "direction that fits train. Where it is far from 0.5 in train, a network may learn "
+            "the number in place of the lung; where it falls in test, that does not pay any more.",
+            Table(_label_alone(shift)),
+            *_redrawn(results),
+        ],
+    )
+
+
+def _losses(results: Results) -> pd.DataFrame:
+    rows = []
+    for variant in VARIANTS:
+        row = {"variant": variant}
+        for name in ("recall", "specificity"):
+            val, test = (results.evaluation[variant][split][name] for split in EVALUATED)
+            row |= {f"{name}: val": f"{val:.3f}", f"{name}: test": f"{test:.3f}"}
+            row[f"{name}: change"] = f"{test - val:+.3f}"
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _told(shift: dict[str, Any]) -> pd.DataFrame:
+    told = shift["told_from_train"]
+    return pd.DataFrame(
+        {"split": split} | {label: _number(told[split].get(label)) for label in LABELS}
+        for split in EVALUATED
+    )
+
+
+def _number(value: float | None) -> str:
+    return "too few patients" if value is None else f"{value:.3f}"
+
+
+def _least_alike(shift: dict[str, Any]) -> pd.DataFrame:
+    rows = []
+    for label, found in shift["least_alike_test_images"].items():
+        for group in ("least_alike", "rest"):
+            shares = {variant: f"{found[variant][group]:.3f}" for variant in VARIANTS}
+            images = f" ({found['images']} images)" if group == "least_alike" else ""
+            rows.append({"class": label, "group": group.replace("_", " ") + images} | shares)
+    return pd.DataFrame(rows, columns=["class", "group", *VARIANTS])
+
+
+def _least_alike_pictures(results: Results) -> list[list[Radiograph]]:
+    test = results.splits["test"]
+    rows_of = {path: row for row, path in enumerate(test.index["path"])}
+    least = results.unlikeness.sort_values(["unlikeness", "path"], ascending=False)
+    return [
+        [
+            Radiograph(test.images[rows_of[row.path]], f"{row.path}: {row.unlikeness:.3f}")
+            for row in least[least["label"] == label].head(MISTAKES).itertuples()
+        ]
+        for label in LABELS
+        if (least["label"] == label).any()
+    ]
+
+
+def _label_alone(shift: dict[str, Any]) -> pd.DataFrame:
+    rows = [
+        {"number": name.replace("_", " ")} | {split: f"{aucs[split]:.3f}" for split in SPLITS}
+        for name, aucs in shift["label_alone"].items()
+    ]
+    return pd.DataFrame(rows)
+
+
+def _redrawn(results: Results) -> list[Any]:
+    """What a test of the same distribution gives, from the recorded experiment."""
+    asked = "**And if test were drawn like validation?** `dvc exp run --temp -S split.test=redrawn`"
+    if results.settings["split.test"] == "redrawn":
+        return ["The test of this run is itself redrawn from all images (`split.test`)."]
+    known = results.experiments
+    rows = known[known["changed"] == "split.test=redrawn"]
+    if results.settings["data.source"] != "kaggle" or rows.empty:
+        return [asked + " splits all images anew and trains on them; compare with `dvc exp show`."]
+    metrics = ["recall", "precision", "accuracy", "specificity", "roc_auc"]
+    table = rows[["variant"]].assign(
+        **{name: rows[f"test_{name}"].map("{:.3f}".format) for name in metrics}
+    )
+    gives = asked + ", as recorded in docs/experiments.csv, gives on test at 0.5:"
+    return [gives, Table(table.rename(columns=TITLES))]
+
+
+def _data(results: Results) -> Section:
+    images = pd.concat(
+        [
+            split.index[["label", "patient"]].assign(
+                split=name,
+                aspect_ratio=split.index["width"].astype(float)
+                / split.index["height"].astype(float),
+                size=np.sqrt(
+                    split.index["width"].astype(float) * split.index["height"].astype(float)
+                ),
+            )
+            for name, split in results.splits.items()
+        ]
+    )
+    rows = [
+        {
+            "split": name,
+            **{label: int((rows["label"] == label).sum()) for label in LABELS},
+            "images": len(rows),
+            "share of PNEUMONIA": f"{(rows['label'] == 'PNEUMONIA').mean():.3f}",
+            "patients": rows["patient"].nunique(),
+        }
+        for name, rows in images.groupby("split", sort=False)
+    ]
+    return Section(
+        "The data at a glance",
+        [
+            Table(pd.DataFrame(rows)),
+            [
+                Chart("Images by split and class", charts.counts(images), "The counts above"),
+                Chart(
+                    "Aspect ratio by split and class",
+                    charts.distributions(images, "aspect_ratio", "width / height"),
+                    "Histograms of width by height for both classes in each split",
+                ),
+                Chart(
+                    "Size by split and class",
+                    charts.distributions(images, "size", "square root of width x height (pixels)"),
+                    "Histograms of the image size for both classes in each split",
+                ),
+            ],
+        ],
+    )

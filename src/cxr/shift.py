@@ -1,0 +1,148 @@
+"""Why test differs from validation: how alike the splits are, and what tells the label by itself.
+
+The field's names are covariate shift, measured by a domain classifier (Ben-David 2010, Rabanser
+2019), and shortcut features (Geirhos 2020). Everything here explains; nothing is chosen by it.
+"""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.random_projection import SparseRandomProjection
+
+from cxr import scores
+from cxr.arrays import Split
+from cxr.labels import LABELS
+
+FOLDS = 5
+SEED = 1  # of the folds and of the projection
+STRENGTH = 0.001  # inverse regularisation: there are more features than test images of one class
+WIDEST = 4096  # features; flattened maps have 50 times as many and are projected to half of that
+LEAST_ALIKE = 0.25  # share of a class's test images that count as the least alike
+FRAME = 1 / 16  # of the image's side: width of its border
+
+Rows = NDArray[np.floating[Any]]
+
+
+def domain_probabilities(train: Rows, other: Rows, patients: pd.Series) -> NDArray[np.float64]:
+    """How surely a linear classifier tells images of another split from those of train.
+
+    Logistic regression on standardised features; each image is judged by the one of 5 classifiers
+    that has seen no image of its patient.
+
+    Args:
+        train: features (N, D).
+        other: features (M, D).
+        patients: of the N and the M images, in this order.
+
+    Returns:
+        Each image's probability (0 to 1) of belonging to the other split, (N + M,).
+    """
+    rows = np.concatenate([train, other])
+    if rows.shape[1] > WIDEST:
+        rows = SparseRandomProjection(WIDEST // 2, random_state=SEED).fit_transform(rows)
+    is_other = np.repeat([0, 1], [len(train), len(other)])
+    classifier = make_pipeline(
+        StandardScaler(), LogisticRegression(C=STRENGTH, class_weight="balanced", max_iter=1000)
+    )
+    folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=SEED)
+    return cross_val_predict(
+        classifier, rows, is_other, groups=patients, cv=folds, method="predict_proba"
+    )[:, 1]
+
+
+def told_apart(
+    splits: dict[str, Split], features: dict[str, Rows]
+) -> tuple[dict[str, dict[str, float]], pd.DataFrame]:
+    """Compare validation and test with train, each class by itself.
+
+    Returns:
+        `{split: {class: ROC AUC}}` of telling the split from train, 0.5 where they are alike (a
+        class of fewer than 5 patients is left out), and a table of the test images with the
+        columns path, label, unlikeness: the image's probability of not being a training image.
+    """
+    aucs: dict[str, dict[str, float]] = {"val": {}, "test": {}}
+    tables = [pd.DataFrame(columns=["path", "label", "unlikeness"])]
+    train = splits["train"].index
+    for name, label in [(name, label) for name in aucs for label in LABELS]:
+        index = splits[name].index
+        mine, theirs = train["label"] == label, index["label"] == label
+        patients = pd.concat([train["patient"][mine], index["patient"][theirs]])
+        if min(train["patient"][mine].nunique(), index["patient"][theirs].nunique()) < FOLDS:
+            continue
+        probabilities = domain_probabilities(
+            features["train"][mine], features[name][theirs], patients
+        )
+        is_other = np.repeat([0, 1], [mine.sum(), theirs.sum()])
+        aucs[name][label] = float(roc_auc_score(is_other, probabilities))
+        if name == "test":
+            table = index.loc[theirs, ["path", "label"]]
+            tables.append(table.assign(unlikeness=probabilities[mine.sum() :]))
+    return aucs, pd.concat(tables, ignore_index=True)
+
+
+def on_least_alike(
+    unlike: pd.DataFrame, predictions: pd.DataFrame, variants: tuple[str, ...]
+) -> dict[str, Any]:
+    """Share of right calls at 0.5 on each class's least alike quarter of test, and on the rest.
+
+    Returns:
+        `{class: {images, variant: {least_alike, rest}}}`; for NORMAL the shares are specificity,
+        for PNEUMONIA recall.
+    """
+    result: dict[str, Any] = {}
+    test = predictions[predictions["split"] == "test"]
+    for label, table in unlike.merge(test.drop(columns="label"), on="path").groupby("label"):
+        table = table.sort_values(["unlikeness", "path"], ascending=False)
+        images = round(len(table) * LEAST_ALIKE)
+        is_ill = table[list(variants)] >= scores.HALF
+        right = is_ill if label == "PNEUMONIA" else ~is_ill
+        result[str(label)] = {"images": images} | {
+            variant: {
+                "least_alike": float(right[variant].iloc[:images].mean()),
+                "rest": float(right[variant].iloc[images:].mean()),
+            }
+            for variant in variants
+        }
+    return result
+
+
+def label_alone(splits: dict[str, Split]) -> dict[str, dict[str, float]]:
+    """How well one plain number tells PNEUMONIA: `{number: {split: ROC AUC}}`.
+
+    Each number is read in the direction (more or less means ill) that fits train. Size and shape
+    are the file's; border and mean brightness those of the square images that networks see.
+    """
+    numbers = {name: plain_numbers(split) for name, split in splits.items()}
+    result: dict[str, dict[str, float]] = {}
+    for column in numbers["train"]:
+        aucs = {n: float(roc_auc_score(s.labels, numbers[n][column])) for n, s in splits.items()}
+        result[column] = aucs if aucs["train"] >= 0.5 else {n: 1 - a for n, a in aucs.items()}
+    return result
+
+
+def plain_numbers(split: Split) -> pd.DataFrame:
+    """One row per image: aspect_ratio (width / height), width and height (pixels), file_size
+    (bytes), mean_brightness and border_brightness (0 to 255).
+    """
+    sizes = split.index[["width", "height", "bytes"]].astype(np.float64)
+    side = split.images.shape[1]
+    frame = np.ones((side, side), bool)
+    width = max(1, round(side * FRAME))
+    frame[width:-width, width:-width] = False
+    return pd.DataFrame(
+        {
+            "aspect_ratio": sizes["width"] / sizes["height"],
+            "width": sizes["width"],
+            "height": sizes["height"],
+            "file_size": sizes["bytes"],
+            "mean_brightness": [image.mean() for image in split.images],
+            "border_brightness": [image[frame].mean() for image in split.images],
+        }
+    )

@@ -1,0 +1,29 @@
+"""Explain why test differs from validation: alikeness of the splits, shortcuts to the label."""
+
+import numpy as np
+import pandas as pd
+
+from cxr import paths, shift
+from cxr.arrays import open_split
+from cxr.errors import run_stage
+from cxr.files import write_csv, write_json
+from cxr.labels import SPLITS
+from cxr.variants import VARIANTS
+
+
+def main() -> None:
+    splits = {name: open_split(paths.ARRAYS / name) for name in SPLITS}
+    features = {name: np.load(paths.features(name), mmap_mode="r") for name in SPLITS}
+    aucs, unlike = shift.told_apart(splits, features)
+    predictions = pd.read_csv(paths.PREDICTIONS)
+    found = {
+        "told_from_train": aucs,
+        "least_alike_test_images": shift.on_least_alike(unlike, predictions, VARIANTS),
+        "label_alone": shift.label_alone(splits),
+    }
+    write_csv(paths.UNLIKENESS, unlike)
+    write_json(paths.SHIFT, found)
+
+
+if __name__ == "__main__":
+    run_stage(main)

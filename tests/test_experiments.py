@@ -1,0 +1,148 @@
+"""Experiments as DVC shows them, to a summary over seeds and a record."""
+
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from conftest import Project
+
+from cxr import experiments, paths
+from cxr.demo import PROJECT
+from cxr.errors import CxrError
+from cxr.experiments import COLUMNS, failures, record, summary, table, with_table
+from cxr.variants import VARIANTS
+
+
+def run(name: str, seed: int, shift: float = 0.0, **more: Any) -> dict[str, Any]:
+    """A run as `experiments.experiments` gives it; transfer's numbers rise with `shift`."""
+    found = {"name": name, "commit": "1234567", "state": None, "changed": "", "seed": float(seed)}
+    for number, variant in enumerate(VARIANTS):
+        for split in ("val", "test"):
+            for metric in experiments.METRICS:
+                value = 0.5 + number / 10 + (shift if variant == "transfer" else 0)
+                found[f"{variant}.{split}.{metric}"] = value
+                found[f"{variant}.operating_point.{split}.{metric}"] = value - 0.01
+        found[f"{variant}.operating_point.threshold"] = 0.25
+    return found | more
+
+
+def test_table_has_a_row_per_experiment_and_variant() -> None:
+    rows = table([run("main", 1), run("other", 2, 0.1, changed="image.size=128")])
+    assert list(rows.columns) == COLUMNS
+    assert rows["variant"].tolist() == [*VARIANTS, *VARIANTS]
+    last = rows.iloc[-1]
+    assert (last["experiment"], last["changed"], last["seed"]) == ("other", "image.size=128", 2)
+    assert last["test_recall"] == pytest.approx(0.8)
+    assert last["test_recall_at_threshold"] == pytest.approx(0.79)
+
+
+@pytest.mark.parametrize("state", ["Failed", "Queued", "Running"])
+def test_unfinished_runs_bring_no_numbers(state: str) -> None:
+    """DVC shows them with the numbers of the commit that they started from."""
+    assert table([run("broken", 1, state=state)]).empty
+
+
+def test_runs_without_metrics_bring_no_rows() -> None:
+    assert table([{"name": "x", "commit": "1", "changed": "", "seed": 1.0, "state": None}]).empty
+
+
+def test_summary_has_mean_and_spread_over_seeds() -> None:
+    runs = [run(f"seed{n}", n, shift) for n, shift in ((1, 0.0), (2, 0.1), (3, 0.2))]
+    runs.append(run("size", 1, 0.1, changed="image.size=128"))
+    found = summary(table(runs)).set_index(["changed", "variant"])
+    assert found.loc[("as committed", "transfer"), "seeds"] == 3
+    assert found.loc[("as committed", "transfer"), "test_recall"] == "0.800 ± 0.100"
+    assert found.loc[("as committed", "baseline"), "test_recall"] == "0.500 ± 0.000"
+    assert found.loc[("image.size=128", "transfer"), "test_recall"] == "0.800"
+    assert len(found) == 6
+
+
+def test_the_same_seed_counts_once() -> None:
+    """An experiment with the committed seed repeats the committed run."""
+    found = summary(table([run("main", 1), run("again", 1)]))
+    assert found["seeds"].tolist() == [1, 1, 1]
+
+
+def test_other_code_is_another_setting() -> None:
+    found = summary(table([run("old", 1), run("new", 2, commit="7654321")]))
+    assert len(found) == 6
+
+
+def test_record_adds_and_replaces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "experiments.csv"
+    pd.DataFrame(columns=COLUMNS).to_csv(path, index=False)
+    page = tmp_path / "experiments.md"
+    page.write_text("above\n<!-- table -->\nold\n<!-- end of the table -->\nbelow\n")
+    monkeypatch.setattr(experiments, "experiments", lambda commits: [run("a", 1), run("b", 1, 0.1)])
+    record(["a"], path)
+    record(["b"], path)
+    monkeypatch.setattr(experiments, "experiments", lambda commits: [run("a", 2, 0.05)])
+    record(["a"], path)
+    found = pd.read_csv(path)
+    assert found["experiment"].tolist() == ["b"] * 3 + ["a"] * 3
+    assert found["seed"].tolist() == [1, 1, 1, 2, 2, 2]
+    assert found["test_recall"].iloc[-1] == 0.75
+    text = page.read_text()
+    assert text.startswith("above\n<!-- table -->\n\n| experiment ")
+    assert text.endswith("|\n\n<!-- end of the table -->\nbelow\n")
+    assert "old" not in text
+    assert len(re.findall(r"^\| [ab] ", text, re.MULTILINE)) == 6
+    before = path.read_bytes()
+    with pytest.raises(CxrError, match="no finished experiment nonsense"):
+        record(["nonsense"], path)
+    assert path.read_bytes() == before
+
+
+def test_recorded_experiments_are_whole() -> None:
+    rows = pd.read_csv(PROJECT / paths.EXPERIMENTS, keep_default_na=False)
+    assert list(rows.columns) == COLUMNS
+    for _, found in rows.groupby("experiment"):
+        assert found["variant"].tolist() == list(VARIANTS)
+    numbers = rows.drop(columns=["experiment", "commit", "changed", "seed", "variant"])
+    assert ((numbers >= 0) & (numbers <= 1)).all(axis=None)
+
+
+def test_the_page_shows_the_record() -> None:
+    page = (PROJECT / "docs/experiments.md").read_text(encoding="utf-8")
+    rows = pd.read_csv(PROJECT / paths.EXPERIMENTS, keep_default_na=False)
+    assert with_table(page, rows) == page
+    # Every command of the page that was run is on record with what it changed.
+    for name, changes in re.findall(r"exp run --temp -n (\w+) ((?:.|\\\n)*)", page):
+        changed = set(re.findall(r"-S '?([^'\s]+)'?", changes))
+        for known in rows.loc[rows["experiment"] == name, "changed"]:
+            assert {c.replace("true", "True") for c in changed} == set(known.split())
+
+
+@pytest.mark.slow
+def test_a_sweep_runs_unattended_past_a_failure(finished: Project) -> None:
+    before = finished.run("git status --porcelain")
+    finished.run("dvc exp run --queue --name broken -S model.epochs=0")
+    finished.run("dvc exp run --queue --name seed2 -S seed=2")
+    finished.run("dvc queue start")
+    try:
+        deadline = time.monotonic() + 400
+        while re.search(r"(Queued|Running)$", status := finished.run("dvc queue status"), re.M):
+            assert time.monotonic() < deadline, status
+            time.sleep(2)
+        assert re.search(r"broken .*Failed", status)
+        assert re.search(r"seed2 .*Success", status)
+        shown = finished.run("PYTHONPATH=src python -m cxr.experiments summary")
+        assert (
+            len(re.findall(r"as committed +(?:baseline|augmented|transfer) +2 .* ± ", shown)) == 3
+        )
+        assert "broken (model.epochs=0, seed 1): error: params.yaml has 1 wrong value" in shown
+        assert "model.epochs: 0 should be greater than or equal to 1" in shown
+    finally:
+        finished.run("dvc queue stop --kill")
+        finished.run("dvc queue remove --all", check=False)
+        finished.run("dvc exp remove --all-commits", check=False)
+    assert finished.run("git status --porcelain") == before
+
+
+def test_failed_runs_are_told_with_their_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(experiments, "_last_words", lambda name: f"error: {name} fell over")
+    runs = [run("good", 1), run("bad", 2, state="Failed", changed="image.size=1")]
+    assert failures(runs) == ["bad (image.size=1, seed 2): error: bad fell over"]

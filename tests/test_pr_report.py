@@ -1,0 +1,161 @@
+"""The comment on a pull request, on commits of a temporary repository; and who posts it."""
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import Project
+
+from cxr import demo
+from cxr.demo import PROJECT
+from cxr.pr_report import MARKER, _changed
+
+COMMAND = "PYTHONPATH=src python -m cxr.pr_report --base"
+SCRIPT = PROJECT / ".github/pr_report.sh"
+
+
+@pytest.fixture(scope="module")
+def branch(finished: Project) -> Iterator[Project]:
+    """The finished project with another head trained, uncommitted."""
+    demo.set_params(finished.folder / "params.yaml", {"transfer.learning_rate": 0.1})
+    finished.repro()
+    yield finished
+    finished.run("git checkout --quiet .")
+    finished.run("dvc checkout --quiet")
+
+
+def sections(text: str) -> dict[str, str]:
+    parts = text.split("\n### ")
+    return {part.split("\n", 1)[0]: part.split("\n", 1)[1] for part in parts[1:]}
+
+
+@pytest.mark.slow
+def test_equal_sides(finished: Project) -> None:
+    text = finished.run(f"{COMMAND} HEAD")
+    assert text.startswith(f"{MARKER}\n\n## Results against `HEAD`\n")
+    assert "as on `HEAD`" in text
+    found = sections(text)
+    assert "None: the parameters are those of `HEAD`." in found["Parameters that differ"]
+    assert "None: the metrics are those of `HEAD`." in found["All metrics that differ"]
+    assert "Is the difference real?" not in found
+    assert "(=)" in text
+    assert "(+" not in found["Test at 0.5, in brackets the change from `HEAD`"]
+
+
+@pytest.mark.slow
+def test_a_changed_parameter(branch: Project) -> None:
+    text = branch.run(f"{COMMAND} main")
+    found = sections(text)
+    assert "transfer.learning_rate" in found["Parameters that differ"]
+    assert "transfer.test" in found["All metrics that differ"]
+    assert "baseline.test" not in found["All metrics that differ"]
+    headline = found["Test at 0.5, in brackets the change from `main`"]
+    now = json.loads((branch.folder / "metrics/evaluation.json").read_text())
+    old = json.loads(branch.run("git show main:metrics/evaluation.json"))
+    values = [side["transfer"]["test"]["recall"] for side in (now, old)]
+    assert values[0] != values[1]
+    assert f"{values[0]:.3f} ({values[0] - values[1]:+.3f})" in headline
+    rows = [line for line in found["Is the difference real?"].splitlines() if "| transfer" in line]
+    assert len(rows) == 2
+    assert f"{values[0] - values[1]:+.3f} (" in rows[0]
+    assert "+0.000 (+0.000 to +0.000)" in found["Is the difference real?"]  # of the others
+
+
+@pytest.mark.slow
+def test_predictions_of_one_side_are_not_at_hand(branch: Project) -> None:
+    cache = branch.folder / ".dvc/cache"
+    cache.rename(branch.folder / ".dvc/elsewhere")
+    try:
+        text = branch.run(f"{COMMAND} main")
+    finally:
+        (branch.folder / ".dvc/elsewhere").rename(cache)
+    told = sections(text)["Is the difference real?"]
+    assert "need the predictions of both sides: `dvc pull data/predictions.csv`" in told
+    assert "transfer.learning_rate" in text
+
+
+@pytest.mark.slow
+def test_new_metrics(finished: Project) -> None:
+    """The first commit has no metrics at all."""
+    text = finished.run(f"{COMMAND} main~1")
+    assert "`main~1` has no metrics of every variant to compare with" in text
+    assert "(new)" in text
+    assert "Is the difference real?" not in text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["evaluation.json", "intervals.json"])
+def test_missing_metrics(finished: Project, name: str) -> None:
+    (finished.folder / "metrics" / name).unlink()
+    try:
+        text = finished.run(f"{COMMAND} main")
+    finally:
+        finished.run("git checkout --quiet .")
+    assert f"`metrics/{name}` is missing here; run `dvc repro`" in text
+
+
+@pytest.mark.slow
+def test_mistakes_are_told(finished: Project) -> None:
+    text = finished.run(f"{COMMAND} nowhere", check=False)
+    assert "error: nowhere is no commit here; bring it with `git fetch origin nowhere`" in text
+    (finished.folder / "metrics/evaluation.json").write_text("<<<<<<< HEAD")
+    try:
+        text = finished.run(f"{COMMAND} main", check=False)
+    finally:
+        finished.run("git checkout --quiet .")
+    assert "error: metrics/evaluation.json is not JSON" in text
+    assert "Traceback" not in text
+
+
+@pytest.mark.parametrize(
+    ("now", "before", "shown"),
+    [
+        (0.5, 0.5, "0.500 (=)"),
+        (0.75, 0.5, "0.750 (+0.250)"),
+        (0.5, 0.75, "0.500 (-0.250)"),
+        (0.5, None, "0.500 (new)"),
+        (None, 0.5, "missing (was 0.500)"),
+        (None, None, "missing"),
+    ],
+)
+def test_change_of_a_metric(now: float | None, before: float | None, shown: str) -> None:
+    assert _changed(now, before) == shown
+
+
+@pytest.mark.parametrize(
+    ("known", "may_comment", "method"),
+    [("", "true", "POST"), ("77", "true", "PATCH"), ("77", "false", None)],
+)
+def test_one_comment_is_made_or_updated(
+    tmp_path: Path, known: str, may_comment: str, method: str | None
+) -> None:
+    """With stand-ins for `make` and GitHub's client, which notes what it is asked to send."""
+    programs = {
+        "make": f"#!/bin/sh\necho '{MARKER}'\necho the report of $3\n",
+        "gh": f'#!/bin/sh\necho "$@" >>{tmp_path}/asked\n'
+        f'case "$*" in *--method*) cat "${{6#body=@}}" >{tmp_path}/sent;;\n'
+        f'*) echo "{known}";; esac\n',
+    }
+    for name, text in programs.items():
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    variables = {
+        **{"BASE": "origin/main", "MAY_COMMENT": may_comment, "PULL_REQUEST": "5"},
+        **{"GH_TOKEN": "none", "GITHUB_REPOSITORY": "a/b"},
+        "GITHUB_STEP_SUMMARY": str(tmp_path / "summary"),
+        "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}",
+    }
+    subprocess.run([SCRIPT], env=os.environ | variables, check=True, cwd=tmp_path)
+    report = f"{MARKER}\nthe report of BASE=origin/main\n"
+    assert (tmp_path / "summary").read_text() == report
+    if method is None:
+        assert not (tmp_path / "asked").exists()
+        return
+    asked = (tmp_path / "asked").read_text().splitlines()
+    assert "--paginate repos/a/b/issues/5/comments" in asked[0]
+    target = "repos/a/b/issues/comments/77" if known else "repos/a/b/issues/5/comments"
+    assert asked[1].startswith(f"api --method {method} {target} --field body=@")
+    assert (tmp_path / "sent").read_text() == report

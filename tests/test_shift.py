@@ -1,0 +1,136 @@
+"""Shift and shortcuts on made-up data where the answer is known."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.typing import NDArray
+from sklearn.metrics import roc_auc_score
+
+from cxr import shift
+from cxr.arrays import Split
+
+COUNTS = {"train": 120, "val": 40, "test": 60}
+
+
+def split_of(name: str, images: int, seed: int) -> Split:
+    """Half of the images PNEUMONIA, two images per patient; PNEUMONIA is wider and brighter."""
+    rng = np.random.default_rng(seed)
+    ill = np.arange(images) % 4 >= 2
+    brightness = np.where(ill, 140, 100)[:, None, None]
+    pixels = np.clip(rng.normal(brightness, 5, (images, 32, 32)), 0, 255).astype(np.uint8)
+    index = pd.DataFrame(
+        {
+            "path": [f"{name}/{number}.png" for number in range(images)],
+            "label": np.where(ill, "PNEUMONIA", "NORMAL"),
+            "patient": [f"{name}{number // 2}" for number in range(images)],
+            "width": np.where(ill, 500, 400) + rng.integers(0, 50, images),
+            "height": 400,
+            "bytes": rng.integers(1000, 2000, images),
+        }
+    ).astype(str)
+    return Split(pixels, index)
+
+
+@pytest.fixture(scope="module")
+def splits() -> dict[str, Split]:
+    return {name: split_of(name, n, seed) for seed, (name, n) in enumerate(COUNTS.items())}
+
+
+@pytest.fixture(scope="module")
+def features(splits: dict[str, Split]) -> dict[str, NDArray[np.float64]]:
+    """Noise, but half of the NORMAL test images come from somewhere else."""
+    rng = np.random.default_rng(7)
+    rows = {name: rng.normal(size=(n, 30)) for name, n in COUNTS.items()}
+    rows["test"][other_acquisition(splits)] += 3
+    return rows
+
+
+def other_acquisition(splits: dict[str, Split]) -> NDArray[np.bool_]:
+    normal = splits["test"].index["label"] == "NORMAL"
+    return (normal & (np.arange(COUNTS["test"]) < 30)).to_numpy()
+
+
+def test_the_class_that_differs_is_told_apart(
+    splits: dict[str, Split], features: dict[str, NDArray[np.float64]]
+) -> None:
+    aucs, table = shift.told_apart(splits, features)
+    assert aucs["test"]["NORMAL"] > 0.7
+    for split, label in (("test", "PNEUMONIA"), ("val", "NORMAL"), ("val", "PNEUMONIA")):
+        assert 0.3 < aucs[split][label] < 0.7
+    assert list(table.columns) == ["path", "label", "unlikeness"]
+    assert sorted(table["path"]) == sorted(splits["test"].index["path"])
+    is_other = set(splits["test"].index["path"][other_acquisition(splits)])
+    normal = table[table["label"] == "NORMAL"].sort_values("unlikeness", ascending=False)
+    assert set(normal["path"].head(len(is_other))) == is_other
+
+
+def test_images_of_a_patient_never_judge_each_other() -> None:
+    """Features that only name the patient tell nothing of other patients."""
+    rng = np.random.default_rng(1)
+    of_patient = rng.normal(size=(60, 20))
+    rows = np.repeat(of_patient, 4, axis=0)
+    patients = pd.Series(np.repeat(np.arange(60), 4))
+    found = shift.domain_probabilities(rows[:120], rows[120:], patients)
+    assert len(found) == 240
+    assert abs(found[120:].mean() - found[:120].mean()) < 0.15
+
+
+def test_wide_features_are_projected(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shift, "WIDEST", 64)
+    rng = np.random.default_rng(2)
+    train, other = rng.normal(size=(80, 500)), rng.normal(size=(80, 500)) + 0.5
+    found = shift.domain_probabilities(train, other, pd.Series(range(160)))
+    assert roc_auc_score(np.repeat([0, 1], 80), found) > 0.8
+
+
+def test_a_class_of_few_patients_is_left_out(
+    splits: dict[str, Split], features: dict[str, NDArray[np.float64]]
+) -> None:
+    few = splits["val"].index.copy()
+    few.loc[few["label"] == "NORMAL", "patient"] = "one"
+    changed = splits | {"val": Split(splits["val"].images, few)}
+    aucs, _ = shift.told_apart(changed, features)
+    assert set(aucs["val"]) == {"PNEUMONIA"}
+    assert set(aucs["test"]) == {"NORMAL", "PNEUMONIA"}
+
+
+def test_right_calls_on_the_least_alike() -> None:
+    unlike = pd.DataFrame(
+        {
+            "path": [f"{n}.png" for n in range(16)],
+            "label": ["NORMAL"] * 8 + ["PNEUMONIA"] * 8,
+            "unlikeness": [0.9, 0.8, *[0.1] * 6, *[0.2] * 6, 0.6, 0.7],
+        }
+    )
+    predictions = unlike[["path", "label"]].assign(
+        split="test", a=[0.9, 0.1, *[0.1] * 6, *[0.9] * 6, 0.1, 0.2], b=0.5
+    )
+    found = shift.on_least_alike(unlike, predictions.sample(frac=1, random_state=1), ("a", "b"))
+    assert found["NORMAL"]["a"] == {"least_alike": 0.5, "rest": 1.0}
+    assert found["PNEUMONIA"]["a"] == {"least_alike": 0.0, "rest": 1.0}
+    assert found["PNEUMONIA"]["b"] == {"least_alike": 1.0, "rest": 1.0}
+    assert found["NORMAL"]["images"] == found["PNEUMONIA"]["images"] == 2
+
+
+def test_numbers_that_tell_the_label(splits: dict[str, Split]) -> None:
+    found = shift.label_alone(splits)
+    assert found["aspect_ratio"]["train"] == found["aspect_ratio"]["test"] == 1
+    assert found["mean_brightness"]["val"] == found["border_brightness"]["val"] == 1
+    assert found["height"]["train"] == 0.5
+    assert 0.5 <= found["file_size"]["train"] < 0.65
+
+
+def test_direction_is_that_of_train(splits: dict[str, Split]) -> None:
+    """A number that means the opposite in test is worse than chance there, not better."""
+    turned = 255 - splits["test"].images
+    found = shift.label_alone(splits | {"test": Split(turned, splits["test"].index)})
+    assert found["mean_brightness"]["train"] == 1
+    assert found["mean_brightness"]["test"] == 0
+
+
+def test_border_is_the_outermost_sixteenth(splits: dict[str, Split]) -> None:
+    pixels = np.zeros((1, 32, 32), np.uint8)
+    pixels[:, 2:-2, 2:-2] = 255
+    found = shift.plain_numbers(Split(pixels, splits["train"].index.head(1)))
+    assert found["border_brightness"].tolist() == [0]
+    assert found["mean_brightness"].tolist() == pytest.approx([255 * 28**2 / 32**2])
