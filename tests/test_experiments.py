@@ -110,7 +110,7 @@ def test_the_page_shows_the_record() -> None:
     rows = pd.read_csv(PROJECT / paths.EXPERIMENTS, keep_default_na=False)
     assert with_table(page, rows) == page
     # Every command of the page that was run is on record with what it changed.
-    for name, changes in re.findall(r"exp run --temp -n (\w+) ((?:.|\\\n)*)", page):
+    for name, changes in re.findall(r"exp run --temp -n (\w+) ((?:\\\n|.)*)", page):
         changed = set(re.findall(r"-S '?([^'\s]+)'?", changes))
         for known in rows.loc[rows["experiment"] == name, "changed"]:
             assert {c.replace("true", "True") for c in changed} == set(known.split())

@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from conftest import Project
 
@@ -36,7 +37,7 @@ def sections(text: str) -> dict[str, str]:
 def test_equal_sides(finished: Project) -> None:
     text = finished.run(f"{COMMAND} HEAD")
     assert text.startswith(f"{MARKER}\n\n## Results against `HEAD`\n")
-    assert "as on `HEAD`" in text
+    assert "On `HEAD` the recommendation is the same." in text
     found = sections(text)
     assert "None: the parameters are those of `HEAD`." in found["Parameters that differ"]
     assert "None: the metrics are those of `HEAD`." in found["All metrics that differ"]
@@ -59,9 +60,9 @@ def test_a_changed_parameter(branch: Project) -> None:
     assert values[0] != values[1]
     assert f"{values[0]:.3f} ({values[0] - values[1]:+.3f})" in headline
     rows = [line for line in found["Is the difference real?"].splitlines() if "| transfer" in line]
-    assert len(rows) == 2
-    assert f"{values[0] - values[1]:+.3f} (" in rows[0]
-    assert "+0.000 (+0.000 to +0.000)" in found["Is the difference real?"]  # of the others
+    assert len(rows) == 2  # at 0.5 on validation and on test; the operating point is the same
+    assert f"{values[0] - values[1]:+.3f} (" in rows[1]
+    assert "| baseline" not in found["Is the difference real?"]  # it is what it was
 
 
 @pytest.mark.slow
@@ -75,6 +76,20 @@ def test_predictions_of_one_side_are_not_at_hand(branch: Project) -> None:
     told = sections(text)["Is the difference real?"]
     assert "need the predictions of both sides: `dvc pull data/predictions.csv`" in told
     assert "transfer.learning_rate" in text
+
+
+@pytest.mark.slow
+def test_other_images_are_not_paired(branch: Project) -> None:
+    predictions = branch.folder / "data/predictions.csv"
+    table = pd.read_csv(predictions)
+    predictions.rename(predictions.with_suffix(".kept"))
+    try:
+        table[table["path"] != table["path"].iloc[-1]].to_csv(predictions, index=False)
+        told = sections(branch.run(f"{COMMAND} main"))["Is the difference real?"]
+    finally:
+        predictions.with_suffix(".kept").replace(predictions)
+    assert "The test images are not the same on both sides" in told
+    assert "The validation images" not in told
 
 
 @pytest.mark.slow

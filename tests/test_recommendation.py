@@ -65,6 +65,16 @@ def test_what_may_be_chance_is_said() -> None:
     assert "0.050 higher than baseline's (95 % interval -0.010 to +0.090)" in unsure
 
 
+def test_equals_are_told() -> None:
+    equal = intervals()
+    for pair in equal["val"]["differences"].values():
+        pair["operating_point"]["precision"] = interval(0.0, 0.0, 0.0)
+    metrics = evaluation(baseline=0.8, augmented=0.8, transfer=0.8)
+    sentences = recommend(metrics, equal, 0.98).sentences
+    assert sum("has the same precision there" in sentence for sentence in sentences) == 2
+    assert "-0.000" not in " ".join(sentences)
+
+
 @pytest.mark.parametrize(
     ("recall", "told"),
     [((0.985, 1), "is kept"), ((0.9, 0.99), "may not be kept"), ((0.9, 0.97), "is not kept")],

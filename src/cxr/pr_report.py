@@ -86,8 +86,8 @@ def _recommendation(now: dict[str, Any], before: dict[str, Any], name: str) -> s
         old = best_variant(before)
     except KeyError:
         return f"{text} {name} has no metrics of every variant to compare with."
-    same = f"as on {name}" if old == found.variant else f"on {name} it was **{old}**"
-    return f"Recommended: **{found.variant}**, {same}. {text}"
+    same = "the same" if old == found.variant else f"**{old}**"
+    return f"{text} On {name} the recommendation is {same}."
 
 
 def _headline(now: dict[str, Any], before: dict[str, Any], split: str, name: str) -> str:
@@ -121,48 +121,54 @@ def _changed(now: float | None, before: float | None) -> str:
 
 
 def _paired(now: dict[str, Any], before: dict[str, Any], base: str) -> str:
-    """Differences on the same test images with intervals, where DVC has both predictions."""
-    title = "### Is the difference real?\n\n"
+    """Differences on the same images with intervals, where DVC has both predictions."""
     if now == before or not all(variant in side for variant in VARIANTS for side in (now, before)):
         return ""
+    title = "### Is the difference real?\n\n"
     try:
         with dvc.api.open(paths.PREDICTIONS.as_posix(), rev=base) as file:
-            old = _test(pd.read_csv(file))
-        new = _test(pd.read_csv(paths.PREDICTIONS))
+            old = pd.read_csv(file)
+        new = pd.read_csv(paths.PREDICTIONS)
     except (DvcException, OSError):
         return title + (
             f"Intervals of the differences need the predictions of both sides: `dvc pull "
             f"{paths.PREDICTIONS}` here and on `{base}`, then `make pr-report BASE={base}`."
         )
-    if set(zip(old["path"], old["label"], strict=True)) != set(
-        zip(new["path"], new["label"], strict=True)
-    ):
-        return title + "The test images are not the same on both sides, so no difference is paired."
-    return title + _markdown(_paired_table(now, before, new, old))
-
-
-def _test(predictions: pd.DataFrame) -> pd.DataFrame:
-    return predictions[predictions["split"] == "test"]
+    tables = [_paired_table(now, before, new, old, split) for split in EVALUATED]
+    return title + (
+        "New minus old on the same images, with the 95 % interval of a bootstrap over patients; "
+        "bold where it leaves out 0; what is not listed is equal. It holds the choice of "
+        "patients, not the chance of training: another seed may change as much (`make summary`). "
+        "Choose by validation.\n\n" + "\n\n".join(tables)
+    )
 
 
 def _paired_table(
-    now: dict[str, Any], before: dict[str, Any], new: pd.DataFrame, old: pd.DataFrame
-) -> pd.DataFrame:
+    now: dict[str, Any], before: dict[str, Any], new: pd.DataFrame, old: pd.DataFrame, split: str
+) -> str:
+    new, old = (side[side["split"] == split] for side in (new, old))
+    images = (set(zip(side["path"], side["label"], strict=True)) for side in (new, old))
+    if len(set(map(frozenset, images))) > 1:
+        return (
+            f"The {TITLES[split].lower()} images are not the same on both sides: nothing to pair."
+        )
     rows = []
     params = read_params().evaluate
     sides = {"old": thresholds(before), "new": thresholds(now)}
+    known = old.set_index("path").loc[new["path"]]
     for variant in VARIANTS:
-        both = new[["path", "patient", "label"]].merge(old[["path", variant]], on="path")
-        both = both.rename(columns={variant: "old"}).merge(new[["path", variant]], on="path")
-        both = both.rename(columns={variant: "new"})
+        both = new[["patient", "label"]].assign(old=known[variant].to_numpy(), new=new[variant])
         points = {side: sides[side][variant] for side in sides}
         found = intervals(both, points, params.prevalence, params.resamples)["differences"]
         of_pair = found["new - old"]
         for point, title in (("at_half", "0.5"), ("operating_point", "operating point")):
-            row = {"variant": variant, "threshold": title}
-            row |= {name: signed_span(of_pair[point][name]) for name in of_pair[point]}
-            rows.append(row | {"roc_auc": signed_span(of_pair["roc_auc"])})
-    return pd.DataFrame(rows)
+            differences = of_pair[point] | {"roc_auc": of_pair["roc_auc"]}
+            if any(any(difference.values()) for difference in differences.values()):
+                row = {TITLES[split].lower(): variant, "threshold": title}
+                rows.append(row | {name: signed_span(d) for name, d in differences.items()})
+    if not rows:
+        return f"On {TITLES[split].lower()} nothing differs."
+    return _markdown(pd.DataFrame(rows))
 
 
 def _markdown(table: pd.DataFrame) -> str:

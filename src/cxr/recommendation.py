@@ -66,6 +66,8 @@ def _reason(chosen: str, evaluation: Metrics, min_recall: float) -> str:
 def _comparison(chosen: str, other: str, intervals: Metrics) -> str:
     difference = signed_difference(intervals["val"]["differences"], chosen, other)
     found = difference["operating_point"]["precision"]
+    if found["value"] == 0:
+        return f"{other} has the same precision there; of equals, recall and then ROC AUC decide."
     verdict = (
         "more than chance in the choice of patients explains"
         if found["low"] > 0
@@ -87,7 +89,8 @@ def signed_difference(differences: Metrics, first: str, second: str) -> Metrics:
 
 def _negative(tree: Metrics) -> Metrics:
     if "value" in tree:
-        return {"value": -tree["value"], "low": -tree["high"], "high": -tree["low"]}
+        value, low, high = (0.0 - tree[name] for name in ("value", "high", "low"))  # no -0.0
+        return {"value": value, "low": low, "high": high}
     return {key: _negative(value) for key, value in tree.items()}
 
 

@@ -33,6 +33,7 @@ class Results:
         evaluation: content of metrics/evaluation.json.
         intervals: content of metrics/intervals.json.
         shift: content of metrics/shift.json.
+        confusions: content of plots/confusion.csv.
         histories: training history of each variant.
         experiments: content of docs/experiments.csv.
     """
@@ -45,6 +46,7 @@ class Results:
     evaluation: dict[str, Any]
     intervals: dict[str, Any]
     shift: dict[str, Any]
+    confusions: pd.DataFrame
     histories: dict[str, pd.DataFrame]
     experiments: pd.DataFrame
 
@@ -76,6 +78,7 @@ def read_results(settings: dict[str, Any], evaluate: EvaluateParams) -> Results:
         evaluation=evaluation,
         intervals=intervals,
         shift=shift,
+        confusions=pd.read_csv(paths.PLOTS / "confusion.csv"),
         histories={variant: pd.read_csv(paths.history(variant)) for variant in VARIANTS},
         experiments=pd.read_csv(paths.EXPERIMENTS, keep_default_na=False),
     )
@@ -188,7 +191,7 @@ def _thresholds(results: Results) -> Section:
             [
                 Chart(
                     "Confusion on test (images)",
-                    charts.confusions(_confusion_cells(results)),
+                    charts.confusions(results.confusions),
                     "Confusion matrices, the counts of the table",
                 ),
                 Chart(
@@ -201,27 +204,18 @@ def _thresholds(results: Results) -> Section:
     )
 
 
-def _confusion_cells(results: Results) -> pd.DataFrame:
-    """Columns variant, threshold (name), actual, predicted, images."""
-    rows = []
-    for variant in VARIANTS:
-        for name, thresholds in results.thresholds.items():
-            data = scores.columns(results.predictions, "test", variant)
-            cells = scores.confusion(*data, thresholds[variant])
-            rows += [{"variant": variant, "threshold": name, **cell} for cell in cells]
-    return pd.DataFrame(rows)
-
-
 def _confusion_table(results: Results) -> pd.DataFrame:
-    cells = _confusion_cells(results)
     names = {
         ("NORMAL", "NORMAL"): "true negatives",
         ("NORMAL", "PNEUMONIA"): "false positives",
         ("PNEUMONIA", "NORMAL"): "false negatives",
         ("PNEUMONIA", "PNEUMONIA"): "true positives",
     }
-    cells["cell"] = [names[pair] for pair in zip(cells["actual"], cells["predicted"], strict=True)]
-    wide = cells.pivot(index=["variant", "threshold"], columns="cell", values="images")
+    cells = results.confusions
+    pairs = zip(cells["actual"], cells["predicted"], strict=True)
+    wide = cells.assign(cell=[names[pair] for pair in pairs]).pivot(
+        index=["variant", "threshold"], columns="cell", values="images"
+    )
     order = pd.MultiIndex.from_product([VARIANTS, POINTS.values()], names=wide.index.names)
     return wide.reindex(order)[list(names.values())].reset_index()
 
@@ -295,12 +289,12 @@ def _training(results: Results) -> Section:
 
 def _errors(results: Results) -> Section:
     test = results.test
-    sizes = _thirds(np.sqrt(test["width"] * test["height"]))
+    sizes = _thirds(np.sqrt(test["width"] * test["height"]).sort_values())
     return Section(
         "Errors by pathogen and image size",
         [
             "Recall on test by pathogen, as the file names tell it:",
-            Table(_shares(results, test["pathogen"], "pathogen", "PNEUMONIA")),
+            Table(_shares(results, test["pathogen"].sort_values(), "pathogen", "PNEUMONIA")),
             "By size in thirds of the test images, as the square root of width times height. "
             "Recall:",
             Table(_shares(results, sizes, "size", "PNEUMONIA")),
@@ -319,10 +313,13 @@ def _thirds(sizes: pd.Series) -> pd.Series:
 
 
 def _shares(results: Results, groups: pd.Series, title: str, label: str) -> pd.DataFrame:
-    """Share of a class's images that are called right, by group, variant and threshold."""
+    """Share of a class's images that are called right, by group (in their order), variant and
+    threshold.
+    """
     rows = []
     test = results.test[results.test["label"] == label]
-    for group, images in test.groupby(groups[test.index], sort=False, observed=True):
+    for group in groups[groups.index.isin(test.index)].drop_duplicates():
+        images = test[groups[test.index] == group]
         row = {title: group, "images": len(images)}
         for name, thresholds in results.thresholds.items():
             for variant in VARIANTS:
@@ -330,7 +327,7 @@ def _shares(results: Results, groups: pd.Series, title: str, label: str) -> pd.D
                 share = is_ill.mean() if label == "PNEUMONIA" else 1 - is_ill.mean()
                 row[f"{variant}, {name}"] = f"{share:.3f}"
         rows.append(row)
-    return pd.DataFrame(rows).sort_values(title)
+    return pd.DataFrame(rows)
 
 
 def _mistakes(results: Results) -> Section:
