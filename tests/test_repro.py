@@ -79,7 +79,8 @@ def test_training_again_gives_the_same_bytes(finished: Project) -> None:
     finished.run("dvc repro --force --single-item train_augmented train_transfer extract_features")
     for name, content in models.items():
         assert (finished.folder / "models" / name).read_bytes() == content
-    assert finished.repro() == []
+    # The histories have other seconds, so the report that shows them is made again.
+    assert set(finished.repro()) <= {"report"}
     restore(finished)
 
 
