@@ -139,7 +139,8 @@ def _paired(now: dict[str, Any], before: dict[str, Any], base: str) -> str:
         "New minus old on the same images, with the 95 % interval of a bootstrap over patients; "
         "bold where it leaves out 0; what is not listed is equal. It holds the choice of "
         "patients, not the chance of training: another seed may change as much (`make summary`). "
-        "Choose by validation.\n\n" + "\n\n".join(tables)
+        "At the operating point the thresholds are taken as given, so validation looks surer there "
+        "than it is. Choose by validation.\n\n" + "\n\n".join(tables)
     )
 
 

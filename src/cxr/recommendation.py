@@ -33,6 +33,8 @@ def recommend(evaluation: Metrics, intervals: Metrics, min_recall: float) -> Rec
     sentences = [
         _reason(chosen, evaluation, min_recall),
         *(_comparison(chosen, v, intervals) for v in VARIANTS if v != chosen),
+        "These intervals take the thresholds as given, though they were chosen on the same images: "
+        "choosing them anew in each draw would give wider ones.",
         _on_test(chosen, intervals, min_recall),
         "Training has its own chance, which no interval here holds: another seed gives another "
         "model.",
@@ -69,9 +71,7 @@ def _comparison(chosen: str, other: str, intervals: Metrics) -> str:
     if found["value"] == 0:
         return f"{other} has the same precision there; of equals, recall and then ROC AUC decide."
     verdict = (
-        "more than chance in the choice of patients explains"
-        if found["low"] > 0
-        else "which may be chance: the interval holds 0"
+        "which leaves out 0" if found["low"] > 0 else "which holds 0, so it may be chance"
     )
     return (
         f"Its precision there is {found['value']:.3f} higher than {other}'s "

@@ -372,7 +372,8 @@ def _shift(results: Results) -> Section:
         "Why is test not like validation?",
         [
             "Recall is the share of PNEUMONIA images called right, specificity that of NORMAL, at "
-            "0.5: the class that loses from validation to test is the one that differs.",
+            "0.5. A class that loses from validation to test may be one whose images differ, which "
+            "the next table measures.",
             Table(_losses(results)),
             "**Are the splits alike?** ROC AUC of a linear classifier on the frozen backbone's "
             "features that tells a split's images from training images of the same class, "
