@@ -16,10 +16,12 @@ def main() -> None:
     params = read_params()
     predictions = pd.read_csv(paths.PREDICTIONS)
     points = thresholds(json.loads(paths.EVALUATION.read_text()))
-    prevalence, resamples = params.evaluate.prevalence, params.evaluate.resamples
+    evaluate = (params.evaluate.prevalence, params.evaluate.resamples)
+    of = {split: predictions[predictions["split"] == split] for split in EVALUATED}
     found = {
-        split: intervals(predictions[predictions["split"] == split], points, prevalence, resamples)
-        for split in EVALUATED
+        # The operating points were chosen on validation.
+        "val": intervals(of["val"], points, *evaluate, params.evaluate.min_recall),
+        "test": intervals(of["test"], points, *evaluate),
     }
     write_json(paths.INTERVALS, found)
 

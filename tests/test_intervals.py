@@ -9,7 +9,7 @@ from scipy import stats
 from sklearn import metrics
 
 from cxr import scores
-from cxr.intervals import _ranking, intervals, thresholds
+from cxr.intervals import _cells_of_choice, _draws, _ranking, intervals, is_sure, thresholds
 
 POINTS = {"a": {"at_half": 0.5, "operating_point": 0.3}, "b": {"at_half": 0.5}}
 
@@ -44,8 +44,10 @@ def test_values_are_the_metrics_of_the_images_as_they_are() -> None:
         assert found["at_half"][name]["value"] == pytest.approx(at_half[name])
     lower = scores.at_threshold(*pair, 0.3)
     assert found["operating_point"]["recall"]["value"] == pytest.approx(lower["recall"])
-    for name, value in {**scores.ranking(*pair), **scores.calibration(*pair)}.items():
+    brier = {"brier": scores.calibration(*pair)["brier"]}
+    for name, value in {**scores.ranking(*pair), **brier}.items():
         assert found[name]["value"] == pytest.approx(value)
+    assert "ece" not in found  # its draws lie around a higher value than the one seen
     values = scores.predictive_values(at_half["recall"], at_half["specificity"], 0.2)
     for name, value in values.items():
         assert found["at_half"][name]["value"] == pytest.approx(float(value))
@@ -77,7 +79,7 @@ def test_ranking_of_every_draw_is_that_of_scikit_learn(decimals: int) -> None:
             "average_precision": metrics.average_precision_score,
         }
         for name, score in pairs.items():
-            assert found[name][row] == pytest.approx(score(y_true, y_prob, sample_weight=drawn))
+            assert found[name,][row] == pytest.approx(score(y_true, y_prob, sample_weight=drawn))
 
 
 def test_differences_are_paired() -> None:
@@ -100,6 +102,93 @@ def test_equal_columns_differ_by_nothing() -> None:
     difference = intervals(table, points, 0.2, 200)["differences"]["b - a"]
     zero = {"value": 0.0, "low": 0.0, "high": 0.0}
     assert difference["roc_auc"] == difference["at_half"]["recall"] == zero
+
+
+@pytest.mark.parametrize("decimals", [1, 8])  # with many ties and without
+@pytest.mark.parametrize("min_recall", [0.5, 0.9, 1.0])
+def test_every_draw_chooses_its_own_threshold(decimals: int, min_recall: float) -> None:
+    """As `scores.operating_threshold` does on a table that repeats the images drawn."""
+    table = predictions(patients=30)
+    y_true, y_prob = as_test(table.assign(a=table["a"].round(decimals)))
+    weights = np.random.default_rng(5).integers(0, 4, (40, len(y_true)))
+    cells = _cells_of_choice(y_true, y_prob, weights, min_recall)
+    for row, drawn in enumerate(weights):
+        pair = np.repeat(y_true, drawn), np.repeat(y_prob, drawn)
+        found = scores.at_threshold(*pair, scores.operating_threshold(*pair, min_recall))
+        assert {name: cells[name][row] for name in cells} == {name: found[name] for name in cells}
+
+
+def test_choosing_anew_is_less_sure() -> None:
+    table = predictions()
+    chosen = scores.operating_threshold(*as_test(table), 0.95)
+    points = {"a": {"operating_point": chosen}, "b": {"operating_point": 0.5}}
+    given = intervals(table, points, 0.2, 500)["columns"]["a"]["operating_point"]
+    anew = intervals(table, points, 0.2, 500, 0.95)["columns"]["a"]["operating_point"]
+    for name in ("precision", "recall", "ppv"):
+        assert anew[name]["value"] == pytest.approx(given[name]["value"])
+    widths = [of["precision"]["high"] - of["precision"]["low"] for of in (given, anew)]
+    assert widths[1] > 1.1 * widths[0]
+    assert anew["recall"]["low"] >= 0.95 > given["recall"]["low"]
+
+
+def test_picks_are_those_of_the_rule() -> None:
+    table = predictions(patients=25, images=2)
+    points = {name: {"operating_point": 0.5} for name in "ab"}
+    picks = intervals(table, points, 0.2, 60, 0.9)["picks"]
+    patient, names = pd.factorize(table["patient"])
+    counted = dict.fromkeys("ab", 0)
+    for drawn in _draws(patient, len(names), 60):
+        rows = table.loc[np.repeat(table.index, drawn)].assign(split="test")
+        ranks = {}
+        for name in "ab":
+            pair = scores.columns(rows, "test", name)
+            found = scores.at_threshold(*pair, scores.operating_threshold(*pair, 0.9))
+            ranks[name] = found["precision"], found["recall"], scores.ranking(*pair)["roc_auc"]
+        counted[max("ab", key=lambda name: ranks[name])] += 1
+    assert picks == counted
+    assert min(picks.values()) > 0  # else nothing was told apart
+    assert "picks" not in intervals(table, points, 0.2, 60)
+
+
+def test_draws_without_illness_pick_nothing() -> None:
+    table = pd.DataFrame({"patient": list("123"), "label": ["NORMAL", "NORMAL", "PNEUMONIA"]})
+    points = {"a": {"operating_point": 0.5}, "b": {"operating_point": 0.5}}
+    found = intervals(table.assign(a=[0.1, 0.2, 0.9], b=[0.9, 0.2, 0.1]), points, 0.2, 300, 0.9)
+    assert found["ill_patients"] == 1
+    assert found["picks"]["b"] == 0
+    assert 150 < found["picks"]["a"] < 270  # (2 / 3) ** 3 of the draws lack the ill patient
+
+
+def test_rates_without_any_case_have_no_part_in_the_interval() -> None:
+    """Where one patient is ill, a third of the draws has no recall; it is not 0 there."""
+    table = pd.DataFrame({"patient": list("123"), "label": ["NORMAL", "NORMAL", "PNEUMONIA"]})
+    points = {"a": {"at_half": 0.5}, "b": {"at_half": 0.5}}
+    found = intervals(table.assign(a=[0.1, 0.2, 0.9], b=[0.1, 0.2, 0.3]), points, 0.2, 300)
+    a, b = (found["columns"][name]["at_half"] for name in "ab")
+    assert a["recall"] == a["precision"] == a["ppv"] == {"value": 1, "low": 1, "high": 1}
+    # b calls nobody ill: the value is that of `scores`, and there is no interval.
+    assert b["precision"] == b["ppv"] == {"value": 0, "low": None, "high": None}
+    assert b["recall"] == {"value": 0, "low": 0, "high": 0}
+    difference = found["differences"]["b - a"]["at_half"]["precision"]
+    assert difference == {"value": -1, "low": None, "high": None}
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "sure"),
+    [
+        (0.01, 0.02, True),
+        (-0.02, -0.01, True),
+        (-0.01, 0.01, False),
+        (0.0004, 0.02, False),  # printed as 0
+        (-0.02, -0.0004, False),
+        (0.0, 0.0, False),
+        (None, None, False),
+    ],
+)
+def test_sure_is_an_interval_that_leaves_out_0(
+    low: float | None, high: float | None, sure: bool
+) -> None:
+    assert is_sure({"value": 0.5, "low": low, "high": high}) is sure
 
 
 def test_same_numbers_every_time() -> None:

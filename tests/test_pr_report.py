@@ -131,6 +131,7 @@ def test_mistakes_are_told(finished: Project) -> None:
         (0.5, 0.5, "0.500 (=)"),
         (0.75, 0.5, "0.750 (+0.250)"),
         (0.5, 0.75, "0.500 (-0.250)"),
+        (0.5001, 0.5, "0.500 (=)"),  # never a sign before 0
         (0.5, None, "0.500 (new)"),
         (None, 0.5, "missing (was 0.500)"),
         (None, None, "missing"),

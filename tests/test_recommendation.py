@@ -4,13 +4,20 @@ from typing import Any
 
 import pytest
 
-from cxr.recommendation import best_variant, recommend, signed_difference, signed_span, span
+from cxr.recommendation import (
+    best_variant,
+    recommend,
+    signed,
+    signed_difference,
+    signed_span,
+    span,
+)
 from cxr.variants import VARIANTS
 
 PAIRS = (("augmented", "baseline"), ("transfer", "baseline"), ("transfer", "augmented"))
 
 
-def interval(value: float, low: float, high: float) -> dict[str, float]:
+def interval(value: float, low: float | None, high: float | None) -> dict[str, float | None]:
     return {"value": value, "low": low, "high": high}
 
 
@@ -28,14 +35,20 @@ def evaluation(**precision: float) -> dict[str, Any]:
     }
 
 
-def intervals(low: float = 0.01, recall: tuple[float, float] = (0.9, 0.99)) -> dict[str, Any]:
+def intervals(
+    low: float = 0.01, recall: tuple[float | None, float | None] = (0.9, 0.99), ill: int = 200
+) -> dict[str, Any]:
     differences = {
         f"{b} - {a}": {"operating_point": {"precision": interval(0.05, low, 0.09)}}
         for b, a in PAIRS
     }
     point = {"recall": interval(0.95, *recall), "precision": interval(0.8, 0.7, 0.9)}
     columns = {variant: {"operating_point": point} for variant in VARIANTS}
-    return {"val": {"differences": differences}, "test": {"columns": columns}}
+    picks = {"baseline": 60, "augmented": 4, "transfer": 936}
+    return {
+        "val": {"differences": differences, "picks": picks},
+        "test": {"columns": columns, "ill_patients": ill},
+    }
 
 
 @pytest.mark.parametrize("best", VARIANTS)
@@ -72,17 +85,53 @@ def test_equals_are_told() -> None:
     metrics = evaluation(baseline=0.8, augmented=0.8, transfer=0.8)
     sentences = recommend(metrics, equal, 0.98).sentences
     assert sum("has the same precision there" in sentence for sentence in sentences) == 2
-    assert "-0.000" not in " ".join(sentences)
+
+
+def test_a_difference_too_small_to_print_is_told() -> None:
+    small = intervals()
+    for pair in small["val"]["differences"].values():
+        pair["operating_point"]["precision"] = interval(0.0002, -0.0003, 0.04)
+    metrics = evaluation(baseline=0.8, augmented=0.8, transfer=0.8002)
+    text = " ".join(recommend(metrics, small, 0.98).sentences)
+    told = "less than 0.001 higher than baseline's (95 % interval 0 to +0.040), which holds 0"
+    assert told in text
+
+
+@pytest.mark.parametrize(("best", "picks"), [("transfer", 936), ("baseline", 60)])
+def test_share_of_draws_that_pick_it(best: str, picks: int) -> None:
+    metrics = evaluation(**(dict.fromkeys(VARIANTS, 0.8) | {best: 0.9}))
+    text = " ".join(recommend(metrics, intervals(), 0.98).sentences)
+    assert f"The rule picks {best} in {picks} of 1000 draws of patients" in text
 
 
 @pytest.mark.parametrize(
-    ("recall", "told"),
-    [((0.985, 1), "is kept"), ((0.9, 0.99), "may not be kept"), ((0.9, 0.97), "is not kept")],
+    ("recall", "ill", "told"),
+    [
+        ((0.985, 1), 200, "recall of 0.98 is kept."),
+        ((0.9, 0.99), 200, "recall of 0.98 may not be kept."),
+        ((0.9, 0.97), 200, "recall of 0.98 is not kept."),
+        ((0.9, 0.97), 20, "recall of 0.98 is not kept."),
+        ((1, 1), 150, "recall of 0.98 is kept."),
+        ((1, 1), 149, "too few patients with pneumonia (149)"),
+        ((0.985, 1), 20, "too few patients with pneumonia (20)"),
+        ((0, 0), 1, "too few patients with pneumonia (1)"),
+        ((0.9, 0.99), 20, "(it takes about 150, even where none is missed)"),
+        ((None, None), 20, "too few patients with pneumonia (20)"),
+    ],
 )
-def test_whether_test_keeps_the_recall(recall: tuple[float, float], told: str) -> None:
+def test_whether_test_keeps_the_recall(
+    recall: tuple[float | None, float | None], ill: int, told: str
+) -> None:
     metrics = evaluation(baseline=0.8, augmented=0.8, transfer=0.85)
-    text = " ".join(recommend(metrics, intervals(recall=recall), 0.98).sentences)
-    assert f"recall of 0.98 {told}" in text
+    text = " ".join(recommend(metrics, intervals(recall=recall, ill=ill), 0.98).sentences)
+    assert told in text
+    assert ("too few" in told or "it takes" in told) == ("is kept (" in text)
+
+
+def test_no_number_of_patients_shows_that_nobody_is_missed() -> None:
+    metrics = evaluation(baseline=0.8, augmented=0.8, transfer=0.85)
+    text = " ".join(recommend(metrics, intervals(recall=(1, 1), ill=10**6), 1.0).sentences)
+    assert "(no number is enough, even where none is missed)" in text
 
 
 def test_calling_everything_ill_is_no_use() -> None:
@@ -98,8 +147,32 @@ def test_a_difference_is_turned_round() -> None:
     assert signed_difference(stored, "a", "b") == {"roc_auc": interval(-0.1, -0.2, 0.05)}
 
 
+def test_a_difference_without_interval_is_turned_round() -> None:
+    stored = {"b - a": {"precision": interval(0.1, None, None)}}
+    assert signed_difference(stored, "a", "b") == {"precision": interval(-0.1, None, None)}
+
+
 def test_texts_of_intervals() -> None:
     assert span(interval(0.9816, 0.97, 0.99)) == "0.982 (0.970-0.990)"
+    assert span(interval(0, None, None)) == "0.000 (no case)"
     assert signed_span(interval(0.01, -0.02, 0.03)) == "+0.010 (-0.020 to +0.030)"
     assert signed_span(interval(-0.02, -0.03, -0.01)) == "**-0.020 (-0.030 to -0.010)**"
-    assert signed_span(interval(0.01, 0.0001, 0.03)) == "+0.010 (+0.000 to +0.030)"
+    assert signed_span(interval(0.01, 0.0001, 0.03)) == "+0.010 (0 to +0.030)"
+    assert signed_span(interval(-0.0001, -0.01, 0.0004)) == "= (-0.010 to 0)"
+    assert signed_span(interval(0.8, None, None)) == "+0.800 (no case)"
+
+
+@pytest.mark.parametrize(
+    ("difference", "shown"),
+    [
+        (0.25, "+0.250"),
+        (-0.25, "-0.250"),
+        (0.0, "="),
+        (-0.0, "="),
+        (0.0004, "="),
+        (-0.0004, "="),
+        (0.0006, "+0.001"),
+    ],
+)
+def test_a_difference_that_rounds_to_0_has_no_sign(difference: float, shown: str) -> None:
+    assert signed(difference) == shown

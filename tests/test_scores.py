@@ -11,6 +11,7 @@ from sklearn import metrics
 
 from cxr.scores import (
     at_threshold,
+    best,
     calibration,
     calibration_curve,
     columns,
@@ -286,6 +287,36 @@ def test_rates_of_many_counts_at_once() -> None:
     assert found["precision"].tolist() == pytest.approx([9 / 11, 0])
     assert found["specificity"].tolist() == pytest.approx([0.8, 0])
     assert found["accuracy"].tolist() == pytest.approx([17 / 20, 0])
+
+
+def test_rates_without_any_case_are_what_is_asked_for() -> None:
+    counts = np.array([[8, 0, 0], [2, 0, 0], [1, 0, 1], [9, 0, 0]])
+    empty = np.array([0, 0, np.nan])
+    found = rates(*counts, empty=empty)
+    assert found["precision"].tolist() == pytest.approx([9 / 11, 0, np.nan], nan_ok=True)
+    assert found["recall"].tolist() == pytest.approx([0.9, 0, 0])
+    values = predictive_values(found["recall"], found["specificity"], 0.2, empty)
+    assert np.isnan(values["ppv"]).tolist() == [False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("precision", "recall", "roc_auc", "wanted"),
+    [
+        ([0.8, 0.9, 0.7], [1, 0.98, 1], [0.9, 0.8, 0.9], 1),
+        ([0.9, 0.9, 0.7], [0.98, 0.99, 1], [0.9, 0.8, 0.9], 1),
+        ([0.7, 0.9, 0.9], [1, 0.99, 0.99], [0.9, 0.8, 0.81], 2),
+        ([0.7, 0.9, 0.9], [1, 0.99, 0.99], [0.9, 0.8, 0.8], 1),  # the first of equals
+    ],
+)
+def test_rule_between_variants(
+    precision: list[float], recall: list[float], roc_auc: list[float], wanted: int
+) -> None:
+    assert best(precision, recall, roc_auc) == wanted
+    draws = [np.array([key, key[::-1]]).T for key in (precision, recall, roc_auc)]
+    picked, turned = best(*draws)
+    assert picked == wanted
+    keys = list(zip(precision, recall, roc_auc, strict=True))
+    assert keys[::-1][turned] == keys[wanted]
 
 
 @many

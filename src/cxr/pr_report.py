@@ -18,7 +18,7 @@ from cxr import paths
 from cxr.errors import CxrError, run_stage
 from cxr.intervals import intervals, thresholds
 from cxr.params import read_params
-from cxr.recommendation import best_variant, recommend, signed_span
+from cxr.recommendation import best_variant, recommend, signed, signed_span
 from cxr.variants import EVALUATED, VARIANTS
 
 MARKER = "<!-- cxr-pr-report -->"  # by this the workflow finds the comment that it updates
@@ -117,7 +117,7 @@ def _changed(now: float | None, before: float | None) -> str:
         return "missing" if before is None else f"missing (was {before:.3f})"
     if before is None:
         return f"{now:.3f} (new)"
-    return f"{now:.3f} (=)" if now == before else f"{now:.3f} ({now - before:+.3f})"
+    return f"{now:.3f} ({signed(now - before)})"
 
 
 def _paired(now: dict[str, Any], before: dict[str, Any], base: str) -> str:

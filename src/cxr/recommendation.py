@@ -5,9 +5,12 @@ validation among those with recall of at least `evaluate.min_recall` there; the 
 highest precision is recommended (of equal ones that with the higher recall, then ROC AUC).
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
+from cxr import scores
+from cxr.intervals import DECIMALS, Interval, is_sure
 from cxr.variants import VARIANTS
 
 Metrics = dict[str, Any]
@@ -33,8 +36,7 @@ def recommend(evaluation: Metrics, intervals: Metrics, min_recall: float) -> Rec
     sentences = [
         _reason(chosen, evaluation, min_recall),
         *(_comparison(chosen, v, intervals) for v in VARIANTS if v != chosen),
-        "These intervals take the thresholds as given, though they were chosen on the same images: "
-        "choosing them anew in each draw would give wider ones.",
+        _picks(chosen, intervals),
         _on_test(chosen, intervals, min_recall),
         "Training has its own chance, which no interval here holds: another seed gives another "
         "model.",
@@ -44,12 +46,13 @@ def recommend(evaluation: Metrics, intervals: Metrics, min_recall: float) -> Rec
 
 def best_variant(evaluation: Metrics) -> str:
     """The variant that the rule gives."""
-    return max(VARIANTS, key=lambda variant: _rank(evaluation[variant]))
-
-
-def _rank(of_variant: Metrics) -> tuple[float, float, float]:
-    point = of_variant["operating_point"]["val"]
-    return point["precision"], point["recall"], of_variant["val"]["roc_auc"]
+    points = [evaluation[variant]["operating_point"]["val"] for variant in VARIANTS]
+    picked = scores.best(
+        [point["precision"] for point in points],
+        [point["recall"] for point in points],
+        [evaluation[variant]["val"]["roc_auc"] for variant in VARIANTS],
+    )
+    return VARIANTS[int(picked)]
 
 
 def _reason(chosen: str, evaluation: Metrics, min_recall: float) -> str:
@@ -70,12 +73,19 @@ def _comparison(chosen: str, other: str, intervals: Metrics) -> str:
     found = difference["operating_point"]["precision"]
     if found["value"] == 0:
         return f"{other} has the same precision there; of equals, recall and then ROC AUC decide."
-    verdict = (
-        "which leaves out 0" if found["low"] > 0 else "which holds 0, so it may be chance"
-    )
+    more = signed(found["value"]).removeprefix("+").replace("=", f"less than {10**-DECIMALS:g}")
+    verdict = "leaves out 0" if is_sure(found) else "holds 0, so it may be chance"
     return (
-        f"Its precision there is {found['value']:.3f} higher than {other}'s "
-        f"(95 % interval {found['low']:+.3f} to {found['high']:+.3f}), {verdict}."
+        f"Its precision there is {more} higher than {other}'s "
+        f"(95 % interval {_limits(found)}), which {verdict}."
+    )
+
+
+def _picks(chosen: str, intervals: Metrics) -> str:
+    picks = intervals["val"]["picks"]
+    return (
+        f"The rule picks {chosen} in {picks[chosen]} of {sum(picks.values())} draws of patients; "
+        "each draw chooses the thresholds anew, here and in the intervals above."
     )
 
 
@@ -88,31 +98,62 @@ def signed_difference(differences: Metrics, first: str, second: str) -> Metrics:
 
 
 def _negative(tree: Metrics) -> Metrics:
-    if "value" in tree:
-        value, low, high = (0.0 - tree[name] for name in ("value", "high", "low"))  # no -0.0
-        return {"value": value, "low": low, "high": high}
-    return {key: _negative(value) for key, value in tree.items()}
+    if "value" not in tree:
+        return {key: _negative(value) for key, value in tree.items()}
+    turned = {"value": tree["value"], "low": tree["high"], "high": tree["low"]}
+    return {name: None if x is None else 0.0 - x for name, x in turned.items()}  # no -0.0
 
 
 def _on_test(chosen: str, intervals: Metrics, min_recall: float) -> str:
-    point = intervals["test"]["columns"][chosen]["operating_point"]
+    test = intervals["test"]
+    point = test["columns"][chosen]["operating_point"]
     recall, precision = (span(point[name]) for name in ("recall", "precision"))
-    kept = "is kept" if point["recall"]["low"] >= min_recall else "may not be kept"
-    if point["recall"]["high"] < min_recall:
-        kept = "is not kept"
     return (
         f"On test, which had no part in the choice, that threshold gives recall {recall} and "
-        f"precision {precision}: recall of {min_recall:g} {kept}."
+        f"precision {precision}: {_kept(point['recall'], test['ill_patients'], min_recall)}"
     )
 
 
-def signed_span(found: Metrics) -> str:
+def _kept(recall: Interval, ill_patients: int, min_recall: float) -> str:
+    """Whether test keeps the recall. A bootstrap of few patients is too sure, most of all where
+    none is missed; by the rule of three (Hanley and Lippman-Hand 1983), n patients without a miss
+    show at 95 % no more than recall of 1 - 3 / n.
+    """
+    low, high = recall["low"], recall["high"]
+    if low is not None and high is not None and low < high < min_recall:
+        return f"recall of {min_recall:g} is not kept."
+    needed = math.ceil(round(3 / (1 - min_recall), 6)) if min_recall < 1 else math.inf
+    if ill_patients < needed:
+        takes = f"it takes about {needed}" if min_recall < 1 else "no number is enough"
+        return (
+            f"test has too few patients with pneumonia ({ill_patients}) to tell whether recall of "
+            f"{min_recall:g} is kept ({takes}, even where none is missed)."
+        )
+    is_kept = low is not None and low >= min_recall
+    return f"recall of {min_recall:g} {'is kept' if is_kept else 'may not be kept'}."
+
+
+def signed(difference: float) -> str:
+    """A difference as text, `+0.012` or `-0.012`; `=` where it rounds to 0."""
+    return f"{difference:+.{DECIMALS}f}" if round(difference, DECIMALS) else "="
+
+
+def signed_span(found: Interval) -> str:
     """A difference with its interval; bold where the interval leaves out 0."""
-    text = f"{found['value']:+.3f} ({found['low']:+.3f} to {found['high']:+.3f})"
-    is_sure = round(found["low"], 3) > 0 or round(found["high"], 3) < 0
-    return f"**{text}**" if is_sure else text
+    text = f"{signed(found['value'])} ({_limits(found)})"
+    return f"**{text}**" if is_sure(found) else text
 
 
-def span(found: Metrics) -> str:
+def _limits(found: Interval) -> str:
+    low, high = found["low"], found["high"]
+    if low is None or high is None:
+        return "no case"
+    return " to ".join(signed(limit).replace("=", "0") for limit in (low, high))
+
+
+def span(found: Interval) -> str:
     """Value and 95 % interval as text: `0.982 (0.968-0.994)`."""
-    return f"{found['value']:.3f} ({found['low']:.3f}-{found['high']:.3f})"
+    if found["low"] is None:
+        return f"{found['value']:.{DECIMALS}f} (no case)"
+    value, low, high = (f"{found[name]:.{DECIMALS}f}" for name in ("value", "low", "high"))
+    return f"{value} ({low}-{high})"

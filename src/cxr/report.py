@@ -231,7 +231,7 @@ def _calibration(results: Results) -> Section:
                 "variant": variant,
                 "threshold": title,
                 "Brier score": span(found["brier"]),
-                "expected calibration error": span(found["ece"]),
+                "expected calibration error": f"{results.evaluation[variant]['test']['ece']:.3f}",
                 "positive predictive value": span(found[point]["ppv"]),
                 "negative predictive value": span(found[point]["npv"]),
             }
@@ -244,7 +244,8 @@ def _calibration(results: Results) -> Section:
             "predictive values say how often a call is right where "
             f"{prevalence:.0%} of the children are ill (`evaluate.prevalence`), with recall and "
             "specificity as on test. Brier score and calibration error do not depend on the "
-            "threshold; 0 is best.",
+            "threshold; 0 is best. Calibration error has no interval: drawing images with "
+            "replacement makes it larger.",
             Table(pd.DataFrame(rows)),
             [
                 Chart(

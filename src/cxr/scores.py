@@ -37,38 +37,42 @@ def at_threshold(y_true: Labels, y_prob: Probabilities, threshold: float) -> dic
     return {"n": len(y_true), **shares, "tn": tn, "fp": fp, "fn": fn, "tp": tp}
 
 
-def rates(tn: Number, fp: Number, fn: Number, tp: Number) -> dict[str, Number]:
-    """Rates (0 to 1) from counts, one each or arrays of the same shape; without any case 0.
+def rates(tn: Number, fp: Number, fn: Number, tp: Number, empty: Number = 0.0) -> dict[str, Number]:
+    """Rates (0 to 1) from counts, one each or arrays of the same shape; without any case `empty`.
 
     Returns:
         accuracy, precision, recall, specificity (recall of NORMAL), f1.
     """
     return {
-        "accuracy": _share(tp + tn, tp + tn + fp + fn),
-        "precision": _share(tp, tp + fp),
-        "recall": _share(tp, tp + fn),
-        "specificity": _share(tn, tn + fp),
-        "f1": _share(2 * tp, 2 * tp + fp + fn),
+        "accuracy": _share(tp + tn, tp + tn + fp + fn, empty),
+        "precision": _share(tp, tp + fp, empty),
+        "recall": _share(tp, tp + fn, empty),
+        "specificity": _share(tn, tn + fp, empty),
+        "f1": _share(2 * tp, 2 * tp + fp + fn, empty),
     }
 
 
-def predictive_values(recall: Number, specificity: Number, prevalence: float) -> dict[str, Number]:
-    """Predictive values where the share `prevalence` of the patients is ill; without any case 0.
+def predictive_values(
+    recall: Number, specificity: Number, prevalence: float, empty: Number = 0.0
+) -> dict[str, Number]:
+    """Predictive values where the share `prevalence` of the patients is ill.
 
-    By Bayes' rule, as the share of ill images in a data set is seldom that of a clinic.
+    By Bayes' rule, as the share of ill images in a data set is seldom that of a clinic. Without any
+    case, or where recall or specificity is NaN, they are `empty`.
 
     Returns:
         ppv, the share of ill among those called PNEUMONIA, and npv, of well among called NORMAL.
     """
     ill, well = prevalence, 1 - prevalence
     return {
-        "ppv": _share(recall * ill, recall * ill + (1 - specificity) * well),
-        "npv": _share(specificity * well, specificity * well + (1 - recall) * ill),
+        "ppv": _share(recall * ill, recall * ill + (1 - specificity) * well, empty),
+        "npv": _share(specificity * well, specificity * well + (1 - recall) * ill, empty),
     }
 
 
-def _share(part: Number, whole: Number) -> Number:
-    return np.divide(part, whole, out=np.zeros(np.shape(whole)), where=np.asarray(whole) > 0)
+def _share(part: Number, whole: Number, empty: Number) -> Number:
+    without = np.full(np.shape(whole), empty, np.float64)
+    return np.divide(part, whole, out=without, where=np.asarray(whole) > 0)
 
 
 def ranking(y_true: Labels, y_prob: Probabilities) -> dict[str, float]:
@@ -129,6 +133,20 @@ def operating_threshold(y_true: Labels, y_prob: Probabilities, min_recall: float
     enough = candidates[candidates["recall"] >= min_recall]
     best = enough.sort_values(["precision", "recall"], kind="stable").iloc[-1]
     return float(best["threshold"])
+
+
+def best(precision: Number, recall: Number, roc_auc: Number) -> NDArray[np.int64]:
+    """Which variant the rule picks: highest precision, of equals highest recall, then ROC AUC.
+
+    Args:
+        precision, recall: of each variant at its operating point on validation, (V,) or (V, B).
+        roc_auc: of each variant on validation, of the same shape.
+
+    Returns:
+        The variant's position; the first one of those equal in all three. Shape () or (B,).
+    """
+    order = np.lexsort([np.flip(key, axis=0) for key in (roc_auc, recall, precision)], axis=0)
+    return np.asarray(len(order) - 1 - order[-1])
 
 
 def roc_curve(y_true: Labels, y_prob: Probabilities) -> pd.DataFrame:
