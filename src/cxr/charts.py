@@ -8,8 +8,10 @@ import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from cxr import scores
+from cxr.intervals import Interval
 from cxr.labels import LABELS, SPLITS
 from cxr.variants import EVALUATED, VARIANTS
 
@@ -65,20 +67,23 @@ def counts(images: pd.DataFrame) -> str:
 
 
 def distributions(images: pd.DataFrame, column: str, xlabel: str) -> str:
-    """One small histogram per split, both classes, as shares of their class."""
+    """One small histogram per split, both classes, as shares of their class.
+
+    The axis holds 99.8 % of the images; those beyond it count in the first and the last bin.
+    """
 
     def paint(figure: Figure) -> None:
         panels = figure.subplots(len(SPLITS), 1, sharex=True)
         low, high = images[column].quantile([0.001, 0.999])
-        bins = np.linspace(low, high, 41)
+        if low == high:
+            low, high = low - 0.5, high + 0.5
+        edges = np.linspace(low, high, 41)
         for axes, split in zip(panels, SPLITS, strict=True):
             for label in LABELS:
                 rows = images[(images["split"] == split) & (images["label"] == label)]
-                axes.hist(
-                    rows[column],
-                    bins,
-                    weights=np.full(len(rows), 1 / max(1, len(rows))),
-                    histtype="step",
+                axes.stairs(
+                    binned(rows[column], edges) / max(1, len(rows)),
+                    edges,
                     linewidth=1.5,
                     color=CLASS_COLOURS[label],
                     label=label,
@@ -92,8 +97,15 @@ def distributions(images: pd.DataFrame, column: str, xlabel: str) -> str:
     return draw(paint, (4.4, 4.4))
 
 
-def metric_intervals(metrics: dict[str, dict[str, dict[str, float]]]) -> str:
-    """Points with 95 % intervals: {metric: {variant: {value, low, high}}}."""
+def binned(values: pd.Series, edges: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Number of values in each bin, those beyond the edges in the first and the last: (bins,)."""
+    return np.histogram(np.clip(values, edges[0], edges[-1]), edges)[0]
+
+
+def metric_intervals(metrics: dict[str, dict[str, Interval]]) -> str:
+    """Points with 95 % intervals: {metric: {variant: {value, low, high}}}; a point alone where
+    there is no interval.
+    """
 
     def paint(figure: Figure) -> None:
         axes = figure.add_subplot()
@@ -102,7 +114,11 @@ def metric_intervals(metrics: dict[str, dict[str, dict[str, float]]]) -> str:
             axes.errorbar(
                 found["value"],
                 np.arange(len(metrics)) + 0.22 * (place - 1),
-                xerr=[found["value"] - found["low"], found["high"] - found["value"]],
+                # A value may lie outside the quantiles of its draws.
+                xerr=[
+                    (found["value"] - found["low"]).clip(lower=0),
+                    (found["high"] - found["value"]).clip(lower=0),
+                ],
                 fmt="o",
                 markersize=4,
                 capsize=2,

@@ -1,0 +1,204 @@
+"""Each chart's SVG holds the labels and series that it was given.
+
+Matplotlib writes text as paths, with the text itself in a comment before them; a series is a path
+in its colour, with one point for each row.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.typing import NDArray
+
+from cxr import charts, scores
+from cxr.evaluation import confusions
+from cxr.intervals import Interval
+from cxr.labels import LABELS, SPLITS
+from cxr.variants import EVALUATED, VARIANTS
+
+STEPPED = pd.DataFrame({"epoch": [1, 2, 3], "kept": [0, 0, 1]})
+
+
+def labels(svg: str) -> list[str]:
+    return re.findall("<!-- (.*?) -->", svg)
+
+
+def lines(svg: str, colour: str, dashed: bool | None = None) -> list[NDArray[np.float64]]:
+    """Points (N, 2) of each curve of a colour, upwards on the page as in the data."""
+    found = []
+    for points, style in re.findall(r'<path d="([^"z]*)"[^>]*style="([^"]*)"', svg):
+        is_dashed = "stroke-dasharray" in style
+        if f"stroke: {colour.lower()}" in style and dashed in (None, is_dashed):
+            numbers = re.findall(r"[ML] (-?[\d.]+) (-?[\d.]+)", points)
+            found.append(np.array(numbers, float) * [1, -1])
+    return [points for points in found if len(points)]
+
+
+def is_drawn(line: NDArray[np.float64], x: pd.Series, y: pd.Series) -> bool:
+    """Whether the points are those of the data, on axes of any scale."""
+    return all(
+        len(place) == len(values) and np.allclose(scaled(place), scaled(values), atol=1e-3)
+        for place, values in zip(line.T, (x, y), strict=True)
+    )
+
+
+def scaled(values: Any) -> NDArray[np.float64]:
+    numbers = np.asarray(values, np.float64)
+    return (numbers - numbers.min()) / max(np.ptp(numbers), 1e-9)
+
+
+@pytest.fixture(scope="module")
+def predictions() -> pd.DataFrame:
+    """24 images of each split; every variant gives other probabilities."""
+    rng = np.random.default_rng(4)
+    label = np.tile(LABELS, 24)
+    shift = np.where(label == "PNEUMONIA", 0.6, 0.4)
+    return pd.DataFrame(
+        {"split": np.repeat(EVALUATED, 24), "label": label}
+        | {variant: np.clip(shift + rng.normal(0, 0.2, 48), 0, 1) for variant in VARIANTS}
+    )
+
+
+@pytest.fixture(scope="module")
+def images() -> pd.DataFrame:
+    """11 images in each split but test, which has 7 of PNEUMONIA alone."""
+    split = np.repeat(["train", "val", "test"], [11, 11, 7])
+    label = np.where((np.arange(29) % 3 == 0) & (split != "test"), "NORMAL", "PNEUMONIA")
+    size = np.random.default_rng(5).normal(300, 40, 29)
+    return pd.DataFrame({"split": split, "label": label, "size": size})
+
+
+@pytest.mark.parametrize(
+    ("chart", "curve", "axes"),
+    [
+        (charts.roc, scores.roc_curve, ("fpr", "tpr")),
+        (charts.precision_recall, scores.precision_recall_curve, ("recall", "precision")),
+    ],
+)
+def test_curves_of_every_variant_and_split(
+    predictions: pd.DataFrame,
+    chart: Callable[[pd.DataFrame], str],
+    curve: Callable[..., pd.DataFrame],
+    axes: tuple[str, str],
+) -> None:
+    svg = chart(predictions)
+    assert {f"{variant}, {split}" for variant in VARIANTS for split in EVALUATED} <= {*labels(svg)}
+    for variant in VARIANTS:
+        for split in EVALUATED:
+            table = curve(*scores.columns(predictions, split, variant))
+            drawn = lines(svg, charts.COLOURS[variant], dashed=split == "val")
+            assert any(is_drawn(line, table[axes[0]], table[axes[1]]) for line in drawn)
+
+
+def test_calibration_of_every_variant_on_test(predictions: pd.DataFrame) -> None:
+    svg = charts.calibration(predictions)
+    assert {"perfect", *VARIANTS, "mean probability of the bin"} <= {*labels(svg)}
+    for variant in VARIANTS:
+        table = scores.calibration_curve(*scores.columns(predictions, "test", variant))
+        drawn = lines(svg, charts.COLOURS[variant])
+        assert any(is_drawn(line, table["mean_probability"], table["share_ill"]) for line in drawn)
+
+
+def test_recall_and_precision_at_every_threshold(predictions: pd.DataFrame) -> None:
+    svg = charts.thresholds(predictions, dict.fromkeys(VARIANTS, 0.3))
+    told = labels(svg)
+    assert {f"{variant} (dotted: operating point)" for variant in VARIANTS} <= {*told}
+    assert {"recall, val", "precision, val", "recall, test", "precision, test"} <= {*told}
+    for name, colour in (("recall", "#0072B2"), ("precision", "#D55E00")):
+        for split in EVALUATED:
+            drawn = lines(svg, colour, dashed=split == "val")
+            for variant in VARIANTS:
+                table = scores.threshold_curve(*scores.columns(predictions, split, variant))
+                assert any(is_drawn(line, table["threshold"], table[name]) for line in drawn)
+
+
+def test_histories_of_every_variant() -> None:
+    histories = {
+        variant: STEPPED.assign(loss=[3, 2, number], val_loss=[4, number, 3.5])
+        for number, variant in enumerate(VARIANTS)
+    }
+    svg = charts.training(histories, "loss", "binary cross-entropy")
+    wanted = {*VARIANTS, "train", "validation", "epoch", "binary cross-entropy"}
+    assert wanted <= {*labels(svg)}
+    for variant, table in histories.items():
+        for name in ("loss", "val_loss"):
+            drawn = lines(svg, charts.COLOURS[variant], dashed=name == "val_loss")
+            assert any(is_drawn(line, table["epoch"], table[name]) for line in drawn)
+
+
+def test_intervals_of_every_metric_and_variant() -> None:
+    metrics: dict[str, dict[str, Interval]] = {
+        name: {
+            variant: {"value": 0.5, "low": 0.1 + 0.1 * number, "high": top + 0.1 * number}
+            for number, variant in enumerate(VARIANTS)
+        }
+        for name, top in (("recall", 0.7), ("ROC AUC", 0.8))
+    }
+    metrics["recall"]["baseline"] = {"value": 0.0, "low": None, "high": None}
+    svg = charts.metric_intervals(metrics)
+    assert {"recall", "ROC AUC", *VARIANTS} <= {*labels(svg)}
+    ends, wanted = [], []
+    for variant in VARIANTS:
+        bars = [line[:, 0] for line in lines(svg, charts.COLOURS[variant])]
+        ends += sorted(bar.tolist() for bar in bars if np.ptp(bar) > 20)  # not the legend's
+        wanted += [[of[variant]["low"], of[variant]["high"]] for of in metrics.values()]
+    wanted.remove([None, None])
+    assert scaled(np.array(ends)) == pytest.approx(scaled(np.array(wanted)), abs=1e-3)
+
+
+def test_a_value_outside_its_interval_is_drawn() -> None:
+    found = {v: {"value": 0.9, "low": 0.91, "high": 0.95} for v in VARIANTS}
+    assert charts.metric_intervals({"recall": found}).startswith("<svg")
+
+
+def test_counts_of_every_split_and_class(images: pd.DataFrame) -> None:
+    told = labels(charts.counts(images))
+    table = pd.crosstab(images["split"], images["label"])
+    wanted = [str(table.loc[split, label]) for label in LABELS for split in SPLITS]
+    start = told.index(wanted[0], told.index("images"))
+    assert told[start : start + 6] == wanted
+    assert {*SPLITS, *LABELS} <= {*told}
+
+
+def test_cells_of_every_confusion_matrix(predictions: pd.DataFrame) -> None:
+    points = {v: {"operating_point": {"threshold": 0.3 + 0.1 * n}} for n, v in enumerate(VARIANTS)}
+    table = confusions(predictions, points)
+    told = labels(charts.confusions(table))
+    for (variant, name), cells in table.groupby(["variant", "threshold"], sort=False):
+        panel = [*map(str, cells["images"]), str(variant), str(name)]
+        assert any(told[at : at + 6] == panel for at in range(len(told)))
+
+
+def test_histograms_of_every_split_and_class(images: pd.DataFrame) -> None:
+    svg = charts.distributions(images, "size", "pixels")
+    assert {*SPLITS, *LABELS, "pixels", "share of the class"} <= {*labels(svg)}
+    edges = np.linspace(*images["size"].quantile([0.001, 0.999]), 41)
+    for (split, label), rows in images.groupby(["split", "label"]):
+        heights = charts.binned(rows["size"], edges)
+        outline = pd.Series(np.append(0, np.append(np.repeat(heights, 2), 0)))
+        drawn = lines(svg, charts.CLASS_COLOURS[str(label)])
+        assert any(is_drawn(line, np.repeat(edges, 2), outline) for line in drawn), (split, label)
+
+
+def test_every_image_counts_in_a_histogram() -> None:
+    sizes = pd.Series([1.0, 200, 201, 202, 203, 9999])
+    assert charts.binned(sizes, np.array([200.0, 202, 204])).tolist() == [3, 3]
+    few = pd.Series([3.0, 1, 2])
+    edges = np.linspace(*few.quantile([0.001, 0.999]), 41)
+    assert charts.binned(few, edges).sum() == 3
+
+
+def test_equal_values_are_one_bar(images: pd.DataFrame) -> None:
+    svg = charts.distributions(images.assign(size=256.0), "size", "pixels")
+    for label in LABELS:
+        drawn = [line for line in lines(svg, charts.CLASS_COLOURS[label]) if len(line) > 10]
+        assert drawn
+        assert all(len(np.unique(line[:, 1].round(3))) in (1, 2) for line in drawn)
+        assert all(np.ptp(line[:, 0]) > 100 for line in drawn)
+
+
+def test_the_same_data_gives_the_same_bytes(images: pd.DataFrame) -> None:
+    assert charts.counts(images) == charts.counts(images)
