@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from ruamel.yaml import YAML
 
 from cxr.errors import CxrError
-from cxr.params import Params, read_params
+from cxr.params import Params, flat, read_params
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "params.yaml").read_text(encoding="utf-8")
@@ -327,6 +327,24 @@ def test_key_given_twice(path: Path, key: str) -> None:
 )
 def test_broken_file(path: Path, content: bytes) -> None:
     assert "cannot be read" in refusal(path, content)
+
+
+@pytest.mark.parametrize(("draws", "allowed"), [("100", True), ("20000", True), ("20001", False)])
+def test_draws_fit_into_memory(path: Path, draws: str, allowed: bool) -> None:
+    """Each draw holds a weight for every image."""
+    changes: dict[str, str | None] = {"evaluate.resamples": draws}
+    if allowed:
+        assert read(path, changes).evaluate.resamples == int(draws)
+    else:
+        assert "evaluate.resamples: 20001" in refusal(path, edited(changes))
+
+
+def test_flat_names_keys_in_full() -> None:
+    params = read_params(ROOT / "params.yaml")
+    found = flat(image=params.image, model=params.model)
+    assert found["image.size"] == params.image.size
+    assert found["model.filters"] == params.model.filters
+    assert set(found) == {key for key in LEAVES if key.split(".")[0] in ("image", "model")}
 
 
 def test_missing_file(path: Path) -> None:

@@ -5,7 +5,7 @@ runs, and passes on only the keys that it declares in dvc.yaml.
 """
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -123,7 +123,7 @@ class TransferParams(Section):
 class EvaluateParams(Section):
     min_recall: Annotated[float, Field(gt=0, le=1)]
     prevalence: Annotated[float, Field(gt=0, lt=1)]
-    resamples: Annotated[int, Field(ge=100, le=100_000)]
+    resamples: Annotated[int, Field(ge=100, le=20_000)]
 
 
 class Params(Section):
@@ -148,6 +148,15 @@ class Params(Section):
                 f"model.pool_size {self.model.pool_size}"
             )
         return self
+
+
+def flat(**sections: Section) -> dict[str, Any]:
+    """All keys of the sections by their full names: `{"model.epochs": 6}`."""
+    return {
+        f"{name}.{key}": value
+        for name, section in sections.items()
+        for key, value in section.model_dump().items()
+    }
 
 
 def read_params(path: Path = paths.PARAMS) -> Params:
