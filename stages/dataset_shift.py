@@ -1,4 +1,4 @@
-"""Explain why test differs from validation: alikeness of the splits, shortcuts to the label."""
+"""Measure how alike the splits are, and what tells the label by itself."""
 
 import numpy as np
 import pandas as pd

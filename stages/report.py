@@ -2,21 +2,20 @@
 
 from cxr import paths
 from cxr.errors import run_stage
-from cxr.params import read_params
+from cxr.params import flat, read_params
 from cxr.report import read_results, report
 
 
 def main() -> None:
     params = read_params()
-    settings = {
-        "data.source": params.data.source,
-        "split.test": params.split.test,
-        "split.group_by": params.split.group_by,
-        "image.size": params.image.size,
-        "image.resize": params.image.resize,
-        "transfer.backbone": params.transfer.backbone,
-        "seed": params.seed,
-    }
+    settings = {"seed": params.seed, "data.source": params.data.source}
+    settings |= flat(
+        split=params.split,
+        image=params.image,
+        model=params.model,
+        augment=params.augment,
+        transfer=params.transfer,
+    )
     document = report(read_results(settings, params.evaluate))
     document.write(paths.REPORT, paths.REPORT_PAGE)
 

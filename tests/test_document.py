@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cxr.document import Chart, Document, Radiograph, Section, Table
+from cxr.document import MARKDOWN, Chart, Document, Radiograph, Section, Table, code
 
 CHART = Chart("A <chart>", '<svg xmlns="http://www.w3.org/2000/svg"/>', 'told "so"')
 PICTURE = Radiograph(np.full((8, 8), 90, np.uint8), "a & b.png")
@@ -63,6 +63,13 @@ def test_text_from_data_cannot_become_markup() -> None:
     page = Page(DOCUMENT.to_html())
     assert "<b>" in page.text
     assert not page.all("b")
+
+
+@pytest.mark.parametrize("name", ["a_b_c.png", "a`b.png", "`a``b`", "a*b*c|d.png"])
+def test_code_is_shown_letter_by_letter(name: str) -> None:
+    page = Page(MARKDOWN.render(code(name)))
+    assert page.text.strip() == name
+    assert [tag for tag, _ in page.tags] == ["p", "code"]
 
 
 def test_contents_lead_to_the_sections() -> None:

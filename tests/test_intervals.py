@@ -118,6 +118,14 @@ def test_every_draw_chooses_its_own_threshold(decimals: int, min_recall: float) 
         assert {name: cells[name][row] for name in cells} == {name: found[name] for name in cells}
 
 
+def test_of_equal_precision_a_draw_chooses_the_higher_recall() -> None:
+    y_true, y_prob = np.array([1, 1, 0, 1]), np.array([0.9, 0.8, 0.5, 0.4])
+    cells = _cells_of_choice(y_true, y_prob, np.ones((1, 4), np.int64), 0.3)
+    assert {name: count.tolist() for name, count in cells.items()} == {
+        **{"tn": [1], "fp": [0], "fn": [1], "tp": [2]}
+    }
+
+
 def test_choosing_anew_is_less_sure() -> None:
     table = predictions()
     chosen = scores.operating_threshold(*as_test(table), 0.95)

@@ -128,6 +128,14 @@ def test_whether_test_keeps_the_recall(
     assert ("too few" in told or "it takes" in told) == ("is kept (" in text)
 
 
+def test_patients_that_it_takes_follow_the_recall() -> None:
+    metrics = evaluation(baseline=0.8, augmented=0.8, transfer=0.85)
+    shown = recommend(metrics, intervals(recall=(1, 1), ill=30), 0.9).sentences
+    assert "recall of 0.9 is kept." in " ".join(shown)
+    few = recommend(metrics, intervals(recall=(1, 1), ill=29), 0.9).sentences
+    assert "(29) to tell whether recall of 0.9 is kept (it takes about 30" in " ".join(few)
+
+
 def test_no_number_of_patients_shows_that_nobody_is_missed() -> None:
     metrics = evaluation(baseline=0.8, augmented=0.8, transfer=0.85)
     text = " ".join(recommend(metrics, intervals(recall=(1, 1), ill=10**6), 1.0).sentences)
@@ -154,12 +162,12 @@ def test_a_difference_without_interval_is_turned_round() -> None:
 
 def test_texts_of_intervals() -> None:
     assert span(interval(0.9816, 0.97, 0.99)) == "0.982 (0.970-0.990)"
-    assert span(interval(0, None, None)) == "0.000 (no case)"
+    assert span(interval(0, None, None)) == "0.000 (no case to count)"
     assert signed_span(interval(0.01, -0.02, 0.03)) == "+0.010 (-0.020 to +0.030)"
     assert signed_span(interval(-0.02, -0.03, -0.01)) == "**-0.020 (-0.030 to -0.010)**"
     assert signed_span(interval(0.01, 0.0001, 0.03)) == "+0.010 (0 to +0.030)"
     assert signed_span(interval(-0.0001, -0.01, 0.0004)) == "= (-0.010 to 0)"
-    assert signed_span(interval(0.8, None, None)) == "+0.800 (no case)"
+    assert signed_span(interval(0.8, None, None)) == "+0.800 (no case to count)"
 
 
 @pytest.mark.parametrize(

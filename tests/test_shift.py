@@ -128,6 +128,15 @@ def test_direction_is_that_of_train(splits: dict[str, Split]) -> None:
     assert found["mean_brightness"]["test"] == 0
 
 
+def test_sizes_of_the_files() -> None:
+    index = pd.DataFrame({"width": ["400", "300"], "height": ["100", "300"]}, index=[7, 8])
+    found = shift.sizes(index)
+    assert found.loc[7].to_dict() == {
+        **{"width": 400, "height": 100, "shorter": 100, "size": 200, "aspect_ratio": 4}
+    }
+    assert found.loc[8, "aspect_ratio"] == 1
+
+
 def test_border_is_the_outermost_sixteenth(splits: dict[str, Split]) -> None:
     pixels = np.zeros((1, 32, 32), np.uint8)
     pixels[:, 2:-2, 2:-2] = 255

@@ -6,6 +6,7 @@ Text and tables are the same in both; charts and pictures of images are in the p
 import base64
 import html
 import io
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
@@ -19,6 +20,13 @@ from PIL import Image
 from cxr.files import replacing
 
 MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable("table")
+
+
+def code(text: str) -> str:
+    """Markdown that shows a name letter by letter, whatever it holds."""
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    space = " " if "`" in text else ""
+    return f"{fence}{space}{text}{space}{fence}"
 
 
 @dataclass(frozen=True)

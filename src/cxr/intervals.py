@@ -202,7 +202,12 @@ def _ranking(
 
 
 def _difference(b: Measures, a: Measures) -> Measures:
-    return {place: b[place] - a[place] for place in b if place in a and place[-1] in COMPARED}
+    return {
+        place: b[place] - a[place]
+        for name in COMPARED
+        for place in b
+        if place in a and place[-1] == name
+    }
 
 
 def _picks(measures: dict[str, Measures]) -> dict[str, int]:

@@ -2,7 +2,8 @@
 
 The rule: each variant calls at its operating point, the threshold of the highest precision on
 validation among those with recall of at least `evaluate.min_recall` there; the variant with the
-highest precision is recommended (of equal ones that with the higher recall, then ROC AUC).
+highest precision is recommended (of equal ones that with the higher recall, then ROC AUC, then the
+first).
 """
 
 import math
@@ -72,7 +73,10 @@ def _comparison(chosen: str, other: str, intervals: Metrics) -> str:
     difference = signed_difference(intervals["val"]["differences"], chosen, other)
     found = difference["operating_point"]["precision"]
     if found["value"] == 0:
-        return f"{other} has the same precision there; of equals, recall and then ROC AUC decide."
+        return (
+            f"{other} has the same precision there; of equals, recall decides, then ROC AUC, then "
+            "the order in the tables."
+        )
     more = signed(found["value"]).removeprefix("+").replace("=", f"less than {10**-DECIMALS:g}")
     verdict = "leaves out 0" if is_sure(found) else "holds 0, so it may be chance"
     return (
@@ -147,13 +151,13 @@ def signed_span(found: Interval) -> str:
 def _limits(found: Interval) -> str:
     low, high = found["low"], found["high"]
     if low is None or high is None:
-        return "no case"
+        return "no case to count"
     return " to ".join(signed(limit).replace("=", "0") for limit in (low, high))
 
 
 def span(found: Interval) -> str:
     """Value and 95 % interval as text: `0.982 (0.968-0.994)`."""
     if found["low"] is None:
-        return f"{found['value']:.{DECIMALS}f} (no case)"
+        return f"{found['value']:.{DECIMALS}f} (no case to count)"
     value, low, high = (f"{found[name]:.{DECIMALS}f}" for name in ("value", "low", "high"))
     return f"{value} ({low}-{high})"

@@ -1,4 +1,4 @@
-"""What the report says: data, comparison, recommendation, errors, and why test is worse."""
+"""What the report says: recommendation, comparison, errors, alikeness of the splits, data."""
 
 import json
 from dataclasses import dataclass
@@ -7,16 +7,21 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cxr import charts, paths, scores
+from cxr import charts, paths, scores, shift
 from cxr.arrays import Split, open_split
-from cxr.document import Chart, Document, Radiograph, Section, Table
+from cxr.document import Block, Chart, Document, Radiograph, Section, Table, code
+from cxr.intervals import COMPARED
 from cxr.labels import LABELS, SPLITS
 from cxr.params import EvaluateParams
-from cxr.recommendation import recommend, signed_span, span
+from cxr.recommendation import recommend, signed, signed_span, span
 from cxr.variants import EVALUATED, VARIANTS
 
 MISTAKES = 6  # shown for each variant and kind
 TITLES = {"f1": "F1", "roc_auc": "ROC AUC", "average_precision": "average precision"}
+SETTINGS = [  # told at the top; those of the networks stand with the training
+    *("data.source", "split.test", "split.group_by", "image.size", "image.resize"),
+    *("transfer.backbone", "transfer.weights", "transfer.scaling", "seed"),
+]
 POINTS = {"at_half": "at 0.5", "operating_point": "operating point"}
 
 
@@ -25,7 +30,8 @@ class Results:
     """What the report is made of.
 
     Attributes:
-        settings: the parameters that the reader is told, by their full names.
+        settings: the parameters of the run by their full names; those of `SETTINGS` and of the
+            sections model, augment and transfer are told.
         evaluate: the parameters of the evaluation.
         splits: images and index of train, val and test.
         predictions: content of data/predictions.csv.
@@ -52,10 +58,20 @@ class Results:
 
     @property
     def test(self) -> pd.DataFrame:
-        """Predictions of the test images with width and height, in pixels."""
-        sizes = self.splits["test"].index[["path", "width", "height"]]
-        rows = self.predictions[self.predictions["split"] == "test"].merge(sizes, on="path")
-        return rows.astype({"width": float, "height": float})
+        """Predictions of the test images with the size of their files, in pixels."""
+        index = self.splits["test"].index
+        sizes = shift.sizes(index)[["size"]].assign(path=index["path"])
+        return self.predictions[self.predictions["split"] == "test"].merge(sizes, on="path")
+
+    @property
+    def files(self) -> pd.DataFrame:
+        """All images: split, label, patient, and the columns of `shift.sizes`."""
+        return pd.concat(
+            [
+                shift.sizes(split.index).join(split.index[["label", "patient"]]).assign(split=name)
+                for name, split in self.splits.items()
+            ]
+        )
 
     @property
     def thresholds(self) -> dict[str, dict[str, float]]:
@@ -80,7 +96,7 @@ def read_results(settings: dict[str, Any], evaluate: EvaluateParams) -> Results:
         shift=shift,
         confusions=pd.read_csv(paths.PLOTS / "confusion.csv"),
         histories={variant: pd.read_csv(paths.history(variant)) for variant in VARIANTS},
-        experiments=pd.read_csv(paths.EXPERIMENTS, keep_default_na=False),
+        experiments=pd.read_csv(paths.EXPERIMENTS, keep_default_na=False, dtype={"commit": str}),
     )
 
 
@@ -105,14 +121,24 @@ def report(results: Results) -> Document:
 def _recommendation(results: Results) -> Section:
     minimum = results.evaluate.min_recall
     found = recommend(results.evaluation, results.intervals, minimum)
-    settings = ", ".join(f"`{key}` {value}" for key, value in results.settings.items())
+    settings = ", ".join(f"`{key}` {results.settings[key]}" for key in SETTINGS)
     return Section(
         "Recommendation",
         [
             " ".join(found.sentences),
             f"**Not for clinical use.** Measured with {settings}. Every interval is the 95 % "
-            f"interval of a bootstrap over patients ({results.evaluate.resamples} draws).",
+            f"interval of a bootstrap over patients ({results.evaluate.resamples} draws)."
+            + _one_image_each(results),
         ],
+    )
+
+
+def _one_image_each(results: Results) -> str:
+    if results.files["patient"].duplicated().any():
+        return ""
+    return (
+        " Every patient has one image here: if the file names do not tell the patients, images of "
+        "one patient count as several patients, and the intervals are too narrow."
     )
 
 
@@ -136,7 +162,8 @@ def _comparison(results: Results) -> Section:
             + "):",
             Table(_metrics_table(results, "test", "operating_point")),
             "Differences on test between pairs of variants on the same draws of patients; one is "
-            "more than chance in the choice of patients where its interval leaves out 0:",
+            "more than chance in the choice of patients where its interval leaves out 0 (bold), "
+            "and `=` where it rounds to 0:",
             Table(_differences_table(results)),
             [
                 Chart(
@@ -176,9 +203,8 @@ def _differences_table(results: Results) -> pd.DataFrame:
     for pair, found in results.intervals["test"]["differences"].items():
         for point, title in POINTS.items():
             row = {"difference": pair, "threshold": title}
-            row |= {name: signed_span(found[point][name]) for name in found[point]}
-            row["roc_auc"] = signed_span(found["roc_auc"])
-            rows.append(row)
+            compared = found[point] | {"roc_auc": found["roc_auc"]}
+            rows.append(row | {name: signed_span(compared[name]) for name in COMPARED})
     return pd.DataFrame(rows).rename(columns=TITLES)
 
 
@@ -240,12 +266,12 @@ def _calibration(results: Results) -> Section:
     return Section(
         "Calibration and prevalence",
         [
-            f"{share:.0%} of the test images show pneumonia, which is no clinic's share. The "
-            "predictive values say how often a call is right where "
-            f"{prevalence:.0%} of the children are ill (`evaluate.prevalence`), with recall and "
-            "specificity as on test. Brier score and calibration error do not depend on the "
-            "threshold; 0 is best. Calibration error has no interval: drawing images with "
-            "replacement makes it larger.",
+            f"{100 * share:.3g} % of the test images show pneumonia; in the clinic, "
+            f"{100 * prevalence:.3g} % of the patients are taken to be ill "
+            "(`evaluate.prevalence`). The predictive values say how often a call is right there, "
+            "with recall and specificity as on test. Brier score and calibration error do not "
+            "depend on the threshold; 0 is best. The calibration error has no interval: drawing "
+            "images with replacement makes it larger.",
             Table(pd.DataFrame(rows)),
             [
                 Chart(
@@ -275,6 +301,7 @@ def _training(results: Results) -> Section:
     return Section(
         "Training",
         [
+            _networks(results.settings),
             Table(pd.DataFrame(rows)),
             [
                 Chart(
@@ -288,16 +315,41 @@ def _training(results: Results) -> Section:
     )
 
 
+def _networks(settings: dict[str, Any]) -> str:
+    """The parameters of the networks, one line of a list for each section."""
+    titles = {
+        "model": "the small CNN of baseline and augmented",
+        "augment": "what augmented adds",
+        "transfer": "the frozen backbone and its head",
+    }
+    lines = []
+    for section, title in titles.items():
+        keys = [key for key in settings if key.startswith(f"{section}.")]
+        told = [f"{key.split('.')[1]} {_value(settings[key])}" for key in keys]
+        lines.append(f"- `{section}`, {title}: {', '.join(told)}")
+    return "\n".join(lines)
+
+
+def _value(value: Any) -> str:
+    return str(list(value)) if isinstance(value, tuple) else str(value).lower()
+
+
 def _errors(results: Results) -> Section:
     test = results.test
-    sizes = _thirds(np.sqrt(test["width"] * test["height"]).sort_values())
+    pathogens = test["pathogen"][test["label"] == "PNEUMONIA"].sort_values()
+    by_pathogen: list[Block] = [
+        "Recall on test by pathogen, as the file names tell it:",
+        Table(_shares(results, pathogens, "pathogen", "PNEUMONIA")),
+    ]
+    are_named = set(pathogens) != {"none"}
+    sizes = _thirds(test["size"].sort_values())
     return Section(
-        "Errors by pathogen and image size",
+        f"Errors by {'pathogen and ' if are_named else ''}image size",
         [
-            "Recall on test by pathogen, as the file names tell it:",
-            Table(_shares(results, test["pathogen"].sort_values(), "pathogen", "PNEUMONIA")),
+            *(by_pathogen if are_named else []),
             "By size in thirds of the test images, as the square root of width times height. "
-            "Recall:",
+            + _size_is_shape(results.files)
+            + "Recall:",
             Table(_shares(results, sizes, "size", "PNEUMONIA")),
             "Specificity:",
             Table(_shares(results, sizes, "size", "NORMAL")),
@@ -305,12 +357,26 @@ def _errors(results: Results) -> Section:
     )
 
 
+def _size_is_shape(files: pd.DataFrame) -> str:
+    if files["shorter"].nunique() > 1 or files["size"].nunique() == 1:
+        return ""
+    return (
+        f"The shorter side of every image has {files['shorter'].iloc[0]:.0f} pixels, so here and "
+        "below size, width and height say no more than the aspect ratio. "
+    )
+
+
 def _thirds(sizes: pd.Series) -> pd.Series:
-    """The third of the images that each one belongs to by size, as `256 to 298 pixels`."""
-    if sizes.nunique() == 1:
-        return sizes.map("{:.0f} pixels".format)
-    thirds = pd.qcut(sizes, 3, duplicates="drop")
-    return thirds.map(lambda third: f"{third.left:.0f} to {third.right:.0f} pixels").astype(str)
+    """The third of the images that each one belongs to by size, as `256 to 298 pixels`.
+
+    Images whose sizes are equal in whole pixels stay together, so that no two thirds have one name.
+    """
+    pixels = sizes.round().astype(int)
+    third = np.ceil(3 * pixels.rank() / len(pixels))
+    groups = pixels.groupby(third)
+    first, last = groups.transform("min"), groups.transform("max")
+    names = first.astype(str).where(first == last, first.astype(str) + " to " + last.astype(str))
+    return names + " pixels"
 
 
 def _shares(results: Results, groups: pd.Series, title: str, label: str) -> pd.DataFrame:
@@ -332,12 +398,10 @@ def _shares(results: Results, groups: pd.Series, title: str, label: str) -> pd.D
 
 
 def _mistakes(results: Results) -> Section:
-    blocks: list[Any] = [
+    blocks: list[Block] = [
         "The test images on which each variant is most sure of the wrong class, with its "
         "probability of PNEUMONIA:"
     ]
-    images = results.splits["test"].images
-    rows_of = {path: row for row, path in enumerate(results.splits["test"].index["path"])}
     for variant in VARIANTS:
         worst = _most_confident(results.test, variant)
         if worst.empty:
@@ -345,14 +409,18 @@ def _mistakes(results: Results) -> Section:
             continue
         listed = worst[["path", "label", variant]].rename(columns={variant: "probability"})
         listed["probability"] = listed["probability"].map("{:.4f}".format)
-        blocks += [f"**{variant}**", Table(listed)]
-        blocks.append(
-            [
-                Radiograph(images[rows_of[row.path]], f"{row.path}, p = {row.probability}")
-                for row in listed.itertuples()
-            ]
-        )
+        pictures = [
+            _picture(results, row.path, f"p = {row.probability}") for row in listed.itertuples()
+        ]
+        named = listed.assign(path=listed["path"].map(code))
+        blocks += [f"**{variant}**", Table(named), pictures]
     return Section("Most confident mistakes", blocks)
+
+
+def _picture(results: Results, path: str, remark: str) -> Radiograph:
+    test = results.splits["test"]
+    row = int(np.flatnonzero(test.index["path"] == path)[0])
+    return Radiograph(test.images[row], f"{path}, {remark}")
 
 
 def _most_confident(test: pd.DataFrame, variant: str) -> pd.DataFrame:
@@ -368,30 +436,42 @@ def _most_confident(test: pd.DataFrame, variant: str) -> pd.DataFrame:
 
 
 def _shift(results: Results) -> Section:
-    shift = results.shift
+    found = results.shift
     return Section(
-        "Why is test not like validation?",
+        "Is test like validation?",
         [
-            "Recall is the share of PNEUMONIA images called right, specificity that of NORMAL, at "
-            "0.5. A class that loses from validation to test may be one whose images differ, which "
-            "the next table measures.",
+            _origin(results) + " Recall is the share of PNEUMONIA images called right, specificity "
+            "that of NORMAL, at 0.5. A class that loses from validation to test may be one whose "
+            "images differ, which the next table measures.",
             Table(_losses(results)),
             "**Are the splits alike?** ROC AUC of a linear classifier on the frozen backbone's "
             "features that tells a split's images from training images of the same class, "
             "cross-validated by patient: 0.5 where they are alike, 1 where every image is told.",
-            Table(_told(shift)),
-            "**The least alike test images**: the quarter of each class that this classifier is "
-            "surest of, against the rest. Share of right calls at 0.5 (specificity for NORMAL, "
-            "recall for PNEUMONIA):",
-            Table(_least_alike(shift)),
-            *_least_alike_pictures(results),
+            Table(_told(found)),
+            *_least_alike(results),
             "**What tells the label by itself?** ROC AUC of one plain number each, read in the "
             "direction that fits train. Where it is far from 0.5 in train, a network may learn "
             "the number in place of the lung; where it falls in test, that does not pay any more.",
-            Table(_label_alone(shift)),
+            Table(_label_alone(found)),
             *_redrawn(results),
         ],
     )
+
+
+def _origin(results: Results) -> str:
+    if _is_redrawn(results):
+        return (
+            "Validation and test are both drawn from all images (`split.test` redrawn), so they "
+            "should differ by chance alone."
+        )
+    return (
+        "Test is the data set's own (`split.test` official); validation is drawn from the other "
+        "images, like train."
+    )
+
+
+def _is_redrawn(results: Results) -> bool:
+    return bool(results.settings["split.test"] == "redrawn")
 
 
 def _losses(results: Results) -> pd.DataFrame:
@@ -401,7 +481,7 @@ def _losses(results: Results) -> pd.DataFrame:
         for name in ("recall", "specificity"):
             val, test = (results.evaluation[variant][split][name] for split in EVALUATED)
             row |= {f"{name}: val": f"{val:.3f}", f"{name}: test": f"{test:.3f}"}
-            row[f"{name}: change"] = f"{test - val:+.3f}"
+            row[f"{name}: change"] = signed(test - val)
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -418,23 +498,29 @@ def _number(value: float | None) -> str:
     return "too few patients" if value is None else f"{value:.3f}"
 
 
-def _least_alike(shift: dict[str, Any]) -> pd.DataFrame:
+def _least_alike(results: Results) -> list[Block]:
+    """Table and pictures; nothing where every class has too few patients."""
     rows = []
-    for label, found in shift["least_alike_test_images"].items():
+    for label, found in results.shift["least_alike_test_images"].items():
         for group in ("least_alike", "rest"):
             shares = {variant: f"{found[variant][group]:.3f}" for variant in VARIANTS}
             images = f" ({found['images']} images)" if group == "least_alike" else ""
             rows.append({"class": label, "group": group.replace("_", " ") + images} | shares)
-    return pd.DataFrame(rows, columns=["class", "group", *VARIANTS])
+    if not rows:
+        return []
+    text = (
+        "**The least alike test images**: the quarter of each class that this classifier is "
+        "surest of, against the rest. Share of right calls at 0.5 (specificity for NORMAL, "
+        "recall for PNEUMONIA):"
+    )
+    return [text, Table(pd.DataFrame(rows)), *_least_alike_pictures(results)]
 
 
 def _least_alike_pictures(results: Results) -> list[list[Radiograph]]:
-    test = results.splits["test"]
-    rows_of = {path: row for row, path in enumerate(test.index["path"])}
     least = results.unlikeness.sort_values(["unlikeness", "path"], ascending=False)
     return [
         [
-            Radiograph(test.images[rows_of[row.path]], f"{row.path}: {row.unlikeness:.3f}")
+            _picture(results, row.path, f"unlikeness {row.unlikeness:.3f}")
             for row in least[least["label"] == label].head(MISTAKES).itertuples()
         ]
         for label in LABELS
@@ -450,37 +536,33 @@ def _label_alone(shift: dict[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _redrawn(results: Results) -> list[Any]:
+def _redrawn(results: Results) -> list[Block]:
     """What a test of the same distribution gives, from the recorded experiment."""
+    if _is_redrawn(results):
+        return []
     asked = "**And if test were drawn like validation?** `dvc exp run --temp -S split.test=redrawn`"
-    if results.settings["split.test"] == "redrawn":
-        return ["The test of this run is itself redrawn from all images (`split.test`)."]
     known = results.experiments
-    rows = known[known["changed"] == "split.test=redrawn"]
-    if results.settings["data.source"] != "kaggle" or rows.empty:
+    is_same = (known["changed"] == "split.test=redrawn") & (
+        known["seed"] == results.settings["seed"]
+    )
+    if results.settings["data.source"] != "kaggle" or not is_same.any():
         return [asked + " splits all images anew and trains on them; compare with `dvc exp show`."]
+    rows = known[is_same]
     metrics = ["recall", "precision", "accuracy", "specificity", "roc_auc"]
-    table = rows[["variant"]].assign(
+    table = rows[["commit", "changed", "variant"]].assign(
         **{name: rows[f"test_{name}"].map("{:.3f}".format) for name in metrics}
     )
-    gives = asked + ", as recorded in docs/experiments.csv, gives on test at 0.5:"
+    for name in ("commit", "changed"):
+        table[name] = table[name].map(code)
+    gives = (
+        f"{asked}, as recorded in `{paths.EXPERIMENTS}`, gives on test at 0.5, with all other "
+        "parameters as committed there:"
+    )
     return [gives, Table(table.rename(columns=TITLES))]
 
 
 def _data(results: Results) -> Section:
-    images = pd.concat(
-        [
-            split.index[["label", "patient"]].assign(
-                split=name,
-                aspect_ratio=split.index["width"].astype(float)
-                / split.index["height"].astype(float),
-                size=np.sqrt(
-                    split.index["width"].astype(float) * split.index["height"].astype(float)
-                ),
-            )
-            for name, split in results.splits.items()
-        ]
-    )
+    images = results.files
     rows = [
         {
             "split": name,

@@ -1,4 +1,4 @@
-"""Why test differs from validation: how alike the splits are, and what tells the label by itself.
+"""How alike the splits are, and what tells the label by itself.
 
 The field's names are covariate shift, measured by a domain classifier (Ben-David 2010, Rabanser
 2019), and shortcut features (Geirhos 2020). Everything here explains; nothing is chosen by it.
@@ -127,21 +127,34 @@ def label_alone(splits: dict[str, Split]) -> dict[str, dict[str, float]]:
     return result
 
 
+def sizes(index: pd.DataFrame) -> pd.DataFrame:
+    """Sizes of the image files, from a split's index: float64 columns width, height, shorter (the
+    shorter side), size (square root of width times height), all in pixels, and aspect_ratio (width
+    / height). Rows as in `index`.
+    """
+    found = index[["width", "height"]].astype(np.float64)
+    return found.assign(
+        shorter=found.min(axis=1),
+        size=np.sqrt(found["width"] * found["height"]),
+        aspect_ratio=found["width"] / found["height"],
+    )
+
+
 def plain_numbers(split: Split) -> pd.DataFrame:
     """One row per image: aspect_ratio (width / height), width and height (pixels), file_size
     (bytes), mean_brightness and border_brightness (0 to 255).
     """
-    sizes = split.index[["width", "height", "bytes"]].astype(np.float64)
+    measured = sizes(split.index)
     side = split.images.shape[1]
     frame = np.ones((side, side), bool)
     width = max(1, round(side * FRAME))
     frame[width:-width, width:-width] = False
     return pd.DataFrame(
         {
-            "aspect_ratio": sizes["width"] / sizes["height"],
-            "width": sizes["width"],
-            "height": sizes["height"],
-            "file_size": sizes["bytes"],
+            "aspect_ratio": measured["aspect_ratio"],
+            "width": measured["width"],
+            "height": measured["height"],
+            "file_size": split.index["bytes"].astype(np.float64),
             "mean_brightness": [image.mean() for image in split.images],
             "border_brightness": [image[frame].mean() for image in split.images],
         }
