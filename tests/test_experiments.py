@@ -1,6 +1,7 @@
 """Experiments as DVC shows them, to a summary over seeds and a record."""
 
 import re
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,16 @@ from conftest import Project
 from cxr import experiments, paths
 from cxr.demo import PROJECT
 from cxr.errors import CxrError
-from cxr.experiments import COLUMNS, failures, record, summary, table, with_table
+from cxr.experiments import (
+    COLUMNS,
+    all_commits,
+    failures,
+    last_commit,
+    record,
+    summary,
+    table,
+    with_table,
+)
 from cxr.variants import VARIANTS
 
 
@@ -62,8 +72,10 @@ def test_summary_has_mean_and_spread_over_seeds() -> None:
 
 def test_the_same_seed_counts_once() -> None:
     """An experiment with the committed seed repeats the committed run."""
-    found = summary(table([run("main", 1), run("again", 1)]))
+    found = summary(table([run("main", 1), run("again", 1, 0.1)]))
     assert found["seeds"].tolist() == [1, 1, 1]
+    # The experiment is of that commit's code, the committed metrics may be older.
+    assert found.set_index("variant").loc["transfer", "test_recall"] == "0.800"
 
 
 def test_other_code_is_another_setting() -> None:
@@ -93,7 +105,30 @@ def test_record_adds_and_replaces(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     before = path.read_bytes()
     with pytest.raises(CxrError, match="no finished experiment nonsense"):
         record(["nonsense"], path)
+    twice = [run("a", 1), run("a", 1, commit="7654321")]
+    monkeypatch.setattr(experiments, "experiments", lambda commits: twice)
+    with pytest.raises(CxrError, match=r"a is the name of .* 1234567, 7654321; .* exp rename"):
+        record(["a"], path)
     assert path.read_bytes() == before
+
+
+def test_commits_of_experiments_are_found_on_every_branch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    git = "git -c user.name=t -c user.email=t@example.org"
+    subprocess.run(
+        f"""git init -q -b main . && {git} commit -q --allow-empty -m one &&
+        git switch -q -c side && {git} commit -q --allow-empty -m two && side=$(git rev-parse HEAD)
+        git update-ref refs/exps/$(echo $side | cut -c1-2)/$(echo $side | cut -c3-)/name $side
+        git update-ref refs/exps/exec/EXEC_BASELINE $side
+        git switch -q main && {git} commit -q --allow-empty -m three""",
+        shell=True,
+        check=True,
+    )
+    assert len(all_commits()) == 2
+    side = subprocess.run("git rev-parse side", shell=True, capture_output=True, text=True)
+    assert set(all_commits()) == {*last_commit(), side.stdout.strip()}
 
 
 def test_recorded_experiments_are_whole() -> None:

@@ -33,11 +33,11 @@ COLUMNS = [
 ]
 
 
-def experiments(commits: int = 1) -> list[dict[str, Any]]:
+def experiments(commits: list[str]) -> list[dict[str, Any]]:
     """The runs that DVC knows, with what each one changed.
 
     Args:
-        commits: how far to go back, 1 for the last commit alone, -1 for all.
+        commits: full hashes of the commits that the runs started from.
 
     Returns:
         One record each: name, commit (that it started from), state (of `dvc exp show`), changed
@@ -45,11 +45,11 @@ def experiments(commits: int = 1) -> list[dict[str, Any]]:
     """
     keys = _leaves(read_params().model_dump())
     found, start = [], None
-    for row in dvc.api.exp_show(revs="HEAD", num=commits):
+    for row in dvc.api.exp_show(revs=commits):
         if row["rev"] == "workspace":
             continue
         if row["typ"] == "baseline":
-            start = row | {"commit": _commit(row["rev"])}
+            start = row | {"commit": _git("rev-parse", "--short=7", row["rev"])}
         changed = {key: row[key] for key in keys if start and _differ(row, start, key)}
         found.append(
             {
@@ -63,10 +63,23 @@ def experiments(commits: int = 1) -> list[dict[str, Any]]:
     return found
 
 
-def _commit(revision: str) -> str:
-    done = subprocess.run(
-        ["git", "rev-parse", "--short=7", revision], capture_output=True, text=True, check=True
-    )
+def last_commit() -> list[str]:
+    """Hash of the last commit; the name HEAD means another one to DVC after an interrupted run."""
+    return [_git("rev-parse", "HEAD")]
+
+
+def all_commits() -> list[str]:
+    """Hashes of all commits that experiments started from, of any branch, and of the last one.
+
+    DVC keeps an experiment as the reference refs/exps/<2 digits>/<38 digits>/<name>.
+    """
+    references = _git("for-each-ref", "--format=%(refname)", "refs/exps").splitlines()
+    found = [re.match(r"refs/exps/([0-9a-f]{2})/([0-9a-f]{38})/", name) for name in references]
+    return sorted({match[1] + match[2] for match in found if match} | set(last_commit()))
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True)
     return done.stdout.strip()
 
 
@@ -121,7 +134,9 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
         (of the sample; without it where there is one seed).
     """
     shown = [f"{split}_{metric}" for split in EVALUATED for metric in SUMMARISED]
-    groups = rows.drop_duplicates(["commit", "changed", "variant", "seed"]).groupby(
+    # An experiment that repeats its commit was run by that commit's code; the metrics that stand in
+    # the commit may be older than its code.
+    groups = rows.drop_duplicates(["commit", "changed", "variant", "seed"], keep="last").groupby(
         ["commit", "changed", "variant"], sort=False
     )
     result = groups["seed"].nunique().rename("seeds").to_frame()
@@ -157,11 +172,18 @@ def record(names: list[str], path: Path = paths.EXPERIMENTS) -> None:
     The Markdown page beside `path` gets them as its table.
 
     Raises:
-        CxrError: an experiment is unknown or did not finish.
+        CxrError: an experiment is unknown or did not finish, or several have its name.
     """
-    rows = table(experiments(commits=-1))
+    rows = table(experiments(all_commits()))
     if unknown := sorted(set(names) - set(rows["experiment"])):
         raise CxrError(f"no finished experiment {', '.join(unknown)}; `dvc exp list -A` lists them")
+    for name in names:
+        commits = rows.loc[rows["experiment"] == name, "commit"].unique()
+        if len(commits) > 1:
+            raise CxrError(
+                f"{name} is the name of experiments from the commits {', '.join(commits)}; give "
+                "one another name (`dvc exp rename`) or remove it (`dvc exp remove --rev`)"
+            )
     old = pd.read_csv(path, dtype={"commit": str}, keep_default_na=False)
     new = rows[rows["experiment"].isin(names)]
     kept = old[~old["experiment"].isin(names)]
@@ -198,7 +220,7 @@ def main() -> None:
     if arguments.command == "record":
         record(arguments.names)
         return
-    found = experiments()
+    found = experiments(last_commit())
     print(summary(table(found)).to_markdown(index=False, disable_numparse=True, tablefmt="simple"))
     if failed := failures(found):
         print("\nFailed:\n  " + "\n  ".join(failed), file=sys.stderr)
