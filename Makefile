@@ -35,7 +35,7 @@ record: $(VENV)/installed ## add experiments to docs/experiments.csv: make recor
 	@PYTHONPATH=src python -m cxr.experiments record $(EXP)
 
 pr-report: $(VENV)/installed ## what this branch changes, as Markdown: make pr-report BASE=main
-	@PYTHONPATH=src python -m cxr.pr_report --base $(or $(BASE),main)
+	@PYTHONPATH=src python -m cxr.pr_report --base "$${BASE:-main}"
 
 check: $(VENV)/installed ## lint, format and type checks, and the workflows
 	@ruff check .

@@ -4,8 +4,10 @@
 # GITHUB_STEP_SUMMARY.
 set -euo pipefail
 
+token=$GH_TOKEN
+unset GH_TOKEN # the code of the pull request does not get it
 report=$(mktemp)
-make --silent pr-report BASE="$BASE" >"$report"
+make --silent pr-report >"$report" # takes BASE from the environment, unexpanded
 cat "$report" >>"$GITHUB_STEP_SUMMARY"
 if [ "$MAY_COMMENT" != true ]; then
   echo "A fork's pull request: the report is in the summary of this run."
@@ -14,10 +16,12 @@ fi
 
 mark=$(head -n 1 "$report")
 comments="repos/$GITHUB_REPOSITORY/issues/$PULL_REQUEST/comments"
-known=$(gh api --paginate "$comments" \
-  --jq ".[] | select(.user.type == \"Bot\" and (.body | startswith(\"$mark\"))) | .id" | head -n 1)
+known=$(GH_TOKEN=$token gh api --paginate "$comments" \
+  --jq ".[] | select(.user.type == \"Bot\" and (.body | startswith(\"$mark\"))) | .id")
+known=${known%%$'\n'*} # the first of them
 if [ -n "$known" ]; then
-  gh api --method PATCH "repos/$GITHUB_REPOSITORY/issues/comments/$known" --field "body=@$report"
+  GH_TOKEN=$token gh api --method PATCH "repos/$GITHUB_REPOSITORY/issues/comments/$known" \
+    --field "body=@$report"
 else
-  gh api --method POST "$comments" --field "body=@$report"
+  GH_TOKEN=$token gh api --method POST "$comments" --field "body=@$report"
 fi >/dev/null

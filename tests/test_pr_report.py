@@ -2,9 +2,11 @@
 
 import json
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -121,7 +123,7 @@ def test_mistakes_are_told(finished: Project) -> None:
         text = finished.run(f"{COMMAND} main", check=False)
     finally:
         finished.run("git checkout --quiet .")
-    assert "error: metrics/evaluation.json is not JSON" in text
+    assert "error: metrics/evaluation.json cannot be read" in text
     assert "Traceback" not in text
 
 
@@ -141,37 +143,78 @@ def test_change_of_a_metric(now: float | None, before: float | None, shown: str)
     assert _changed(now, before) == shown
 
 
+COMMENTS = [
+    {"id": 1, "user": {"type": "User"}, "body": f"{MARKER} copied by somebody"},
+    {"id": 2, "user": {"type": "Bot"}, "body": "another report"},
+    {"id": 77, "user": {"type": "Bot"}, "body": f"{MARKER}\n\nof yesterday"},
+    {"id": 78, "user": {"type": "Bot"}, "body": f"{MARKER}\n\nof today"},
+]
+
+
+@pytest.mark.skipif(shutil.which("jq") is None, reason="jq reads the list of comments")
 @pytest.mark.parametrize(
-    ("known", "may_comment", "method"),
-    [("", "true", "POST"), ("77", "true", "PATCH"), ("77", "false", None)],
+    ("comments", "may_comment", "method"),
+    [(COMMENTS[:2], "true", "POST"), (COMMENTS, "true", "PATCH"), (COMMENTS, "false", None)],
 )
 def test_one_comment_is_made_or_updated(
-    tmp_path: Path, known: str, may_comment: str, method: str | None
+    tmp_path: Path, comments: list[dict[str, Any]], may_comment: str, method: str | None
 ) -> None:
     """With stand-ins for `make` and GitHub's client, which notes what it is asked to send."""
+    (tmp_path / "comments.json").write_text(json.dumps(comments))
     programs = {
-        "make": f"#!/bin/sh\necho '{MARKER}'\necho the report of $3\n",
-        "gh": f'#!/bin/sh\necho "$@" >>{tmp_path}/asked\n'
+        "make": f"#!/bin/sh\necho '{MARKER}'\necho the report of $BASE, \"$GH_TOKEN\"\n",
+        "gh": f'#!/bin/sh\necho "$GH_TOKEN: $@" >>{tmp_path}/asked\n'
         f'case "$*" in *--method*) cat "${{6#body=@}}" >{tmp_path}/sent;;\n'
-        f'*) echo "{known}";; esac\n',
+        f'*) jq -r "$5" {tmp_path}/comments.json;; esac\n',
     }
     for name, text in programs.items():
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o755)
     variables = {
         **{"BASE": "origin/main", "MAY_COMMENT": may_comment, "PULL_REQUEST": "5"},
-        **{"GH_TOKEN": "none", "GITHUB_REPOSITORY": "a/b"},
+        **{"GH_TOKEN": "secret", "GITHUB_REPOSITORY": "a/b"},
         "GITHUB_STEP_SUMMARY": str(tmp_path / "summary"),
         "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}",
     }
     subprocess.run([SCRIPT], env=os.environ | variables, check=True, cwd=tmp_path)
-    report = f"{MARKER}\nthe report of BASE=origin/main\n"
+    report = f"{MARKER}\nthe report of origin/main, \n"  # without the token
     assert (tmp_path / "summary").read_text() == report
     if method is None:
         assert not (tmp_path / "asked").exists()
         return
     asked = (tmp_path / "asked").read_text().splitlines()
-    assert "--paginate repos/a/b/issues/5/comments" in asked[0]
-    target = "repos/a/b/issues/comments/77" if known else "repos/a/b/issues/5/comments"
-    assert asked[1].startswith(f"api --method {method} {target} --field body=@")
+    assert "secret: api --paginate repos/a/b/issues/5/comments" in asked[0]
+    target = "comments/77" if method == "PATCH" else "5/comments"
+    assert asked[1].startswith(
+        f"secret: api --method {method} repos/a/b/issues/{target} --field body=@"
+    )
     assert (tmp_path / "sent").read_text() == report
+
+
+@pytest.mark.parametrize("name", ["$(touch made)", "`touch made`", "a; touch made"])
+def test_the_name_of_a_branch_is_no_command(tmp_path: Path, name: str) -> None:
+    """With a stand-in for Python that notes its arguments."""
+    (tmp_path / "python").write_text(f'#!/bin/sh\necho "$@" >{tmp_path}/arguments\n')
+    (tmp_path / "python").chmod(0o755)
+    (tmp_path / "installed").touch()
+    makefile = (PROJECT / "Makefile").read_text().replace("export PATH :=", "export IGNORED :=")
+    (tmp_path / "Makefile").write_text(makefile.replace("requirements.lock\n", "\n", 1))
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    command = ["make", "pr-report", f"VENV={tmp_path}"]
+    subprocess.run(command, env=os.environ | {"BASE": name, "PATH": path}, cwd=tmp_path, check=True)
+    assert (tmp_path / "arguments").read_text() == f"-m cxr.pr_report --base {name}\n"
+    assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.slow
+def test_results_of_other_parameters_are_told_first(finished: Project) -> None:
+    params = finished.folder / "params.yaml"
+    demo.set_params(params, {"transfer.learning_rate": 0.1, "evaluate.min_recall": 0.5})
+    try:
+        text = finished.run(f"{COMMAND} HEAD")
+    finally:
+        finished.run("git checkout --quiet .")
+    warning, recommendation = text.split("\n\n")[2:4]
+    assert warning.startswith("> **The results here were made with other parameters** (")
+    assert "`transfer.learning_rate`, `evaluate.min_recall`" in warning
+    assert "0.98" in recommendation  # what the recorded run was made for

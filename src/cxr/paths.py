@@ -7,6 +7,7 @@ copy of the project.
 from pathlib import Path
 
 PARAMS = Path("params.yaml")
+LOCK = Path("dvc.lock")
 
 RAW = Path("data/raw")
 MANIFEST = Path("data/manifest.csv")

@@ -6,13 +6,15 @@ Reads metrics, parameters and, where DVC has them, predictions of both sides; ch
 """
 
 import argparse
-import json
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import dvc.api
 import pandas as pd
 from dvc.exceptions import DvcException
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from cxr import paths
 from cxr.errors import CxrError, run_stage
@@ -30,15 +32,17 @@ def comment(base: str) -> str:
     """The whole comment in Markdown, the workspace against the commit `base`.
 
     Raises:
-        CxrError: `base` is no commit, or a metrics file is not JSON.
+        CxrError: `base` is no commit, or a file of results is damaged.
     """
     name = f"`{base}`"
     if _git("rev-parse", "--verify", "--quiet", f"{base}^{{commit}}") is None:
         raise CxrError(f"{base} is no commit here; bring it with `git fetch origin {base}`")
-    now, before = _metrics(None), _metrics(base)
+    now, before = _read(paths.EVALUATION, None), _read(paths.EVALUATION, base)
     parts = [
         MARKER,
         f"## Results against {name}",
+        _stale(None, "here"),
+        _stale(base, f"on {name}"),
         _recommendation(now, before, name),
         *(_headline(now, before, split, name) for split in EVALUATED),
         _paired(now, before, base),
@@ -50,20 +54,28 @@ def comment(base: str) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _metrics(revision: str | None) -> dict[str, Any]:
-    """Content of metrics/evaluation.json, of the workspace or a commit; empty if there is none."""
-    path = paths.EVALUATION.as_posix()
-    if revision is None:
-        text = paths.EVALUATION.read_text(encoding="utf-8") if paths.EVALUATION.exists() else None
-    else:
-        text = _git("show", f"{revision}:{path}")
-    if text is None:
-        return {}
+def _content(path: Path, revision: str | None) -> str | None:
+    """Text of a file, of the workspace or a commit; None if it is not there."""
+    if revision is not None:
+        return _git("show", f"{revision}:{path.as_posix()}")
+    return path.read_text(encoding="utf-8") if path.exists() else None
+
+
+def _read(path: Path, revision: str | None) -> dict[str, Any]:
+    """Content of a JSON or YAML file; empty if it is not there.
+
+    Raises:
+        CxrError: it is damaged.
+    """
+    text = _content(path, revision)
     try:
-        return dict(json.loads(text))
-    except ValueError as error:
-        where = f"{path} of {revision}" if revision else path
-        raise CxrError(f"{where} is not JSON ({error}); run `dvc repro evaluate`") from error
+        found = {} if text is None else YAML(typ="safe", pure=True).load(text)  # JSON is YAML
+    except YAMLError as error:
+        found = error
+    if not isinstance(found, dict):
+        where = f"{path} of {revision}" if revision else str(path)
+        raise CxrError(f"{where} cannot be read ({found}); make it anew with `dvc repro`")
+    return found
 
 
 def _git(*arguments: str) -> str | None:
@@ -71,14 +83,42 @@ def _git(*arguments: str) -> str | None:
     return done.stdout if done.returncode == 0 else None
 
 
+def _recorded(revision: str | None) -> dict[str, Any]:
+    """The parameters that the recorded run used, by full name, from dvc.lock."""
+    stages = _read(paths.LOCK, revision).get("stages", {}).values()
+    used = [stage.get("params", {}).get(paths.PARAMS.name, {}) for stage in stages]
+    return {key: value for params in used for key, value in _leaves(params).items()}
+
+
+def _leaves(tree: dict[str, Any], above: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in tree.items():
+        key = above + name
+        found |= _leaves(value, f"{key}.") if isinstance(value, dict) else {key: value}
+    return found
+
+
+def _stale(revision: str | None, where: str) -> str:
+    """A warning where params.yaml is not what the results were made with."""
+    recorded, stands = _recorded(revision), _leaves(_read(paths.PARAMS, revision))
+    other = [key for key, value in stands.items() if recorded.get(key, value) != value]
+    if not other:
+        return ""
+    keys = ", ".join(f"`{key}`" for key in other)
+    return (
+        f"> **The results {where} were made with other parameters** ({keys}): `params.yaml` and "
+        "`dvc.lock` differ. Run `dvc repro` and commit both."
+    )
+
+
 def _recommendation(now: dict[str, Any], before: dict[str, Any], name: str) -> str:
     again = "run `dvc repro` and commit `metrics/`."
     for path in (paths.EVALUATION, paths.INTERVALS):
         if not path.exists():
             return f"`{path}` is missing here; {again}"
-    intervals_now = json.loads(paths.INTERVALS.read_text(encoding="utf-8"))
     try:
-        found = recommend(now, intervals_now, read_params().evaluate.min_recall)
+        min_recall = _recorded(None)["evaluate.min_recall"]
+        found = recommend(now, _read(paths.INTERVALS, None), min_recall)
     except KeyError as key:
         return f"`metrics/` is not what this code makes ({key} is missing); {again}"
     text = " ".join(found.sentences)
@@ -134,18 +174,25 @@ def _paired(now: dict[str, Any], before: dict[str, Any], base: str) -> str:
             f"Intervals of the differences need the predictions of both sides: `dvc pull "
             f"{paths.PREDICTIONS}` here and on `{base}`, then `make pr-report BASE={base}`."
         )
-    tables = [_paired_table(now, before, new, old, split) for split in EVALUATED]
+    try:
+        tables = [_paired_table(now, before, new, old, split, base) for split in EVALUATED]
+    except KeyError as key:
+        return title + f"The two sides are not made by the same code ({key} is missing on one)."
     return title + (
         "New minus old on the same images, with the 95 % interval of a bootstrap over patients; "
         "bold where it leaves out 0; what is not listed is equal. It holds the choice of "
         "patients, not the chance of training: another seed may change as much (`make summary`). "
-        "At the operating point the thresholds are taken as given, so validation looks surer there "
-        "than it is. Choose by validation.\n\n" + "\n\n".join(tables)
+        "Choose by validation.\n\n" + "\n\n".join(tables)
     )
 
 
 def _paired_table(
-    now: dict[str, Any], before: dict[str, Any], new: pd.DataFrame, old: pd.DataFrame, split: str
+    now: dict[str, Any],
+    before: dict[str, Any],
+    new: pd.DataFrame,
+    old: pd.DataFrame,
+    split: str,
+    base: str,
 ) -> str:
     new, old = (side[side["split"] == split] for side in (new, old))
     images = (set(zip(side["path"], side["label"], strict=True)) for side in (new, old))
@@ -155,13 +202,16 @@ def _paired_table(
         )
     rows = []
     params = read_params().evaluate
+    recalls = {_recorded(revision).get("evaluate.min_recall") for revision in (None, base)}
+    # Validation chose the thresholds: let each draw choose anew, where both sides do it alike.
+    min_recall = recalls.pop() if split == "val" and len(recalls) == 1 else None
     sides = {"old": thresholds(before), "new": thresholds(now)}
     known = old.set_index("path").loc[new["path"]]
     for variant in VARIANTS:
         both = new[["patient", "label"]].assign(old=known[variant].to_numpy(), new=new[variant])
         points = {side: sides[side][variant] for side in sides}
-        found = intervals(both, points, params.prevalence, params.resamples)["differences"]
-        of_pair = found["new - old"]
+        found = intervals(both, points, params.prevalence, params.resamples, min_recall)
+        of_pair = found["differences"]["new - old"]
         for point, title in (("at_half", "0.5"), ("operating_point", "operating point")):
             differences = of_pair[point] | {"roc_auc": of_pair["roc_auc"]}
             if any(any(difference.values()) for difference in differences.values()):
