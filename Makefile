@@ -5,7 +5,7 @@ VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test repro summary record pr-report check format lock
+.PHONY: help demo test repro summary record readme pr-report check format lock
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -32,7 +32,10 @@ summary: $(VENV)/installed ## mean and spread over seeds of the experiments sinc
 	@PYTHONPATH=src python -m cxr.experiments summary
 
 record: $(VENV)/installed ## add experiments to docs/experiments.csv: make record EXP="name other"
-	@PYTHONPATH=src python -m cxr.experiments record $(EXP)
+	@PYTHONPATH=src python -m cxr.experiments record $$EXP
+
+readme: $(VENV)/installed ## write the results into the tables of README.md
+	@PYTHONPATH=src python -m cxr.readme
 
 pr-report: $(VENV)/installed ## what this branch changes, as Markdown: make pr-report BASE=main
 	@PYTHONPATH=src python -m cxr.pr_report --base "$${BASE:-main}"

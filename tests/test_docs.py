@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
+from cxr import readme
 from cxr.demo import PROJECT
+from cxr.errors import CxrError
 from cxr.variants import VARIANTS
 
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
@@ -15,52 +17,25 @@ EVALUATION: dict[str, Any] = json.loads(
 )
 
 
-def figures(metrics: dict[str, float], names: str) -> str:
-    return " | ".join(f"{metrics[name]:.3f}" for name in names.split())
+def test_tables_are_the_results() -> None:
+    """`make readme` writes them."""
+    assert readme.with_results(README, EVALUATION) == README
+    assert len(readme.at_half(EVALUATION)) == 2 * len(VARIANTS) + 1
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_results_at_half(variant: str) -> None:
-    test = EVALUATION[variant]["test"]
-    counts = " / ".join(str(test[name]) for name in ("tn", "fp", "fn", "tp"))
-    val = EVALUATION[variant]["val"]
-    row = (
-        f"| {variant} | {figures(test, 'recall precision accuracy specificity roc_auc')} "
-        f"| {counts} | {figures(val, 'recall precision accuracy roc_auc')} |"
-    )
-    assert row in README
+def test_another_result_is_another_table() -> None:
+    other = json.loads(json.dumps(EVALUATION))
+    other["transfer"]["test"]["recall"] = 0.12345
+    other["baseline"]["operating_point"]["val"]["precision"] = 0.54321
+    changed = set(readme.with_results(README, other).split("\n")) - set(README.split("\n"))
+    assert sorted(line.split()[1] for line in changed) == ["baseline", "transfer"]
+    assert "| 0.123 " in "".join(changed)
+    assert "| 0.543 " in "".join(changed)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_results_at_the_operating_point(variant: str) -> None:
-    point = EVALUATION[variant]["operating_point"]
-    row = (
-        f"| {variant} | {point['threshold']:.4f} | {figures(point['val'], 'recall precision')} "
-        f"| {figures(point['test'], 'recall precision accuracy specificity')} |"
-    )
-    assert row in README
-
-
-def test_majority() -> None:
-    accuracy = EVALUATION["majority"]["test"]["accuracy"]
-    assert f"| always PNEUMONIA | 1.000 | {accuracy:.3f} | {accuracy:.3f} | 0.000 |" in README
-
-
-@pytest.mark.parametrize(
-    ("variant", "tn", "fp", "fn", "tp"),
-    [
-        ("baseline", 116, 130, 6, 404),
-        ("augmented", 162, 84, 12, 398),
-        ("transfer", 140, 106, 16, 394),
-    ],
-)
-def test_figures_of_the_notebook_follow_from_its_counts(
-    variant: str, tn: int, fp: int, fn: int, tp: int
-) -> None:
-    rates = (tp / (tp + fn), tp / (tp + fp), (tp + tn) / (tp + tn + fp + fn), tn / (tn + fp))
-    row = f"| notebook: {variant} | {' | '.join(f'{rate:.3f}' for rate in rates)} |"
-    assert row in README
-    assert f"{tn} / {fp} / {fn} / {tp}" in README
+def test_a_lost_comment_is_named() -> None:
+    with pytest.raises(CxrError, match=r"no <!-- results at 0\.5 -->"):
+        readme.with_results("no table", EVALUATION)
 
 
 def test_evaluation_covers_every_image_once() -> None:

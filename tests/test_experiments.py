@@ -12,6 +12,7 @@ from conftest import Project
 
 from cxr import experiments, paths
 from cxr.demo import PROJECT
+from cxr.document import with_table
 from cxr.errors import CxrError
 from cxr.experiments import (
     COLUMNS,
@@ -19,9 +20,9 @@ from cxr.experiments import (
     failures,
     last_commit,
     record,
+    shown,
     summary,
     table,
-    with_table,
 )
 from cxr.variants import VARIANTS
 
@@ -87,7 +88,7 @@ def test_record_adds_and_replaces(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     path = tmp_path / "experiments.csv"
     pd.DataFrame(columns=COLUMNS).to_csv(path, index=False)
     page = tmp_path / "experiments.md"
-    page.write_text("above\n<!-- table -->\nold\n<!-- end of the table -->\nbelow\n")
+    page.write_text("above\n<!-- table -->\nold\n<!-- end of table -->\nbelow\n")
     monkeypatch.setattr(experiments, "experiments", lambda commits: [run("a", 1), run("b", 1, 0.1)])
     record(["a"], path)
     record(["b"], path)
@@ -99,7 +100,7 @@ def test_record_adds_and_replaces(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert found["test_recall"].iloc[-1] == 0.75
     text = page.read_text()
     assert text.startswith("above\n<!-- table -->\n\n| experiment ")
-    assert text.endswith("|\n\n<!-- end of the table -->\nbelow\n")
+    assert text.endswith("|\n\n<!-- end of table -->\nbelow\n")
     assert "old" not in text
     assert len(re.findall(r"^\| [ab] ", text, re.MULTILINE)) == 6
     before = path.read_bytes()
@@ -143,7 +144,7 @@ def test_recorded_experiments_are_whole() -> None:
 def test_the_page_shows_the_record() -> None:
     page = (PROJECT / "docs/experiments.md").read_text(encoding="utf-8")
     rows = pd.read_csv(PROJECT / paths.EXPERIMENTS, keep_default_na=False)
-    assert with_table(page, rows) == page
+    assert with_table(page, "table", shown(rows)) == page
     # Every command of the page that was run is on record with what it changed.
     for name, changes in re.findall(r"exp run --temp -n (\w+) ((?:\\\n|.)*)", page):
         changed = set(re.findall(r"-S '?([^'\s]+)'?", changes))
@@ -164,12 +165,12 @@ def test_a_sweep_runs_unattended_past_a_failure(finished: Project) -> None:
             time.sleep(2)
         assert re.search(r"broken .*Failed", status)
         assert re.search(r"seed2 .*Success", status)
-        shown = finished.run("PYTHONPATH=src python -m cxr.experiments summary")
+        printed = finished.run("PYTHONPATH=src python -m cxr.experiments summary")
         assert (
-            len(re.findall(r"as committed +(?:baseline|augmented|transfer) +2 .* ± ", shown)) == 3
+            len(re.findall(r"as committed +(?:baseline|augmented|transfer) +2 .* ± ", printed)) == 3
         )
-        assert "broken (model.epochs=0, seed 1): error: params.yaml has 1 wrong value" in shown
-        assert "model.epochs: 0 should be greater than or equal to 1" in shown
+        assert "broken (model.epochs=0, seed 1): error: params.yaml has 1 wrong value" in printed
+        assert "model.epochs: 0 should be greater than or equal to 1" in printed
     finally:
         finished.run("dvc queue stop --kill")
         finished.run("dvc queue remove --all", check=False)

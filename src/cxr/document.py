@@ -17,6 +17,7 @@ from markdown_it import MarkdownIt
 from numpy.typing import NDArray
 from PIL import Image
 
+from cxr.errors import CxrError
 from cxr.files import replacing
 
 MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable("table")
@@ -181,3 +182,18 @@ $body
 </body>
 </html>
 """)
+
+
+def with_table(text: str, name: str, table: pd.DataFrame) -> str:
+    """A Markdown text with the table between its comments `name` and `end of name` replaced.
+
+    Raises:
+        CxrError: the text lacks one of the comments.
+    """
+    start, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+    before, found, rest = text.partition(start)
+    _, found_end, after = rest.partition(end)
+    if not (found and found_end):
+        raise CxrError(f"the page has no {start} ... {end} around its table; put them back")
+    markdown = table.to_markdown(index=False, disable_numparse=True)
+    return f"{before}{start}\n\n{markdown}\n\n{end}{after}"

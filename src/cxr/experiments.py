@@ -15,6 +15,7 @@ import dvc.api
 import pandas as pd
 
 from cxr import paths
+from cxr.document import with_table
 from cxr.errors import CxrError, run_stage
 from cxr.files import replacing, write_csv
 from cxr.params import read_params
@@ -23,7 +24,6 @@ from cxr.variants import EVALUATED, VARIANTS
 METRICS = ("recall", "precision", "accuracy", "specificity", "roc_auc")
 SUMMARISED = ("recall", "precision", "accuracy", "roc_auc")
 OPERATING = ("recall", "precision")
-TABLE, END_OF_TABLE = "<!-- table -->", "<!-- end of the table -->"
 UNFINISHED = ("Failed", "Queued", "Running")
 COLUMNS = [
     *("experiment", "commit", "changed", "seed", "variant"),
@@ -133,14 +133,14 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
         commit, changed, variant, seeds (how many), and for each metric `mean ± standard deviation`
         (of the sample; without it where there is one seed).
     """
-    shown = [f"{split}_{metric}" for split in EVALUATED for metric in SUMMARISED]
+    metrics = [f"{split}_{metric}" for split in EVALUATED for metric in SUMMARISED]
     # An experiment that repeats its commit was run by that commit's code; the metrics that stand in
     # the commit may be older than its code.
     groups = rows.drop_duplicates(["commit", "changed", "variant", "seed"], keep="last").groupby(
         ["commit", "changed", "variant"], sort=False
     )
     result = groups["seed"].nunique().rename("seeds").to_frame()
-    for name in shown:
+    for name in metrics:
         spread = groups[name].agg(["mean", "std"])
         result[name] = [
             f"{mean:.3f}" if pd.isna(std) else f"{mean:.3f} ± {std:.3f}"
@@ -189,23 +189,19 @@ def record(names: list[str], path: Path = paths.EXPERIMENTS) -> None:
     kept = old[~old["experiment"].isin(names)]
     rows = pd.concat([kept, new]) if len(kept) else new
     page = path.with_suffix(".md")
-    text = with_table(page.read_text(encoding="utf-8"), rows)
+    text = with_table(page.read_text(encoding="utf-8"), "table", shown(rows))
     write_csv(path, rows)
     with replacing(page) as part:
         part.write_text(text, encoding="utf-8")
 
 
-def with_table(text: str, rows: pd.DataFrame) -> str:
-    """The text of docs/experiments.md with its table made of `rows`."""
-    shown = [f"{split}_{metric}" for split in EVALUATED for metric in METRICS]
-    table = rows[["experiment", "changed", "variant"]].assign(
-        **{name.replace("_", " "): rows[name].map("{:.3f}".format) for name in shown}
+def shown(rows: pd.DataFrame) -> pd.DataFrame:
+    """The table of docs/experiments.md."""
+    names = [f"{split}_{metric}" for split in EVALUATED for metric in METRICS]
+    table = rows[["experiment", "changed", "seed", "variant"]].assign(
+        **{name.replace("_", " "): rows[name].map("{:.3f}".format) for name in names}
     )
-    table["changed"] = [f"`{change}`" if change else "" for change in table["changed"]]
-    before, rest = text.split(TABLE)
-    after = rest.split(END_OF_TABLE)[1]
-    markdown = table.to_markdown(index=False, disable_numparse=True)
-    return f"{before}{TABLE}\n\n{markdown}\n\n{END_OF_TABLE}{after}"
+    return table.assign(changed=[f"`{change}`" if change else "" for change in table["changed"]])
 
 
 def main() -> None:

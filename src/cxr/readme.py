@@ -1,0 +1,88 @@
+"""The tables of results in README.md, written from metrics/evaluation.json.
+
+make readme
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from cxr import paths, scores
+from cxr.document import with_table
+from cxr.errors import run_stage
+from cxr.files import replacing
+from cxr.variants import VARIANTS
+
+README = Path("README.md")
+# Counts on its test batches (tn, fp, fn, tp), from the confusion matrices of the notebook.
+NOTEBOOK = {
+    "baseline": (116, 130, 6, 404),
+    "augmented": (162, 84, 12, 398),
+    "transfer": (140, 106, 16, 394),
+}
+COUNTS = ("tn", "fp", "fn", "tp")
+RATES = ("recall", "precision", "accuracy", "specificity")
+
+
+def with_results(text: str, evaluation: dict[str, Any]) -> str:
+    """The text of README.md with its tables made of the content of metrics/evaluation.json."""
+    text = with_table(text, "results at 0.5", at_half(evaluation))
+    return with_table(text, "results at the operating point", at_operating_point(evaluation))
+
+
+def at_half(evaluation: dict[str, Any]) -> pd.DataFrame:
+    """A row for each variant, each of the notebook's, and for calling every image PNEUMONIA."""
+    rows = []
+    for variant in VARIANTS:
+        test, val = evaluation[variant]["test"], evaluation[variant]["val"]
+        rows.append(
+            _row(variant, test)
+            | {"ROC AUC": _number(test["roc_auc"]), "TN / FP / FN / TP": _counts(test)}
+            | {f"val {name}": _number(val[name]) for name in ("recall", "precision", "accuracy")}
+            | {"val ROC AUC": _number(val["roc_auc"])}
+        )
+    for variant, cells in NOTEBOOK.items():
+        counts = dict(zip(COUNTS, cells, strict=True))
+        rates = scores.rates(**counts)
+        rows.append(_row(f"notebook: {variant}", rates) | {"TN / FP / FN / TP": _counts(counts)})
+    share = evaluation["majority"]["test"]["accuracy"]
+    always = {"recall": 1.0, "precision": share, "accuracy": share, "specificity": 0.0}
+    return pd.DataFrame([*rows, _row("always PNEUMONIA", always)]).fillna("")
+
+
+def at_operating_point(evaluation: dict[str, Any]) -> pd.DataFrame:
+    """A row for each variant."""
+    rows = []
+    for variant in VARIANTS:
+        point = evaluation[variant]["operating_point"]
+        rows.append(
+            {"variant": variant, "threshold": f"{point['threshold']:.4f}"}
+            | {f"val {name}": _number(point["val"][name]) for name in ("recall", "precision")}
+            | {f"test {name}": _number(point["test"][name]) for name in RATES}
+        )
+    return pd.DataFrame(rows)
+
+
+def _row(name: str, rates: dict[str, Any]) -> dict[str, str]:
+    return {"variant": name, **{rate: _number(rates[rate]) for rate in RATES}}
+
+
+def _number(value: float) -> str:
+    return f"{value:.3f}"
+
+
+def _counts(counts: dict[str, Any]) -> str:
+    return " / ".join(str(counts[name]) for name in COUNTS)
+
+
+def main() -> None:
+    evaluation = json.loads(paths.EVALUATION.read_text(encoding="utf-8"))
+    text = with_results(README.read_text(encoding="utf-8"), evaluation)
+    with replacing(README) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    run_stage(main)
