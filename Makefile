@@ -46,6 +46,7 @@ check: $(VENV)/installed ## lint, format and type checks, and the workflows
 	@mypy
 	@shellcheck .ci/run .github/*.sh
 	@check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	@zizmor --offline --quiet .github/workflows
 
 format: $(VENV)/installed ## format the code
 	@ruff check --fix-only --quiet .
