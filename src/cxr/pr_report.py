@@ -35,7 +35,8 @@ def comment(base: str) -> str:
         CxrError: `base` is no commit, or a file of results is damaged.
     """
     name = f"`{base}`"
-    if _git("rev-parse", "--verify", "--quiet", f"{base}^{{commit}}") is None:
+    commit = _git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{base}^{{commit}}")
+    if commit is None:
         raise CxrError(f"{base} is no commit here; bring it with `git fetch origin {base}`")
     now, before = _read(paths.EVALUATION, None), _read(paths.EVALUATION, base)
     parts = [
@@ -47,9 +48,9 @@ def comment(base: str) -> str:
         *(_headline(now, before, split, name) for split in EVALUATED),
         _paired(now, before, base),
         "### Parameters that differ",
-        _dvc_table("params", base) or f"None: the parameters are those of {name}.",
+        _dvc_table("params", commit) or f"None: the parameters are those of {name}.",
         "### All metrics that differ",
-        _folded(_dvc_table("metrics", base)) or f"None: the metrics are those of {name}.",
+        _folded(_dvc_table("metrics", commit)) or f"None: the metrics are those of {name}.",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -226,13 +227,16 @@ def _markdown(table: pd.DataFrame) -> str:
     return str(table.to_markdown(index=False, disable_numparse=True))
 
 
-def _dvc_table(kind: str, base: str) -> str:
-    """Table of `dvc metrics diff` or `dvc params diff`; empty where nothing differs."""
+def _dvc_table(kind: str, commit: str) -> str:
+    """Table of `dvc metrics diff` or `dvc params diff`; empty where nothing differs.
+
+    By the commit's hash: after an interrupted experiment HEAD means another one to DVC.
+    """
     done = subprocess.run(
-        ["dvc", kind, "diff", "--md", base, "--quiet"], capture_output=True, text=True
+        ["dvc", kind, "diff", "--md", commit.strip(), "--quiet"], capture_output=True, text=True
     )
     if done.returncode:
-        raise CxrError(f"`dvc {kind} diff {base}` failed: {done.stderr.strip()}")
+        raise CxrError(f"`dvc {kind} diff {commit.strip()}` failed: {done.stderr.strip()}")
     table = done.stdout.strip()
     return table if len(table.splitlines()) > 2 else ""  # a head and a rule have no row
 
