@@ -1,6 +1,8 @@
 """Experiments as DVC shows them, to a summary over seeds and a record."""
 
+import json
 import re
+import shutil
 import subprocess
 import time
 from pathlib import Path
@@ -11,15 +13,15 @@ import pytest
 from conftest import Project
 
 from cxr import experiments, paths
-from cxr.demo import PROJECT
+from cxr.demo import PROJECT, environment
 from cxr.document import with_table
 from cxr.errors import CxrError
 from cxr.experiments import (
     COLUMNS,
-    all_commits,
     failures,
     last_commit,
     record,
+    references,
     shown,
     summary,
     table,
@@ -30,6 +32,7 @@ from cxr.variants import VARIANTS
 def run(name: str, seed: int, shift: float = 0.0, **more: Any) -> dict[str, Any]:
     """A run as `experiments.experiments` gives it; transfer's numbers rise with `shift`."""
     found = {"name": name, "commit": "1234567", "state": None, "changed": "", "seed": float(seed)}
+    found["typ"] = "branch_base"
     for number, variant in enumerate(VARIANTS):
         for split in ("val", "test"):
             for metric in experiments.METRICS:
@@ -89,6 +92,8 @@ def test_record_adds_and_replaces(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     pd.DataFrame(columns=COLUMNS).to_csv(path, index=False)
     page = tmp_path / "experiments.md"
     page.write_text("above\n<!-- table -->\nold\n<!-- end of table -->\nbelow\n")
+    kept = {name: [f"refs/exps/12/{'0' * 38}/{name}"] for name in ("a", "b", "nonsense")}
+    monkeypatch.setattr(experiments, "references", lambda: kept)
     monkeypatch.setattr(experiments, "experiments", lambda commits: [run("a", 1), run("b", 1, 0.1)])
     record(["a"], path)
     record(["b"], path)
@@ -106,30 +111,98 @@ def test_record_adds_and_replaces(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     before = path.read_bytes()
     with pytest.raises(CxrError, match="no finished experiment nonsense"):
         record(["nonsense"], path)
-    twice = [run("a", 1), run("a", 1, commit="7654321")]
-    monkeypatch.setattr(experiments, "experiments", lambda commits: twice)
-    with pytest.raises(CxrError, match=r"a is the name of .* 1234567, 7654321; .* exp rename"):
-        record(["a"], path)
     assert path.read_bytes() == before
 
 
-def test_commits_of_experiments_are_found_on_every_branch(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+class History:
+    """A repository of git and DVC where experiments are made without running anything."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        shutil.copy(PROJECT / paths.PARAMS, folder)
+        (folder / "dvc.yaml").write_text("params: [params.yaml]\nmetrics: [metrics.json]\n")
+        (folder / "docs").mkdir()
+        pd.DataFrame(columns=COLUMNS).to_csv(folder / paths.EXPERIMENTS, index=False)
+        page = folder / paths.EXPERIMENTS.with_suffix(".md")
+        page.write_text("<!-- table --><!-- end of table -->")
+        self.git("init --quiet --initial-branch=main")
+        subprocess.run(["dvc", "init", "--quiet"], cwd=folder, env=environment(), check=True)
+        self.start = self.commit(0.0)
+
+    def git(self, command: str) -> str:
+        identity = ["-c", "user.name=tests", "-c", "user.email=tests@example.org"]
+        command = ["git", *identity, *command.split()]
+        return subprocess.run(
+            command, cwd=self.folder, check=True, text=True, capture_output=True
+        ).stdout.strip()
+
+    def commit(self, shift: float) -> str:
+        numbers = {key: value for key, value in run("", 1, shift).items() if "." in key}
+        (self.folder / "metrics.json").write_text(json.dumps(numbers))
+        self.git("add .")
+        self.git("commit --quiet --allow-empty --message=results")
+        return self.git("rev-parse HEAD")
+
+    def experiment(self, name: str, shift: float) -> str:
+        """As DVC keeps it: a commit on top of the last one that no branch holds."""
+        start = self.git("rev-parse HEAD")
+        reference = f"refs/exps/{start[:2]}/{start[2:]}/{name}"
+        self.git(f"update-ref {reference} {self.commit(shift)}")
+        self.git(f"reset --quiet --hard {start}")
+        return reference
+
+
+@pytest.fixture
+def history(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> History:
     monkeypatch.chdir(tmp_path)
-    git = "git -c user.name=t -c user.email=t@example.org"
-    subprocess.run(
-        f"""git init -q -b main . && {git} commit -q --allow-empty -m one &&
-        git switch -q -c side && {git} commit -q --allow-empty -m two && side=$(git rev-parse HEAD)
-        git update-ref refs/exps/$(echo $side | cut -c1-2)/$(echo $side | cut -c3-)/name $side
-        git update-ref refs/exps/exec/EXEC_BASELINE $side
-        git switch -q main && {git} commit -q --allow-empty -m three""",
-        shell=True,
-        check=True,
-    )
-    assert len(all_commits()) == 2
-    side = subprocess.run("git rev-parse side", shell=True, capture_output=True, text=True)
-    assert set(all_commits()) == {*last_commit(), side.stdout.strip()}
+    return History(tmp_path)
+
+
+def test_what_an_interrupted_run_leaves_changes_nothing(history: History) -> None:
+    """To DVC the name HEAD means the commit of EXEC_BASELINE where there is one."""
+    last = history.commit(0.1)
+    reference = history.experiment("other", 0.2)
+    before = summary(table(experiments.experiments(last_commit())))
+    history.git(f"update-ref refs/exps/exec/EXEC_BASELINE {history.start}")
+    history.git(f"update-ref refs/exps/exec/EXEC_BRANCH {history.start}")
+    runs = experiments.experiments(last_commit())
+    assert [(r["name"], r["commit"]) for r in runs] == [("main", last[:7]), ("other", last[:7])]
+    assert summary(table(runs)).equals(before)
+    assert references() == {"other": [reference]}
+    record(["other"])
+    found = pd.read_csv(paths.EXPERIMENTS)
+    assert found["experiment"].tolist() == ["other"] * len(VARIANTS)
+
+
+def test_an_experiment_of_another_branch_is_recorded(history: History) -> None:
+    history.git("switch --quiet --create side")
+    side = history.commit(0.1)
+    history.experiment("side", 0.2)  # the branch's own name
+    history.git("switch --quiet main")
+    history.commit(0.05)
+    record(["side"])
+    found = pd.read_csv(paths.EXPERIMENTS, dtype={"commit": str}).set_index("variant")
+    assert found["commit"].tolist() == [side[:7]] * len(VARIANTS)
+    assert found.loc["transfer", "test_recall"] == pytest.approx(0.9)
+    with pytest.raises(CxrError, match="no finished experiment main"):  # a branch alone
+        record(["main"])
+
+
+def test_one_name_of_several_experiments_is_refused(history: History) -> None:
+    history.experiment("unlike", 0.3)
+    old = history.experiment("same", 0.1)
+    history.commit(0.05)
+    new = history.experiment("same", 0.2)
+    with pytest.raises(CxrError, match="same is the name of several") as caught:
+        record(["same"])
+    assert sorted(str(caught.value).split("\n  ")[1:]) == sorted([old, new])
+    # What the message says to do: nothing is lost by it.
+    rename = ["dvc", "exp", "rename", "--quiet", old, "older"]
+    subprocess.run(rename, cwd=history.folder, env=environment(), check=True)
+    record(["same", "older"])
+    found = pd.read_csv(paths.EXPERIMENTS)
+    assert set(found["experiment"]) == {"same", "older"}
+    assert set(references()) == {"same", "older", "unlike"}
 
 
 def test_recorded_experiments_are_whole() -> None:

@@ -25,6 +25,9 @@ METRICS = ("recall", "precision", "accuracy", "specificity", "roc_auc")
 SUMMARISED = ("recall", "precision", "accuracy", "roc_auc")
 OPERATING = ("recall", "precision")
 UNFINISHED = ("Failed", "Queued", "Running")
+# The digits are the hash of the commit that the experiment started from. What else stands below
+# refs/exps is DVC's own.
+REFERENCE = re.compile(r"refs/exps/(?P<first>[0-9a-f]{2})/(?P<rest>[0-9a-f]{38})/(?P<name>.+)")
 COLUMNS = [
     *("experiment", "commit", "changed", "seed", "variant"),
     *(f"{split}_{metric}" for split in EVALUATED for metric in METRICS),
@@ -68,14 +71,20 @@ def last_commit() -> list[str]:
     return [_git("rev-parse", "HEAD")]
 
 
-def all_commits() -> list[str]:
-    """Hashes of all commits that experiments started from, of any branch, and of the last one.
+def references() -> dict[str, list[str]]:
+    """The references under which DVC keeps experiments of any branch, by the experiments' names."""
+    found: dict[str, list[str]] = {}
+    for reference in _git("for-each-ref", "--format=%(refname)", "refs/exps").splitlines():
+        if match := REFERENCE.fullmatch(reference):
+            found.setdefault(match["name"], []).append(reference)
+    return found
 
-    DVC keeps an experiment as the reference refs/exps/<2 digits>/<38 digits>/<name>.
-    """
-    references = _git("for-each-ref", "--format=%(refname)", "refs/exps").splitlines()
-    found = [re.match(r"refs/exps/([0-9a-f]{2})/([0-9a-f]{38})/", name) for name in references]
-    return sorted({match[1] + match[2] for match in found if match} | set(last_commit()))
+
+def _start(reference: str) -> str:
+    """Full hash of the commit that an experiment started from."""
+    match = REFERENCE.fullmatch(reference)
+    assert match
+    return match["first"] + match["rest"]
 
 
 def _git(*arguments: str) -> str:
@@ -174,16 +183,20 @@ def record(names: list[str], path: Path = paths.EXPERIMENTS) -> None:
     Raises:
         CxrError: an experiment is unknown or did not finish, or several have its name.
     """
-    rows = table(experiments(all_commits()))
+    known = references()
+    for name in names:
+        if len(known.get(name, [])) > 1:
+            raise CxrError(
+                f"{name} is the name of several experiments; rename one of them with "
+                "`dvc exp rename REFERENCE NEW_NAME`, where REFERENCE is\n  "
+                + "\n  ".join(known[name])
+            )
+    commits = {_start(reference) for name in names for reference in known.get(name, [])}
+    runs = experiments(sorted(commits)) if commits else []
+    # The commits themselves are no experiments, though a branch may have an experiment's name.
+    rows = table([run for run in runs if run["typ"] != "baseline"])
     if unknown := sorted(set(names) - set(rows["experiment"])):
         raise CxrError(f"no finished experiment {', '.join(unknown)}; `dvc exp list -A` lists them")
-    for name in names:
-        commits = rows.loc[rows["experiment"] == name, "commit"].unique()
-        if len(commits) > 1:
-            raise CxrError(
-                f"{name} is the name of experiments from the commits {', '.join(commits)}; give "
-                "one another name (`dvc exp rename`) or remove it (`dvc exp remove --rev`)"
-            )
     old = pd.read_csv(path, dtype={"commit": str}, keep_default_na=False)
     new = rows[rows["experiment"].isin(names)]
     kept = old[~old["experiment"].isin(names)]
