@@ -2,11 +2,12 @@
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cxr import readme
+from cxr import paths, readme
 from cxr.demo import PROJECT
 from cxr.errors import CxrError
 from cxr.variants import VARIANTS
@@ -36,6 +37,40 @@ def test_another_result_is_another_table() -> None:
 def test_a_lost_comment_is_named() -> None:
     with pytest.raises(CxrError, match=r"no <!-- results at 0\.5 -->"):
         readme.with_results("no table", EVALUATION)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (None, "cannot be read"),
+        ("<<<<<<< HEAD", "cannot be read"),
+        ("[]", "is of other code"),
+        ('{"baseline": {}}', "is of other code"),
+    ],
+)
+def test_metrics_that_make_no_table_leave_the_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None, told: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    readme.README.write_text(README, encoding="utf-8")
+    paths.EVALUATION.parent.mkdir()
+    if content:
+        paths.EVALUATION.write_text(content)
+    with pytest.raises(CxrError, match=f"metrics/evaluation.json {told}"):
+        readme.main()
+    assert readme.README.read_text(encoding="utf-8") == README
+
+
+def test_the_command_writes_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    other = json.loads(json.dumps(EVALUATION))
+    other["baseline"]["operating_point"]["threshold"] = 0.98765
+    paths.EVALUATION.parent.mkdir()
+    paths.EVALUATION.write_text(json.dumps(other))
+    readme.README.write_text(README, encoding="utf-8")
+    readme.main()
+    assert readme.README.read_text(encoding="utf-8") == readme.with_results(README, other)
+    assert "| 0.9877 " in readme.README.read_text(encoding="utf-8")
 
 
 def test_evaluation_covers_every_image_once() -> None:

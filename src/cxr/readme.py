@@ -11,7 +11,7 @@ import pandas as pd
 
 from cxr import paths, scores
 from cxr.document import with_table
-from cxr.errors import run_stage
+from cxr.errors import CxrError, run_stage
 from cxr.files import replacing
 from cxr.variants import VARIANTS
 
@@ -78,8 +78,14 @@ def _counts(counts: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    evaluation = json.loads(paths.EVALUATION.read_text(encoding="utf-8"))
-    text = with_results(README.read_text(encoding="utf-8"), evaluation)
+    text = README.read_text(encoding="utf-8")
+    again = "make it anew with `dvc repro`"
+    try:
+        text = with_results(text, json.loads(paths.EVALUATION.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise CxrError(f"{paths.EVALUATION} cannot be read ({error}); {again}") from error
+    except (KeyError, TypeError) as error:
+        raise CxrError(f"{paths.EVALUATION} is of other code ({error}); {again}") from error
     with replacing(README) as part:
         part.write_text(text, encoding="utf-8")
 
