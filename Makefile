@@ -32,13 +32,13 @@ summary: $(VENV)/installed ## mean and spread over seeds of the experiments sinc
 	@PYTHONPATH=src python -m cxr.experiments summary
 
 record: $(VENV)/installed ## add experiments to docs/experiments.csv: make record EXP="name other"
-	@PYTHONPATH=src python -m cxr.experiments record $$EXP
+	@set -f; PYTHONPATH=src python -m cxr.experiments record $$EXP
 
 readme: $(VENV)/installed ## write the results into the tables of README.md
 	@PYTHONPATH=src python -m cxr.readme
 
 pr-report: $(VENV)/installed ## what this branch changes, as Markdown: make pr-report BASE=main
-	@PYTHONPATH=src python -m cxr.pr_report --base "$${BASE:-main}"
+	@PYTHONPATH=src python -m cxr.pr_report --base="$${BASE:-main}"
 
 check: $(VENV)/installed ## lint, format and type checks, and the workflows
 	@ruff check .

@@ -4,13 +4,16 @@
 set -euo pipefail
 
 report=$1
-mark=$(head -n 1 "$report")
+token=$GH_TOKEN
+unset GH_TOKEN
+github() { GH_TOKEN=$token gh api "$@"; }
+
 comments="repos/$GITHUB_REPOSITORY/issues/$PULL_REQUEST/comments"
-known=$(gh api --paginate "$comments" \
-  --jq ".[] | select(.user.type == \"Bot\" and (.body | startswith(\"$mark\"))) | .id")
+pages=$(github --paginate --slurp "$comments")
+known=$(python3 "$(dirname "$0")/known_comments.py" "$report" <<<"$pages")
 known=${known%%$'\n'*} # the first of them
 if [ -n "$known" ]; then
-  gh api --method PATCH "repos/$GITHUB_REPOSITORY/issues/comments/$known" --field "body=@$report"
+  github --method PATCH "repos/$GITHUB_REPOSITORY/issues/comments/$known" --field "body=@$report"
 else
-  gh api --method POST "$comments" --field "body=@$report"
+  github --method POST "$comments" --field "body=@$report"
 fi >/dev/null

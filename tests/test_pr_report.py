@@ -1,9 +1,12 @@
 """The comment on a pull request, on commits of a temporary repository; and who posts it."""
 
+import contextlib
+import io
 import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,9 +15,11 @@ import pandas as pd
 import pytest
 from conftest import Project
 
-from cxr import demo
+from cxr import demo, paths
 from cxr.demo import PROJECT
-from cxr.pr_report import MARKER, _changed
+from cxr.errors import CxrError
+from cxr.pr_report import MARKER, _changed, _paired, _read, _stale
+from cxr.variants import VARIANTS
 
 COMMAND = "PYTHONPATH=src python -m cxr.pr_report --base"
 SCRIPT = PROJECT / ".github/pr_report.sh"
@@ -53,6 +58,8 @@ def test_a_changed_parameter(branch: Project) -> None:
     text = branch.run(f"{COMMAND} main")
     found = sections(text)
     assert "transfer.learning_rate" in found["Parameters that differ"]
+    assert "| Path | Param | `main` | here |\n" in found["Parameters that differ"]
+    assert "| Path | Metric | `main` | here | Change |\n" in found["All metrics that differ"]
     assert "transfer.test" in found["All metrics that differ"]
     assert "baseline.test" not in found["All metrics that differ"]
     headline = found["Test at 0.5, in brackets the change from `main`"]
@@ -143,54 +150,183 @@ def test_change_of_a_metric(now: float | None, before: float | None, shown: str)
     assert _changed(now, before) == shown
 
 
-COMMENTS = [
-    {"id": 1, "user": {"type": "User"}, "body": f"{MARKER} copied by somebody"},
-    {"id": 2, "user": {"type": "Bot"}, "body": "another report"},
-    {"id": 77, "user": {"type": "Bot"}, "body": f"{MARKER}\n\nof yesterday"},
-    {"id": 78, "user": {"type": "Bot"}, "body": f"{MARKER}\n\nof today"},
+def stand_in(path: Path, script: str) -> None:
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+
+
+def remark(number: int, body: str, author: str | None = "Bot") -> dict[str, Any]:
+    """A comment as GitHub gives it; without an author where the account is gone."""
+    return {"id": number, "user": {"type": author} if author else None, "body": body}
+
+
+OTHERS = [
+    remark(1, f"{MARKER}\ncopied by somebody", "User"),
+    remark(2, f"another report, on {MARKER}"),
+    remark(3, f"{MARKER}\nof an account that is gone", None),
 ]
 
 
-@pytest.mark.skipif(shutil.which("jq") is None, reason="jq reads the list of comments")
-@pytest.mark.parametrize(("comments", "method"), [(COMMENTS[:2], "POST"), (COMMENTS, "PATCH")])
+@pytest.mark.parametrize(
+    ("pages", "target"),
+    [
+        ([[]], "POST repos/a/b/issues/5/comments"),
+        ([OTHERS, OTHERS], "POST repos/a/b/issues/5/comments"),
+        (
+            [OTHERS, [remark(77, f"{MARKER}\r\n\r\nold")], [remark(78, f"{MARKER}\n\nnewer")]],
+            "PATCH repos/a/b/issues/comments/77",
+        ),
+        # More than a pipe holds.
+        ([[remark(n, MARKER) for n in range(77, 20_000)]], "PATCH repos/a/b/issues/comments/77"),
+    ],
+)
 def test_one_comment_is_made_or_updated(
-    tmp_path: Path, comments: list[dict[str, Any]], method: str
+    tmp_path: Path, pages: list[list[dict[str, Any]]], target: str
 ) -> None:
     """With a stand-in for GitHub's client, which notes what it is asked to send."""
-    (tmp_path / "comments.json").write_text(json.dumps(comments))
-    (tmp_path / "gh").write_text(
-        f'#!/bin/sh\necho "$@" >>{tmp_path}/asked\n'
+    (tmp_path / "pages.json").write_text(json.dumps(pages))
+    stand_in(
+        tmp_path / "gh",
+        f'test "$GH_TOKEN" = secret || exit 1\necho "$@" >>{tmp_path}/asked\n'
         f'case "$*" in *--method*) cat "${{6#body=@}}" >{tmp_path}/sent;;\n'
-        f'*) jq -r "$5" {tmp_path}/comments.json;; esac\n'
+        f"*) cat {tmp_path}/pages.json;; esac",
     )
-    (tmp_path / "gh").chmod(0o755)
+    # Nothing else gets the token.
+    stand_in(tmp_path / "python3", f'test -z "$GH_TOKEN" || exit 1\nexec {sys.executable} "$@"')
     report = tmp_path / "report.md"
     report.write_text(f"{MARKER}\nthe report\n")
     variables = {
-        **{"PULL_REQUEST": "5", "GITHUB_REPOSITORY": "a/b"},
+        **{"PULL_REQUEST": "5", "GH_TOKEN": "secret", "GITHUB_REPOSITORY": "a/b"},
         "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}",
     }
     subprocess.run([SCRIPT, report], env=os.environ | variables, check=True)
-    asked = (tmp_path / "asked").read_text().splitlines()
-    assert "--paginate repos/a/b/issues/5/comments" in asked[0]
-    target = "comments/77" if method == "PATCH" else "5/comments"
-    assert asked[1] == f"api --method {method} repos/a/b/issues/{target} --field body=@{report}"
+    assert (tmp_path / "asked").read_text().splitlines() == [
+        "api --paginate --slurp repos/a/b/issues/5/comments",
+        f"api --method {target} --field body=@{report}",
+    ]
     assert (tmp_path / "sent").read_text() == report.read_text()
 
 
-@pytest.mark.parametrize("name", ["$(touch made)", "`touch made`", "a; touch made"])
+def asked_of_python(folder: Path, target: str, **variables: str) -> list[str]:
+    """The arguments that a target of the Makefile gives to Python, run in `folder`."""
+    shutil.copy(PROJECT / "Makefile", folder)
+    (folder / ".venv/bin").mkdir(parents=True, exist_ok=True)
+    stand_in(folder / ".venv/bin/python", 'for argument in "$@"; do echo "$argument"; done')
+    for name in ("requirements.lock", ".venv/installed"):
+        (folder / name).touch()
+    variables = {"PATH": os.environ["PATH"], **variables}
+    command = ["make", "--silent", target]
+    done = subprocess.run(command, env=variables, cwd=folder, check=True, stdout=subprocess.PIPE)
+    return done.stdout.decode().splitlines()
+
+
+@pytest.mark.parametrize(
+    "name", ["$(touch${IFS}made)", "$(shell touch made)", "`touch made`", "a;touch made"]
+)
 def test_the_name_of_a_branch_is_no_command(tmp_path: Path, name: str) -> None:
-    """With a stand-in for Python that notes its arguments."""
-    (tmp_path / "python").write_text(f'#!/bin/sh\necho "$@" >{tmp_path}/arguments\n')
-    (tmp_path / "python").chmod(0o755)
-    (tmp_path / "installed").touch()
-    makefile = (PROJECT / "Makefile").read_text().replace("export PATH :=", "export IGNORED :=")
-    (tmp_path / "Makefile").write_text(makefile.replace("requirements.lock\n", "\n", 1))
-    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
-    command = ["make", "pr-report", f"VENV={tmp_path}"]
-    subprocess.run(command, env=os.environ | {"BASE": name, "PATH": path}, cwd=tmp_path, check=True)
-    assert (tmp_path / "arguments").read_text() == f"-m cxr.pr_report --base {name}\n"
+    assert asked_of_python(tmp_path, "pr-report", BASE=name)[-1] == f"--base={name}"
+    asked_of_python(tmp_path, "record", EXP=name)
     assert not (tmp_path / "made").exists()
+
+
+def test_names_given_to_make(tmp_path: Path) -> None:
+    assert asked_of_python(tmp_path, "pr-report")[-1] == "--base=main"
+    assert asked_of_python(tmp_path, "record", EXP="a b*")[-3:] == ["record", "a", "b*"]
+    (tmp_path / "b1").touch()
+    assert asked_of_python(tmp_path, "record", EXP="a b*")[-1] == "b*"
+
+
+LOCK = """\
+stages:
+  train: {params: {params.yaml: {seed: 1, model: {epochs: 6, filters: [4, 8]}}}}
+  evaluate: {params: {params.yaml: {seed: 1, evaluate.min_recall: 0.98}}}
+  fetch: {cmd: fetch}
+"""
+PARAMS = "seed: 1\nmodel:\n  epochs: 6\n  filters: [4, 8]\nevaluate:\n  min_recall: 0.98\n"
+
+
+@pytest.fixture
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with parameters and a record of the run that used them."""
+    monkeypatch.chdir(tmp_path)
+    paths.PARAMS.write_text(PARAMS)
+    paths.LOCK.write_text(LOCK)
+    paths.EVALUATION.parent.mkdir()
+    return tmp_path
+
+
+def test_results_of_these_parameters_bring_no_warning(small: Path) -> None:
+    assert _stale(None, "here") == ""
+    paths.LOCK.unlink()  # nothing was run
+    assert _stale(None, "here") == ""
+
+
+@pytest.mark.parametrize(
+    ("path", "old", "new", "told"),
+    [
+        (paths.PARAMS, "epochs: 6", "epochs: 7", "`model.epochs`"),
+        (paths.PARAMS, "[4, 8]", "[4]", "`model.filters`"),
+        (paths.PARAMS, "epochs: 6", "steps: 6", "`model.epochs`, `model.steps`"),
+        # Only one of the two stages was run with the seed of params.yaml.
+        (paths.LOCK, "{seed: 1, model", "{seed: 2, model", "`seed`"),
+        (paths.LOCK, "{seed: 1, eval", "{seed: 2, eval", "`seed`"),
+    ],
+)
+def test_results_of_other_parameters_bring_a_warning(
+    small: Path, path: Path, old: str, new: str, told: str
+) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    assert f"here were made with other parameters** ({told}): " in _stale(None, "here")
+
+
+def test_the_other_side_is_warned_of_as_well(small: Path) -> None:
+    paths.PARAMS.write_text(PARAMS.replace("epochs: 6", "epochs: 7"))
+    identity = "-c user.name=tests -c user.email=tests@example.org"
+    command = f"git init -q && git add . && git {identity} commit -q -m stale"
+    subprocess.run(command, shell=True, check=True)
+    paths.PARAMS.write_text(PARAMS)
+    assert "results on main were made with other" in _stale("HEAD", "on main")
+    assert _stale(None, "here") == ""
+
+
+@pytest.mark.parametrize("text", ["<<<<<<< HEAD", "[[1, 2]]", '"text"', "", "{"])
+def test_files_that_hold_no_keys_are_refused(small: Path, text: str) -> None:
+    for path in (paths.EVALUATION, paths.INTERVALS, paths.LOCK):
+        path.write_text(text)
+        with pytest.raises(CxrError, match=f"^{path} cannot be read"):
+            _read(path, None)
+
+
+def test_a_lock_of_another_layout_is_refused(small: Path) -> None:
+    paths.LOCK.write_text("stages: [train]\n")
+    with pytest.raises(CxrError, match=r"dvc\.lock is not as DVC writes it"):
+        _stale(None, "here")
+
+
+OPERATING = {variant: {"operating_point": {"threshold": 0.4}} for variant in VARIANTS}
+PREDICTIONS = pd.DataFrame(
+    {"path": ["a", "b", "c", "d"], "split": ["val", "val", "test", "test"], "patient": range(4)}
+    | {"label": ["NORMAL", "PNEUMONIA"] * 2}
+    | {variant: [0.1, 0.9, 0.3, 0.8] for variant in VARIANTS}
+)
+
+
+@pytest.mark.parametrize(
+    ("before", "lost"),
+    [({variant: {} for variant in VARIANTS}, "operating_point"), (OPERATING, "transfer")],
+)
+def test_sides_of_other_code_are_not_paired(
+    small: Path, monkeypatch: pytest.MonkeyPatch, before: dict[str, Any], lost: str
+) -> None:
+    old = io.StringIO(PREDICTIONS.drop(columns=lost, errors="ignore").to_csv(index=False))
+    monkeypatch.setattr("dvc.api.open", lambda *_, **__: contextlib.nullcontext(old))
+    shutil.copy(PROJECT / paths.PARAMS, paths.PARAMS)
+    paths.PREDICTIONS.parent.mkdir()
+    PREDICTIONS.to_csv(paths.PREDICTIONS, index=False)
+    told = _paired(OPERATING | {"majority": {}}, before, "main", "1234567")
+    assert told.endswith(f"not made by the same code ('{lost}' is missing on one).")
 
 
 @pytest.mark.slow
@@ -203,5 +339,5 @@ def test_results_of_other_parameters_are_told_first(finished: Project) -> None:
         finished.run("git checkout --quiet .")
     warning, recommendation = text.split("\n\n")[2:4]
     assert warning.startswith("> **The results here were made with other parameters** (")
-    assert "`transfer.learning_rate`, `evaluate.min_recall`" in warning
+    assert "(`evaluate.min_recall`, `transfer.learning_rate`)" in warning
     assert "0.98" in recommendation  # what the recorded run was made for

@@ -6,6 +6,7 @@ Reads metrics, parameters and, where DVC has them, predictions of both sides; ch
 """
 
 import argparse
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ def comment(base: str) -> str:
     commit = _git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{base}^{{commit}}")
     if commit is None:
         raise CxrError(f"{base} is no commit here; bring it with `git fetch origin {base}`")
+    commit = commit.strip()  # for DVC, to which HEAD is another one after an interrupted run
     now, before = _read(paths.EVALUATION, None), _read(paths.EVALUATION, base)
     parts = [
         MARKER,
@@ -46,11 +48,11 @@ def comment(base: str) -> str:
         _stale(base, f"on {name}"),
         _recommendation(now, before, name),
         *(_headline(now, before, split, name) for split in EVALUATED),
-        _paired(now, before, base),
+        _paired(now, before, base, commit),
         "### Parameters that differ",
-        _dvc_table("params", commit) or f"None: the parameters are those of {name}.",
+        _dvc_table("params", commit, name) or f"None: the parameters are those of {name}.",
         "### All metrics that differ",
-        _folded(_dvc_table("metrics", commit)) or f"None: the metrics are those of {name}.",
+        _folded(_dvc_table("metrics", commit, name)) or f"None: the metrics are those of {name}.",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -84,11 +86,22 @@ def _git(*arguments: str) -> str | None:
     return done.stdout if done.returncode == 0 else None
 
 
-def _recorded(revision: str | None) -> dict[str, Any]:
-    """The parameters that the recorded run used, by full name, from dvc.lock."""
-    stages = _read(paths.LOCK, revision).get("stages", {}).values()
-    used = [stage.get("params", {}).get(paths.PARAMS.name, {}) for stage in stages]
-    return {key: value for params in used for key, value in _leaves(params).items()}
+def _recorded(revision: str | None) -> dict[str, dict[str, Any]]:
+    """The parameters that each stage of the recorded run used, by full name, from dvc.lock.
+
+    Raises:
+        CxrError: the file is damaged.
+    """
+    stages = _read(paths.LOCK, revision).get("stages", {})
+    try:
+        return {
+            name: _leaves(stage.get("params", {}).get(paths.PARAMS.name, {}))
+            for name, stage in stages.items()
+        }
+    except AttributeError as error:
+        raise CxrError(
+            f"{paths.LOCK} is not as DVC writes it ({error}); make it anew with `dvc repro`"
+        ) from error
 
 
 def _leaves(tree: dict[str, Any], above: str = "") -> dict[str, Any]:
@@ -101,11 +114,16 @@ def _leaves(tree: dict[str, Any], above: str = "") -> dict[str, Any]:
 
 def _stale(revision: str | None, where: str) -> str:
     """A warning where params.yaml is not what the results were made with."""
-    recorded, stands = _recorded(revision), _leaves(_read(paths.PARAMS, revision))
-    other = [key for key, value in stands.items() if recorded.get(key, value) != value]
+    # Stage by stage: after a run of some stages, the others may have used other values.
+    used = [item for params in _recorded(revision).values() for item in params.items()]
+    if not used:
+        return ""  # nothing was run yet
+    stands = _leaves(_read(paths.PARAMS, revision))
+    other = {key for key, value in used if key not in stands or stands[key] != value}
+    other |= set(stands) - {key for key, _ in used}
     if not other:
         return ""
-    keys = ", ".join(f"`{key}`" for key in other)
+    keys = ", ".join(f"`{key}`" for key in sorted(other))
     return (
         f"> **The results {where} were made with other parameters** ({keys}): `params.yaml` and "
         "`dvc.lock` differ. Run `dvc repro` and commit both."
@@ -118,17 +136,22 @@ def _recommendation(now: dict[str, Any], before: dict[str, Any], name: str) -> s
         if not path.exists():
             return f"`{path}` is missing here; {again}"
     try:
-        min_recall = _recorded(None)["evaluate.min_recall"]
+        min_recall = _recorded(None)["evaluate"]["evaluate.min_recall"]
         found = recommend(now, _read(paths.INTERVALS, None), min_recall)
     except KeyError as key:
         return f"`metrics/` is not what this code makes ({key} is missing); {again}"
-    text = " ".join(found.sentences)
+    chosen, *reasons = found.sentences
+    compared = _compared(found.variant, before, name)
+    return "\n".join([f"{chosen} {compared}", "", *(f"- {reason}" for reason in reasons)])
+
+
+def _compared(chosen: str, before: dict[str, Any], name: str) -> str:
     try:
         old = best_variant(before)
     except KeyError:
-        return f"{text} {name} has no metrics of every variant to compare with."
-    same = "the same" if old == found.variant else f"**{old}**"
-    return f"{text} On {name} the recommendation is {same}."
+        return f"{name} has no metrics of every variant to compare with."
+    same = "the same" if old == chosen else f"**{old}**"
+    return f"On {name} the recommendation is {same}."
 
 
 def _headline(now: dict[str, Any], before: dict[str, Any], split: str, name: str) -> str:
@@ -161,13 +184,13 @@ def _changed(now: float | None, before: float | None) -> str:
     return f"{now:.3f} ({signed(now - before)})"
 
 
-def _paired(now: dict[str, Any], before: dict[str, Any], base: str) -> str:
+def _paired(now: dict[str, Any], before: dict[str, Any], base: str, commit: str) -> str:
     """Differences on the same images with intervals, where DVC has both predictions."""
     if now == before or not all(variant in side for variant in VARIANTS for side in (now, before)):
         return ""
     title = "### Is the difference real?\n\n"
     try:
-        with dvc.api.open(paths.PREDICTIONS.as_posix(), rev=base) as file:
+        with dvc.api.open(paths.PREDICTIONS.as_posix(), rev=commit) as file:
             old = pd.read_csv(file)
         new = pd.read_csv(paths.PREDICTIONS)
     except (DvcException, OSError):
@@ -203,7 +226,8 @@ def _paired_table(
         )
     rows = []
     params = read_params().evaluate
-    recalls = {_recorded(revision).get("evaluate.min_recall") for revision in (None, base)}
+    stages = [_recorded(revision).get("evaluate", {}) for revision in (None, base)]
+    recalls = {stage.get("evaluate.min_recall") for stage in stages}
     # Validation chose the thresholds: let each draw choose anew, where both sides do it alike.
     min_recall = recalls.pop() if split == "val" and len(recalls) == 1 else None
     sides = {"old": thresholds(before), "new": thresholds(now)}
@@ -227,17 +251,15 @@ def _markdown(table: pd.DataFrame) -> str:
     return str(table.to_markdown(index=False, disable_numparse=True))
 
 
-def _dvc_table(kind: str, commit: str) -> str:
-    """Table of `dvc metrics diff` or `dvc params diff`; empty where nothing differs.
-
-    By the commit's hash: after an interrupted experiment HEAD means another one to DVC.
-    """
+def _dvc_table(kind: str, commit: str, name: str) -> str:
+    """Table of `dvc metrics diff` or `dvc params diff`; empty where nothing differs."""
     done = subprocess.run(
-        ["dvc", kind, "diff", "--md", commit.strip(), "--quiet"], capture_output=True, text=True
+        ["dvc", kind, "diff", "--md", commit, "--quiet"], capture_output=True, text=True
     )
     if done.returncode:
-        raise CxrError(f"`dvc {kind} diff {commit.strip()}` failed: {done.stderr.strip()}")
-    table = done.stdout.strip()
+        raise CxrError(f"`dvc {kind} diff {commit}` failed: {done.stderr.strip()}")
+    table = re.sub(" {2,}", " ", done.stdout.strip())  # GitHub takes 65536 characters
+    table = table.replace(f"| {commit} | workspace |", f"| {name} | here |", 1)
     return table if len(table.splitlines()) > 2 else ""  # a head and a rule have no row
 
 
