@@ -13,7 +13,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from cxr.errors import CxrError
-from cxr.images import ImageError, open_image, read_square, to_grey, to_square
+from cxr.images import ImageError, open_image, to_grey, to_square
 
 RESIZES = ["crop", "squash", "pad"]
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
@@ -57,6 +57,10 @@ def refusal(path: Path, content: bytes) -> str:
     assert message.startswith(f"{path}: ")
     assert message.count(str(path)) == 1
     return message
+
+
+def read_square(path: Path, size: int, resize: str) -> np.ndarray:
+    return to_square(to_grey(open_image(path)), size, resize)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])

@@ -27,7 +27,8 @@ def leaves(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 LEAVES = leaves(TREE)
 NUMBERS = [k for k, v in LEAVES.items() if isinstance(v, int | float) and not isinstance(v, bool)]
 INTEGERS = [key for key in NUMBERS if isinstance(LEAVES[key], int)]
-CHOICES = [k for k, v in LEAVES.items() if isinstance(v, str) and k != "data.directory"]
+FREE_TEXT = {"data.directory", "finetune.from_layer"}
+CHOICES = [k for k, v in LEAVES.items() if isinstance(v, str) and k not in FREE_TEXT]
 
 
 def line_of(key: str) -> tuple[int, int]:

@@ -12,12 +12,15 @@ from PIL import Image
 
 from cxr import preprocessing
 from cxr.arrays import open_split
-from cxr.images import ImageError, read_square
+from cxr.cleaning import read_prepared
+from cxr.demo import PROJECT
+from cxr.images import ImageError
 from cxr.labels import LABELS, SPLITS
 from cxr.manifest import verify
-from cxr.params import ImageParams
+from cxr.params import read_params
 from cxr.preprocessing import cache_splits, class_balance
 
+PARAMS = read_params(PROJECT / "params.yaml").image.model_copy(update={"size": 16})
 KEPT = ["path", "label", "patient", "pathogen", "width", "height"]
 
 
@@ -58,21 +61,22 @@ def test_arrays_are_the_files_row_by_row(
 ) -> None:
     monkeypatch.setattr(preprocessing, "CHUNK", chunk)
     assigned = mixed(manifest)
-    cache_splits(raw, manifest, assigned, ImageParams(size=16, resize=resize), tmp_path)
+    params = PARAMS.model_copy(update={"resize": resize})
+    cache_splits(raw, manifest, assigned, params, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(SPLITS)
     for name, count in zip(SPLITS, (15, 10, 5), strict=True):
         split = open_split(tmp_path / name)
         assert split.images.shape == (count, 16, 16)
         assert list(split.index["path"]) == list(manifest["path"][assigned == name])
         for pixels, path in zip(split.images, split.index["path"], strict=True):
-            np.testing.assert_array_equal(pixels, read_square(raw / path, 16, resize))
+            np.testing.assert_array_equal(pixels, read_prepared(raw / path, params))
 
 
 def test_index_keeps_what_is_known_but_neither_split_nor_sha256(
     raw: Path, manifest: pd.DataFrame, tmp_path: Path
 ) -> None:
     """The split of the folder would contradict that of the array."""
-    cache_splits(raw, manifest, mixed(manifest), ImageParams(size=16, resize="crop"), tmp_path)
+    cache_splits(raw, manifest, mixed(manifest), PARAMS, tmp_path)
     for name in SPLITS:
         index = open_split(tmp_path / name).index
         assert not {"split", "sha256"} & set(index.columns)
@@ -89,15 +93,15 @@ def test_no_more_than_a_chunk_is_decoded_ahead(
 
     def counted(*arguments: Any) -> Any:
         decoded.append(arguments)
-        return read_square(*arguments)
+        return read_prepared(*arguments)
 
     def stops_early(folder: Path, images: Iterable[Any], index: pd.DataFrame) -> None:
         next(iter(images))
 
     monkeypatch.setattr(preprocessing, "CHUNK", 3)
-    monkeypatch.setattr(preprocessing, "read_square", counted)
+    monkeypatch.setattr(preprocessing, "read_prepared", counted)
     monkeypatch.setattr(preprocessing, "write_split", stops_early)
-    cache_splits(raw, manifest, mixed(manifest), ImageParams(size=16, resize="crop"), tmp_path)
+    cache_splits(raw, manifest, mixed(manifest), PARAMS, tmp_path)
     assert 3 <= len(decoded) <= 3 * len(SPLITS)
 
 
@@ -120,7 +124,7 @@ def test_image_that_became_unreadable(
             (copy / name).write_bytes((raw / name).read_bytes()[:200])
     arrays = tmp_path / "arrays"
     with pytest.raises(ImageError) as caught:
-        cache_splits(copy, manifest, mixed(manifest), ImageParams(size=16, resize="crop"), arrays)
+        cache_splits(copy, manifest, mixed(manifest), PARAMS, arrays)
     assert str(copy / name) in str(caught.value)
     assert not (arrays / "val").exists()
     assert not list(arrays.glob(".part-*"))

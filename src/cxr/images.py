@@ -84,8 +84,3 @@ def to_square(image: Image.Image, size: int, resize: str) -> NDArray[np.uint8]:
         case _:
             raise ValueError(f"resize {resize!r} is not crop, squash or pad")
     return np.asarray(square)
-
-
-def read_square(path: Path, size: int, resize: str) -> NDArray[np.uint8]:
-    """Decode a file and bring it to uint8 (size, size); raises ImageError."""
-    return to_square(to_grey(open_image(path)), size, resize)

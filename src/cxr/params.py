@@ -41,6 +41,19 @@ def _has_a_block(filters: tuple[int, ...]) -> tuple[int, ...]:
 Filters = Annotated[tuple[Count, ...], Strict(False), AfterValidator(_has_a_block)]
 
 
+def _are_different(members: tuple[str, ...]) -> tuple[str, ...]:
+    if not members or len(set(members)) < len(members):
+        raise ValueError(f"evaluate.ensemble: {list(members)} should be one or more, each once")
+    return members
+
+
+Members = Annotated[
+    tuple[Literal["baseline", "augmented", "transfer", "finetuned"], ...],
+    Strict(False),
+    AfterValidator(_are_different),
+]
+
+
 class Section(BaseModel):
     """Immutable; unknown keys, wrong types and NaN are errors."""
 
@@ -70,22 +83,44 @@ class SplitParams(Section):
 
 class ImageParams(Section):
     size: Annotated[int, Field(ge=16, le=2048)]
+    trim: bool
+    region: Literal["whole", "lungs"]
     resize: Literal["squash", "crop", "pad"]
+    intensity: Literal["as_is", "equalise", "clahe"]
 
 
-class ModelParams(Section):
+class FitSection(Section):
+    """How a network is trained."""
+
+    learning_rate: LearningRate
+    schedule: Literal["constant", "cosine"]
+    weight_decay: Rate
+    weight_average: Rate
+    label_smoothing: Rate
+    batch_size: Count
+    epochs: Count
+    early_stopping: Patience
+
+    @model_validator(mode="after")
+    def _one_set_of_weights_is_kept(self) -> "FitSection":
+        if self.early_stopping and self.weight_average:
+            raise ValueError(
+                "early_stopping keeps the weights of one epoch, weight_average their average: "
+                "set one of them to 0"
+            )
+        return self
+
+
+class ModelParams(FitSection):
     filters: Filters
     kernel_size: Annotated[int, Field(ge=1, le=15)]
     pool_size: Annotated[int, Field(ge=1, le=8)]
     batch_norm: bool
+    residual: bool
     pooling: Literal["flatten", "avg"]
     conv_dropout: Rate
     dense_units: Count
     dense_dropout: Rate
-    learning_rate: LearningRate
-    batch_size: Count
-    epochs: Count
-    early_stopping: Patience
     class_weights: ClassWeights
 
 
@@ -95,7 +130,7 @@ class AugmentParams(Section):
     zoom: Annotated[float, Field(ge=0, lt=1)]
 
 
-class TransferParams(Section):
+class TransferParams(FitSection):
     backbone: Literal[
         "xception",
         "resnet50",
@@ -113,14 +148,41 @@ class TransferParams(Section):
     pooling: Literal["avg", "flatten"]
     dense_units: Count
     dropout: Rate
-    learning_rate: LearningRate
-    batch_size: Count
-    epochs: Count
-    early_stopping: Patience
     class_weights: ClassWeights
 
 
+class FinetuneParams(FitSection):
+    side: Annotated[int, Field(ge=16, le=2048)]
+    from_layer: Annotated[str, Field(min_length=1)]
+    copies: Annotated[int, Field(ge=0, le=100)]
+    targets: Literal["pathogen", "label"]
+    dropout: Rate
+    class_weights: Literal["balanced", "styles", "none"]
+    early_stopping_by: Literal["val_loss", "worst_group"]
+
+
+class PerturbParams(Section):
+    flip: bool
+    rotation: Annotated[float, Field(ge=0, le=180)]
+    shift: Annotated[float, Field(ge=0, le=0.5)]
+    zoom: Annotated[float, Field(ge=0, le=1)]
+    aspect: Annotated[float, Field(ge=0, le=1)]
+    gamma: Annotated[float, Field(ge=0, le=4)]
+    contrast: Annotated[float, Field(ge=0, le=4)]
+    brightness: Annotated[float, Field(ge=0, le=0.5)]
+    probability: Annotated[float, Field(ge=0, le=1)]
+    equalise: bool
+    coarsen: Annotated[float, Field(ge=0, le=0.9)]
+    noise: Annotated[float, Field(ge=0, le=100)]
+    frame: Annotated[float, Field(ge=0, le=0.4)]
+    markers: Annotated[int, Field(ge=0, le=50)]
+    jpeg_quality: Annotated[int, Field(ge=1, le=100)]
+    cut_out: Annotated[float, Field(ge=0, le=1)]
+
+
 class EvaluateParams(Section):
+    ensemble: Members
+    mirrored: bool
     min_recall: Annotated[float, Field(gt=0, le=1)]
     prevalence: Annotated[float, Field(gt=0, lt=1)]
     resamples: Annotated[int, Field(ge=100, le=20_000)]
@@ -134,13 +196,16 @@ class Params(Section):
     model: ModelParams
     augment: AugmentParams
     transfer: TransferParams
+    finetune: FinetuneParams
+    perturb: PerturbParams
     evaluate: EvaluateParams
 
     @model_validator(mode="after")
     def _image_survives_pooling(self) -> "Params":
         side = self.image.size
+        lost = 0 if self.model.residual else self.model.kernel_size - 1  # by a convolution
         for _ in self.model.filters:
-            side = (side - self.model.kernel_size + 1) // self.model.pool_size
+            side = (side - lost) // self.model.pool_size
         if side < 1:
             raise ValueError(
                 f"image.size {self.image.size} is too small for {len(self.model.filters)} blocks "

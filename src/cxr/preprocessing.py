@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from cxr.arrays import write_split
-from cxr.images import read_square
+from cxr.cleaning import read_prepared
 from cxr.labels import SPLITS
 from cxr.params import ImageParams
 
@@ -43,7 +43,7 @@ def _read_all(paths: list[Path], params: ImageParams) -> Iterator[NDArray[np.uin
     with ThreadPoolExecutor() as pool:
         for start in range(0, len(paths), CHUNK):
             chunk = paths[start : start + CHUNK]
-            yield from pool.map(lambda path: read_square(path, params.size, params.resize), chunk)
+            yield from pool.map(lambda path: read_prepared(path, params), chunk)
 
 
 def class_balance(manifest: pd.DataFrame, assigned: pd.Series) -> pd.DataFrame:
