@@ -14,7 +14,8 @@ def main() -> None:
     network = networks.small_cnn(params.model)
     augmentation = networks.augmentation(params.augment, params.seed)
     learner = keras.Model(image, networks.apply(augmentation + network, image))
-    training.train("augmented", learner, train, val, params.model)
+    weights = datasets.class_weights(train.labels, params.model.class_weights)
+    training.train("augmented", learner, train, val, params.model, weights)
     # The same trained layers without the augmentation before them are what is saved.
     model = keras.Model(image, networks.apply(network, image))
     reproducible.save_model(model, paths.model("augmented"))

@@ -12,7 +12,8 @@ def main() -> None:
     reproducible.make_deterministic(params.seed)
     image, train, val = datasets.training_images(params.model.batch_size, params.seed)
     model = keras.Model(image, networks.apply(networks.small_cnn(params.model), image))
-    training.train("baseline", model, train, val, params.model)
+    weights = datasets.class_weights(train.labels, params.model.class_weights)
+    training.train("baseline", model, train, val, params.model, weights)
     reproducible.save_model(model, paths.model("baseline"))
 
 

@@ -4,7 +4,7 @@ import numpy as np
 
 from cxr import backbones, networks, paths, reproducible, training
 from cxr.arrays import open_split
-from cxr.datasets import Batches, image_input
+from cxr.datasets import Batches, class_weights, image_input
 from cxr.errors import run_stage
 from cxr.params import read_params
 
@@ -17,7 +17,8 @@ def main() -> None:
     batches = Batches(rows, train.labels, params.transfer.batch_size, params.seed)
     val_batches = Batches(val_rows, val.labels, params.transfer.batch_size)
     head = networks.transfer_head(rows.shape[1:], params.transfer)
-    training.train("transfer", head, batches, val_batches, params.transfer)
+    weights = class_weights(train.labels, params.transfer.class_weights)
+    training.train("transfer", head, batches, val_batches, params.transfer, weights)
     model = backbones.with_head(head, image_input(train), params.transfer)
     reproducible.save_model(model, paths.model("transfer"))
 

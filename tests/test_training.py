@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from cxr import reproducible, training
-from cxr.datasets import Batches
+from cxr.datasets import Batches, class_weights
 from cxr.demo import PROJECT
 from cxr.errors import CxrError
 from cxr.networks import transfer_head
@@ -30,7 +30,9 @@ def data(seed: int = 0) -> tuple[Batches, Batches]:
 def trained(params: TransferParams, seed: int = 1) -> keras.Model:
     keras.utils.set_random_seed(seed)
     model = transfer_head((6,), params)
-    training.train("unit", model, *data(seed), params)
+    batches, val = data(seed)
+    weights = class_weights(batches.labels, params.class_weights)
+    training.train("unit", model, batches, val, params, weights)
     return model
 
 
@@ -99,6 +101,57 @@ def test_class_weights_reach_the_loss(
         trained(params.model_copy(update={"class_weights": mode}))
         losses[mode] = pd.read_csv("plots/history/unit.csv")["loss"].iloc[0]
     assert losses["balanced"] != losses["none"]
+
+
+def test_the_default_optimizer_is_plain_adam(params: TransferParams) -> None:
+    found = training.optimizer(params, 100)
+    assert type(found) is keras.optimizers.Adam
+    assert float(found.learning_rate) == pytest.approx(0.05)
+    assert not found.use_ema
+    assert not found.weight_decay
+
+
+def test_cosine_rises_and_falls(params: TransferParams) -> None:
+    found = training.optimizer(params.model_copy(update={"schedule": "cosine"}), 100)
+    rates = [float(found._learning_rate(step)) for step in range(101)]
+    assert rates[0] == 0
+    assert max(rates) == pytest.approx(0.05)
+    assert np.argmax(rates) == 10
+    assert rates[55] == pytest.approx(0.025, rel=0.05)
+    assert rates[100] == pytest.approx(0, abs=1e-6)
+
+
+def test_weight_decay_is_adamw(params: TransferParams) -> None:
+    found = training.optimizer(params.model_copy(update={"weight_decay": 0.02}), 100)
+    assert type(found) is keras.optimizers.AdamW
+    assert found.weight_decay == 0.02
+
+
+def test_the_average_of_the_weights_is_kept_and_validated(
+    params: TransferParams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    changes = {"weight_average": 0.9, "learning_rate": 0.3, "dropout": 0.0}
+    averaged = trained(params.model_copy(update=changes))
+    val = data()[1]
+    labels = val.labels[:, None].astype(float)
+    loss = keras.losses.BinaryCrossentropy()(labels, averaged.predict(val, verbose=0))
+    table = pd.read_csv("plots/history/unit.csv")
+    assert table["val_loss"].iloc[-1] == pytest.approx(float(loss), abs=1e-4)
+    last = trained(params.model_copy(update=changes | {"weight_average": 0.0}))
+    assert not np.allclose(averaged.get_weights()[0], last.get_weights()[0], atol=1e-3)
+
+
+def test_smoothed_labels_reach_the_loss(
+    params: TransferParams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    changes = {"epochs": 40, "dropout": 0.0, "dense_units": 32}
+    certain = {}
+    for smoothing in (0.0, 0.3):
+        model = trained(params.model_copy(update=changes | {"label_smoothing": smoothing}))
+        certain[smoothing] = np.abs(model.predict(data()[0], verbose=0) - 0.5).max()
+    assert certain[0.3] < 0.42 < 0.49 < certain[0.0]
 
 
 def test_exploding_loss_is_an_error_and_leaves_no_history(

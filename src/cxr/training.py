@@ -2,17 +2,18 @@
 
 import sys
 import time
-from typing import Protocol
+from typing import Any, Protocol
 
 import keras
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from cxr import paths
-from cxr.datasets import Batches, class_weights
 from cxr.errors import CxrError
 from cxr.files import write_csv
 
+WORST_GROUP = "val_worst_group_loss"
 HISTORY_COLUMNS = ["epoch", "loss", "accuracy", "val_loss", "val_accuracy", "seconds", "kept"]
 
 
@@ -22,11 +23,17 @@ class FitParams(Protocol):
     @property
     def learning_rate(self) -> float: ...
     @property
+    def schedule(self) -> str: ...
+    @property
+    def weight_decay(self) -> float: ...
+    @property
+    def weight_average(self) -> float: ...
+    @property
+    def label_smoothing(self) -> float: ...
+    @property
     def epochs(self) -> int: ...
     @property
     def early_stopping(self) -> int: ...
-    @property
-    def class_weights(self) -> str: ...
 
 
 class EpochSeconds(keras.callbacks.Callback):
@@ -40,44 +47,73 @@ class EpochSeconds(keras.callbacks.Callback):
             logs["seconds"] = round(time.perf_counter() - self.started, 1)
 
 
-def train(
-    variant: str, model: keras.Model, train: Batches, val: Batches, params: FitParams
-) -> None:
-    """Train with Adam on binary cross-entropy and write the history, one row per epoch.
+class WorstGroup(keras.callbacks.Callback):
+    """Adds the cross-entropy of the group of validation images where it is largest.
 
-    The history's columns: epoch (from 1), loss (class-weighted) and accuracy as seen while
-    training, val_loss (unweighted) and val_accuracy after the epoch, seconds, and kept: 1 for the
-    epoch whose weights the model ends with, else 0. That is the last one, or with early stopping
-    the one of the lowest val_loss.
+    Args:
+        val: validation batches with one-hot targets.
+        groups: number of each validation image's group, in the same order (N,).
+    """
+
+    def __init__(self, val: keras.utils.PyDataset, groups: NDArray[np.int64]) -> None:
+        super().__init__()
+        self.val, self.groups = val, pd.Series(groups)
+        self.targets = np.concatenate([val[number][1] for number in range(len(val))])
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        probabilities = self.model.predict(self.val, verbose=0).clip(keras.config.epsilon())
+        losses = -(self.targets * np.log(probabilities)).sum(axis=1)
+        if logs is not None:
+            logs[WORST_GROUP] = float(pd.Series(losses).groupby(self.groups).mean().max())
+
+
+def train(
+    variant: str,
+    model: keras.Model,
+    batches: keras.utils.PyDataset,
+    val: keras.utils.PyDataset,
+    params: FitParams,
+    class_weight: dict[int, float] | None = None,
+    groups: NDArray[np.int64] | None = None,
+) -> None:
+    """Train on cross-entropy and write the history, one row per epoch.
+
+    The history's columns: epoch (from 1), loss (weighted) and accuracy as seen while training,
+    val_loss (unweighted) and val_accuracy after the epoch, seconds, and kept: 1 for the epoch whose
+    weights the model ends with, else 0. That is the last one, or with early stopping the one of the
+    lowest val_loss; where `groups` are given, of the lowest val_worst_group_loss, a further column.
 
     Args:
         variant: name of the history file.
-        model: gives the probability of PNEUMONIA (N, 1); trained in place.
-        train: shuffled training batches.
+        model: gives the probability of PNEUMONIA (N, 1) or of K classes (N, K); trained in place.
+        batches: shuffled training batches; they may carry a weight for each image.
         val: validation batches.
-        params: learning rate, epochs, early stopping (epochs to wait, 0 for none), class weights.
+        params: how to train.
+        class_weight: weight of each class in the loss.
+        groups: number of each validation image's group (N,), to judge epochs by the worst of them;
+            for one-hot targets.
 
     Raises:
         CxrError: the loss became NaN or infinite.
     """
+    crossentropy = (
+        keras.losses.BinaryCrossentropy
+        if model.output_shape[-1] == 1
+        else keras.losses.CategoricalCrossentropy
+    )
     model.compile(
-        optimizer=keras.optimizers.Adam(params.learning_rate),
-        loss="binary_crossentropy",
+        optimizer=optimizer(params, len(batches) * params.epochs),
+        loss=crossentropy(label_smoothing=params.label_smoothing),
         metrics=["accuracy"],
     )
-    callbacks = [EpochSeconds(), keras.callbacks.TerminateOnNaN()]
-    if params.early_stopping:
-        callbacks.append(
-            keras.callbacks.EarlyStopping(
-                monitor="val_loss", patience=params.early_stopping, restore_best_weights=True
-            )
-        )
+    monitor = "val_loss" if groups is None else WORST_GROUP
+    added = [] if groups is None else [WorstGroup(val, groups)]
     history = model.fit(
-        train,
+        batches,
         validation_data=val,
         epochs=params.epochs,
-        class_weight=class_weights(train.labels, params.class_weights),
-        callbacks=callbacks,
+        class_weight=class_weight,
+        callbacks=[*added, *_callbacks(params, monitor)],
         shuffle=False,  # the batches shuffle themselves, by seed
         verbose="auto" if sys.stdout.isatty() else 2,
     )
@@ -87,6 +123,46 @@ def train(
             f"{variant}: the loss became NaN or infinite in epoch {len(table)}; "
             f"use a smaller learning_rate than {params.learning_rate}"
         )
-    kept = table["val_loss"].idxmin() if params.early_stopping else len(table) - 1
+    kept = table[monitor].idxmin() if params.early_stopping else len(table) - 1
     table["kept"] = (table.index == kept).astype(int)
-    write_csv(paths.history(variant), table[HISTORY_COLUMNS])
+    columns = HISTORY_COLUMNS if groups is None else [*HISTORY_COLUMNS, WORST_GROUP]
+    write_csv(paths.history(variant), table[columns])
+
+
+def optimizer(params: FitParams, steps: int) -> keras.Optimizer:
+    """Adam (Kingma 2015), with weight decay AdamW (Loshchilov 2019); with `weight_average` an
+    exponential moving average of the weights (Polyak 1992) is what the model ends with.
+    """
+    rate = params.learning_rate
+    if params.schedule == "cosine":
+        rate = _cosine(rate, steps)
+    average: dict[str, Any] = (
+        {"use_ema": True, "ema_momentum": params.weight_average} if params.weight_average else {}
+    )
+    if params.weight_decay:
+        return keras.optimizers.AdamW(rate, weight_decay=params.weight_decay, **average)
+    return keras.optimizers.Adam(rate, **average)
+
+
+def _cosine(largest: float, steps: int) -> keras.optimizers.schedules.LearningRateSchedule:
+    """Steps that rise for a tenth of the training and then fall by half a cosine to nothing."""
+    warmup = max(1, steps // 10)
+    return keras.optimizers.schedules.CosineDecay(
+        0.0, max(1, steps - warmup), warmup_target=largest, warmup_steps=warmup
+    )
+
+
+def _callbacks(params: FitParams, monitor: str) -> list[keras.callbacks.Callback]:
+    callbacks = [EpochSeconds(), keras.callbacks.TerminateOnNaN()]
+    if params.weight_average:
+        callbacks.append(keras.callbacks.SwapEMAWeights())  # validation judges the average
+    if params.early_stopping:
+        callbacks.append(
+            keras.callbacks.EarlyStopping(
+                monitor=monitor,
+                mode="min",
+                patience=params.early_stopping,
+                restore_best_weights=True,
+            )
+        )
+    return callbacks
