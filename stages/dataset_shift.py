@@ -1,9 +1,11 @@
-"""Measure how alike the splits are, and what tells the label by itself."""
+"""Explain why test differs from validation: alikeness of the splits, shortcuts, worst groups."""
+
+import json
 
 import numpy as np
 import pandas as pd
 
-from cxr import paths, shift
+from cxr import paths, shift, styles
 from cxr.arrays import open_split
 from cxr.errors import run_stage
 from cxr.files import write_csv, write_json
@@ -16,12 +18,18 @@ def main() -> None:
     features = {name: np.load(paths.features(name), mmap_mode="r") for name in SPLITS}
     aucs, unlike = shift.told_apart(splits, features)
     predictions = pd.read_csv(paths.PREDICTIONS)
+    evaluation = json.loads(paths.EVALUATION.read_text())
+    points = {v: evaluation[v]["operating_point"]["threshold"] for v in VARIANTS}
+    named = set(paths.OTHER_ACQUISITION.read_text().split())
+    indexes = {name: split.index for name, split in splits.items()}
+    groups = styles.groups_of(indexes, features, named)
     found = {
         "told_from_train": aucs,
         "least_alike_test_images": shift.on_least_alike(unlike, predictions, VARIANTS),
         "label_alone": shift.label_alone(splits),
     }
     write_csv(paths.UNLIKENESS, unlike)
+    write_csv(paths.GROUPS, styles.right_by_group(predictions, groups, points))
     write_json(paths.SHIFT, found)
 
 

@@ -1,6 +1,6 @@
-"""Score every variant on validation and test."""
+"""Score every variant on validation, stress validation and test."""
 
-from cxr import evaluation, paths
+from cxr import ensemble, evaluation, paths
 from cxr.errors import run_stage
 from cxr.files import write_csv, write_json
 from cxr.params import read_params
@@ -8,10 +8,14 @@ from cxr.params import read_params
 
 def main() -> None:
     params = read_params()
-    predictions = evaluation.predict_all()
+    members = params.evaluate.ensemble
+    predictions = evaluation.predict_all(members if params.evaluate.mirrored else ())
+    scales = ensemble.fit_scales(predictions, members)
+    predictions["ensemble"] = ensemble.mean_of_calibrated(predictions, scales)
     metrics = evaluation.evaluate(
         predictions, params.evaluate.min_recall, params.evaluate.prevalence
     )
+    metrics["ensemble"]["scales"] = scales
     write_csv(paths.PREDICTIONS, predictions)
     write_json(paths.EVALUATION, metrics)
     write_csv(paths.PLOTS / "confusion.csv", evaluation.confusions(predictions, metrics))

@@ -18,7 +18,7 @@ def main() -> None:
     scaling, pooling = params.transfer.scaling, params.transfer.pooling
     output = backbones.feature_extractor(backbone, weights, image, scaling, pooling)
     extractor = keras.Model(image, output)
-    for split in ("train", "val", "test"):
+    for split in ("train", "val", "stress", "test"):
         features.extract(extractor, open_split(paths.ARRAYS / split), paths.features(split))
 
 

@@ -9,7 +9,7 @@ from cxr.errors import run_stage
 from cxr.files import write_json
 from cxr.intervals import intervals, thresholds
 from cxr.params import read_params
-from cxr.variants import EVALUATED
+from cxr.variants import EVALUATED, SELECTION
 
 
 def main() -> None:
@@ -17,11 +17,12 @@ def main() -> None:
     predictions = pd.read_csv(paths.PREDICTIONS)
     points = thresholds(json.loads(paths.EVALUATION.read_text()))
     evaluate = (params.evaluate.prevalence, params.evaluate.resamples)
-    of = {split: predictions[predictions["split"] == split] for split in EVALUATED}
+    of = {split: predictions["split"] == split for split in EVALUATED}
+    chosen_on = predictions[predictions["split"].isin(SELECTION)]
     found = {
-        # The operating points were chosen on validation.
-        "val": intervals(of["val"], points, *evaluate, params.evaluate.min_recall),
-        "test": intervals(of["test"], points, *evaluate),
+        **{split: intervals(predictions[of[split]], points, *evaluate) for split in of},
+        # There the operating points were chosen.
+        "selection": intervals(chosen_on, points, *evaluate, params.evaluate.min_recall),
     }
     write_json(paths.INTERVALS, found)
 

@@ -2,8 +2,9 @@
 
 from cxr import paths
 from cxr.errors import run_stage
+from cxr.files import replacing
 from cxr.params import flat, read_params
-from cxr.report import read_results, report
+from cxr.report import figures, read_results, report
 
 
 def main() -> None:
@@ -15,9 +16,14 @@ def main() -> None:
         model=params.model,
         augment=params.augment,
         transfer=params.transfer,
+        finetune=params.finetune,
+        perturb=params.perturb,
     )
-    document = report(read_results(settings, params.evaluate))
-    document.write(paths.REPORT, paths.REPORT_PAGE)
+    results = read_results(settings, params.evaluate)
+    for name, svg in figures(results).items():
+        with replacing(paths.FIGURES / name) as part:
+            part.write_text(svg, encoding="utf-8")
+    report(results).write(paths.REPORT, paths.REPORT_PAGE)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,9 @@ QUICK = {
     "transfer.backbone": "mobilenetv2",
     "transfer.weights": "none",
     "transfer.epochs": 1,
+    "finetune.side": 32,
+    "finetune.copies": 1,
+    "finetune.epochs": 1,
     "evaluate.resamples": 100,
 }
 

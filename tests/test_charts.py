@@ -202,3 +202,62 @@ def test_equal_values_are_one_bar(images: pd.DataFrame) -> None:
 
 def test_the_same_data_gives_the_same_bytes(images: pd.DataFrame) -> None:
     assert charts.counts(images) == charts.counts(images)
+
+
+def dots(svg: str, colour: str) -> NDArray[np.float64]:
+    """Places (N, 2) of the dots of a colour, without the one of the legend."""
+    pattern = rf'<use [^>]*x="([\d.]+)" y="([\d.]+)" style="[^"]*fill: {colour.lower()}'
+    return np.array(re.findall(pattern, svg), float)[:-1]
+
+
+def assert_dots(svg: str, table: pd.DataFrame, colours: dict[str, str]) -> None:
+    """Each value is drawn to scale, the first row on top."""
+    drawn = {name: dots(svg, colours[str(name)]) for name in table}
+    x = np.column_stack([drawn[name][:, 0] for name in table])
+    np.testing.assert_allclose(scaled(x), scaled(table), atol=1e-3)
+    for places in drawn.values():
+        assert (np.diff(places[:, 1]) > 0).all()
+
+
+def test_dots_of_every_condition_and_variant() -> None:
+    rng = np.random.default_rng(1)
+    evaluation = {
+        variant: {
+            "val": {"roc_auc": rng.random()},
+            "stress": {name: {"roc_auc": rng.random()} for name in ("dark", "low_quality")},
+            "test": {"roc_auc": rng.random()},
+        }
+        for variant in VARIANTS
+    }
+    svg = charts.stress(evaluation)
+    names = ["plain validation", "dark", "low quality", "test"]
+    assert {*names, *VARIANTS} <= set(labels(svg))
+    values = {
+        v: [
+            found["val"]["roc_auc"],
+            *(found["stress"][name]["roc_auc"] for name in ("dark", "low_quality")),
+            found["test"]["roc_auc"],
+        ]
+        for v, found in evaluation.items()
+    }
+    assert_dots(svg, pd.DataFrame(values), charts.COLOURS)
+
+
+def test_dots_of_every_group_and_variant() -> None:
+    rng = np.random.default_rng(2)
+    table = pd.DataFrame({v: rng.random(3) for v in VARIANTS}, index=["a", "b", "c"])
+    svg = charts.groups(table.assign(images=[66, 168, 390]))
+    assert {"(66 images)", "(168 images)", "(390 images)"} <= set(labels(svg))
+    assert_dots(svg, table, charts.COLOURS)
+
+
+def test_dots_of_every_number_and_split() -> None:
+    alone = {
+        "aspect_ratio": {"train": 0.9, "val": 0.8, "test": 0.7},
+        "height": {"train": 0.5, "val": 0.55, "test": 0.6},
+    }
+    svg = charts.label_alone({"label_alone": alone})
+    assert {"aspect ratio", "height", *SPLITS} <= set(labels(svg))
+    found = dots(svg, "#D55E00")[:, 0], dots(svg, "#56B4E9")[:, 0]
+    assert found[0][0] < found[1][0]
+    assert found[0][1] > found[1][1]

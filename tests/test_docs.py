@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from cxr import paths, readme
@@ -16,19 +17,24 @@ README = (PROJECT / "README.md").read_text(encoding="utf-8")
 EVALUATION: dict[str, Any] = json.loads(
     (PROJECT / "metrics/evaluation.json").read_text(encoding="utf-8")
 )
+GROUPS = pd.read_csv(PROJECT / paths.GROUPS)
+
+
+def with_results(text: str, evaluation: dict[str, Any] = EVALUATION) -> str:
+    return readme.with_results(text, evaluation, GROUPS)
 
 
 def test_tables_are_the_results() -> None:
     """`make readme` writes them."""
-    assert readme.with_results(README, EVALUATION) == README
+    assert with_results(README) == README
     assert len(readme.at_half(EVALUATION)) == 2 * len(VARIANTS) + 1
 
 
 def test_another_result_is_another_table() -> None:
     other = json.loads(json.dumps(EVALUATION))
     other["transfer"]["test"]["recall"] = 0.12345
-    other["baseline"]["operating_point"]["val"]["precision"] = 0.54321
-    changed = set(readme.with_results(README, other).split("\n")) - set(README.split("\n"))
+    other["baseline"]["operating_point"]["selection"]["precision"] = 0.54321
+    changed = set(with_results(README, other).split("\n")) - set(README.split("\n"))
     assert sorted(line.split()[1] for line in changed) == ["baseline", "transfer"]
     assert "| 0.123 " in "".join(changed)
     assert "| 0.543 " in "".join(changed)
@@ -36,7 +42,20 @@ def test_another_result_is_another_table() -> None:
 
 def test_a_lost_comment_is_named() -> None:
     with pytest.raises(CxrError, match=r"no <!-- results at 0\.5 -->"):
-        readme.with_results("no table", EVALUATION)
+        with_results("no table")
+
+
+def test_shares_of_groups() -> None:
+    row = {"split": "test", "kind": "acquisition", "label": "NORMAL", "group": "other"}
+    shares = [row | {"images": 66, "variant": v, "right": 0.1 * n} for n, v in enumerate(VARIANTS)]
+    found = readme.by_group(pd.DataFrame(shares))
+    assert list(found["variant"]) == list(VARIANTS)
+    assert list(found["NORMAL, other acquisition (66)"][:3]) == ["0.000", "0.100", "0.200"]
+
+
+def write_groups() -> None:
+    paths.GROUPS.parent.mkdir()
+    GROUPS.to_csv(paths.GROUPS, index=False)
 
 
 @pytest.mark.parametrize(
@@ -53,6 +72,7 @@ def test_metrics_that_make_no_table_leave_the_page(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     readme.README.write_text(README, encoding="utf-8")
+    write_groups()
     paths.EVALUATION.parent.mkdir()
     if content:
         paths.EVALUATION.write_text(content)
@@ -65,11 +85,12 @@ def test_the_command_writes_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.chdir(tmp_path)
     other = json.loads(json.dumps(EVALUATION))
     other["baseline"]["operating_point"]["threshold"] = 0.98765
+    write_groups()
     paths.EVALUATION.parent.mkdir()
     paths.EVALUATION.write_text(json.dumps(other))
     readme.README.write_text(README, encoding="utf-8")
     readme.main()
-    assert readme.README.read_text(encoding="utf-8") == readme.with_results(README, other)
+    assert readme.README.read_text(encoding="utf-8") == with_results(README, other)
     assert "| 0.9877 " in readme.README.read_text(encoding="utf-8")
 
 

@@ -12,11 +12,19 @@ import pytest
 from numpy.typing import NDArray
 
 from cxr import evaluation, paths, scores
-from cxr.arrays import Split, write_split
+from cxr.arrays import Split, open_split, write_split
 from cxr.errors import CxrError
-from cxr.evaluation import confusions, curves, evaluate, predict, predict_all, predict_transfer
+from cxr.evaluation import (
+    CACHES,
+    confusions,
+    curves,
+    evaluate,
+    predict,
+    predict_all,
+    predict_from_cache,
+)
 
-VARIANTS = ["baseline", "augmented", "transfer"]
+VARIANTS = ["baseline", "augmented", "transfer", "finetuned", "ensemble"]
 METRICS = {
     *("n", "accuracy", "precision", "recall", "specificity", "f1"),
     *("roc_auc", "average_precision", "brier", "ece", "tn", "fp", "fn", "tp"),
@@ -25,32 +33,42 @@ RATES = {"accuracy", "precision", "recall", "specificity", "ppv", "npv"}
 
 
 def predictions() -> pd.DataFrame:
-    """Validation of 10 images, 6 of them PNEUMONIA; test of 8, 4 of them."""
+    """Validation of 10 images, 6 of them PNEUMONIA; test of 8, 4 of them; one condition of stress,
+    under which all variants say what they say of the plain images.
+    """
     labels = ["NORMAL"] * 4 + ["PNEUMONIA"] * 6 + ["NORMAL"] * 4 + ["PNEUMONIA"] * 4
     baseline = [0.1, 0.2, 0.3, 0.8, 0.4, 0.6, 0.7, 0.75, 0.9, 0.95]
     baseline += [0.1, 0.35, 0.45, 0.8, 0.3, 0.45, 0.5, 0.9]
-    return pd.DataFrame(
+    table = pd.DataFrame(
         {
             "path": [f"{number}.png" for number in range(18)],
             "patient": [str(number) for number in range(18)],
             "split": ["val"] * 10 + ["test"] * 8,
             "label": labels,
             "pathogen": "none",
+            "condition": "plain",
             "baseline": baseline,
             "augmented": [float(label == "PNEUMONIA") for label in labels],
             "transfer": 0.4,
+            "finetuned": 0.6,
+            "ensemble": 0.5,
         }
     )
+    stress = table[:10].assign(split="stress", condition="dark")
+    return pd.concat([table, stress], ignore_index=True)
 
 
 def test_structure_of_the_evaluation() -> None:
     found = evaluate(predictions(), 0.9, 0.2)
     assert list(found) == [*VARIANTS, "majority"]
     for variant in VARIANTS:
-        assert set(found[variant]) == {"val", "test", "operating_point"}
-        assert set(found[variant]["val"]) == set(found[variant]["test"]) == METRICS
+        assert set(found[variant]) == {"val", "test", "selection", "stress", "operating_point"}
+        for split in ("val", "test", "selection"):
+            assert set(found[variant][split]) == METRICS
+        assert set(found[variant]["stress"]) == {"dark"}
+        assert set(found[variant]["stress"]["dark"]) == {"roc_auc", "recall", "specificity"}
         point = found[variant]["operating_point"]
-        assert set(point) == {"threshold", "val", "test"}
+        assert set(point) == {"threshold", "val", "test", "selection"}
         assert set(point["val"]) == set(point["test"]) == RATES
     assert json.loads(json.dumps(found, allow_nan=False)) == found
 
@@ -103,9 +121,28 @@ def test_threshold_is_chosen_on_validation_alone() -> None:
     assert first["operating_point"]["threshold"] != third["operating_point"]["threshold"]
 
 
+def test_the_threshold_is_chosen_on_the_stressed_images_as_well() -> None:
+    table = predictions()
+    ill = (table["split"] == "stress") & (table["label"] == "PNEUMONIA")
+    table.loc[ill, "baseline"] -= 0.35  # under stress pneumonia looks less ill
+    plain, stressed = (evaluate(t, 1.0, 0.2)["baseline"] for t in (predictions(), table))
+    assert plain["operating_point"]["threshold"] == 0.4
+    assert stressed["operating_point"]["threshold"] == pytest.approx(0.05)
+    assert stressed["operating_point"]["selection"]["recall"] == 1
+    assert stressed["selection"]["n"] == 20
+    assert stressed["val"] == plain["val"]
+    # The condition by itself: the ill images fall behind well ones.
+    assert plain["stress"]["dark"]["roc_auc"] == pytest.approx(20 / 24)
+    ill_now, well = [0.05, 0.25, 0.35, 0.4, 0.55, 0.6], [0.1, 0.2, 0.3, 0.8]
+    right = sum(i > w for i in ill_now for w in well)
+    assert stressed["stress"]["dark"]["roc_auc"] == pytest.approx(right / 24)
+    assert stressed["stress"]["dark"]["specificity"] == 0
+
+
 def test_order_of_rows_does_not_matter() -> None:
     shuffled = predictions().sample(frac=1, random_state=1)
-    assert evaluate(shuffled, 0.9, 0.2) == evaluate(predictions(), 0.9, 0.2)
+    first, second = (pd.json_normalize(evaluate(t, 0.9, 0.2)) for t in (shuffled, predictions()))
+    pd.testing.assert_frame_equal(first, second, rtol=1e-12)
 
 
 def test_majority_calls_everything_pneumonia() -> None:
@@ -165,7 +202,7 @@ class Model:
         return np.concatenate(parts).astype(np.float32)[:, np.newaxis]
 
     def get_layer(self, name: str) -> "Model":
-        assert name == "head"
+        assert name in ("head", "tuned")
         assert self.head is not None
         return self.head
 
@@ -185,11 +222,16 @@ def mean(images: Any) -> Any:
 
 
 def first(features: Any) -> Any:
+    assert features.dtype == np.float32  # also where they are kept in half precision
     return features[:, 0]
 
 
 def features(count: int) -> NDArray[np.float32]:
     return np.repeat(np.arange(count, dtype=np.float32)[:, None] / 255, 3, axis=1)
+
+
+def from_cache(model: Model, part: Split, rows: NDArray[np.float32]) -> Any:
+    return predict_from_cache(model, part, rows, CACHES["transfer"], "transfer")
 
 
 @pytest.mark.parametrize("count", [1, 31, 32, 33, 70])
@@ -219,7 +261,7 @@ def test_nan_is_reported(row: int) -> None:
 def test_transfer_is_predicted_from_the_features(count: int) -> None:
     seen = []
     model = Model(lambda images: seen.append(len(images)) or mean(images), Model(first))
-    found = predict_transfer(model, split(count), features(count))
+    found = from_cache(model, split(count), features(count))
     np.testing.assert_allclose(found, np.arange(count) / 255, atol=1e-7)
     assert sum(seen) == min(count, 32)  # the backbone runs on the first images only
 
@@ -231,22 +273,26 @@ def test_transfer_is_predicted_from_the_features(count: int) -> None:
 )
 def test_features_of_other_images(wrong: NDArray[np.float32]) -> None:
     with pytest.raises(CxrError, match="do not belong together"):
-        predict_transfer(Model(mean, Model(first)), split(70), wrong)
+        from_cache(Model(mean, Model(first)), split(70), wrong)
 
 
 @pytest.fixture
 def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Model]:
     """Arrays and features in the folders of the pipeline, stand-ins for its saved models."""
     monkeypatch.chdir(tmp_path)
-    for name, count in {"val": 40, "test": 9}.items():
+    paths.FEATURES.mkdir(parents=True)
+    paths.ACTIVATIONS.mkdir(parents=True)
+    for name, count in {"val": 40, "stress": 40, "test": 9}.items():
         part = split(count)
-        write_split(paths.ARRAYS / name, part.images, part.index)
-        paths.FEATURES.mkdir(parents=True, exist_ok=True)
+        index = part.index.assign(condition="dark") if name == "stress" else part.index
+        write_split(paths.ARRAYS / name, part.images, index)
         np.save(paths.features(name), features(count))
+        np.save(paths.activations(name), features(count)[np.newaxis].astype(np.float16))
     models = {
         "baseline": Model(mean),
         "augmented": Model(lambda images: 1 - mean(images)),
         "transfer": Model(mean, Model(first)),
+        "finetuned": Model(mean, Model(first)),
     }
     by_path = {paths.model(variant): model for variant, model in models.items()}
     monkeypatch.setattr(evaluation.keras.saving, "load_model", by_path.__getitem__)
@@ -257,17 +303,40 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Model]
 def test_table_of_all_predictions() -> None:
     table = predict_all()
     assert list(table.columns) == [
-        *("path", "patient", "split", "label", "pathogen"),
-        *VARIANTS,
+        *("path", "patient", "split", "label", "pathogen", "condition"),
+        *VARIANTS[:-1],
     ]
-    assert list(table["split"]) == ["val"] * 40 + ["test"] * 9
-    assert table.index.equals(pd.RangeIndex(49))
+    assert list(table["split"]) == ["val"] * 40 + ["stress"] * 40 + ["test"] * 9
+    assert list(table["condition"]) == ["plain"] * 40 + ["dark"] * 40 + ["plain"] * 9
+    assert table.index.equals(pd.RangeIndex(89))
     numbers = table["path"].str.removesuffix(".png").astype(int)
-    assert list(numbers) == [*range(40), *range(9)]
+    assert list(numbers) == [*range(40), *range(40), *range(9)]
     np.testing.assert_allclose(table["baseline"], numbers / 255, atol=1e-7)
     np.testing.assert_allclose(table["augmented"], 1 - numbers / 255, atol=1e-7)
     np.testing.assert_allclose(table["transfer"], numbers / 255, atol=1e-7)
+    np.testing.assert_allclose(table["finetuned"], numbers / 255, atol=1e-3)
+    table["ensemble"] = table["finetuned"]
     assert evaluate(table, 0.98, 0.2)["baseline"]["test"]["n"] == 9
+
+
+def test_mirror_images_go_through_the_whole_model(results: dict[str, Model]) -> None:
+    images = np.zeros((40, 4, 4), np.uint8)
+    images[:, :, 0] = np.arange(40)[:, None]
+    for name in ("val", "stress"):
+        part = open_split(paths.ARRAYS / name)
+        write_split(paths.ARRAYS / name, images, part.index)
+    results["augmented"].function = lambda batch: batch[:, 0, 0, 0] / 255  # the upper left corner
+    results["baseline"].function = lambda batch: batch[:, 0, 3, 0] / 255  # the upper right one
+    results["transfer"].function = results["finetuned"].function = lambda b: np.zeros(len(b))
+    for cache in (paths.features, paths.activations):
+        for name in ("val", "stress", "test"):
+            np.save(cache(name), np.zeros_like(np.load(cache(name))))
+    table = predict_all(mirrored=("baseline",))
+    assert [name for name in table if name.endswith("_mirrored")] == ["baseline_mirrored"]
+    val = table[table["split"] == "val"]
+    np.testing.assert_allclose(val["baseline_mirrored"], np.arange(40) / 255, atol=1e-7)
+    np.testing.assert_allclose(val["augmented"], val["baseline_mirrored"], atol=1e-7)
+    assert not val["baseline"].any()
 
 
 @pytest.mark.usefixtures("results")

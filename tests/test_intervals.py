@@ -10,6 +10,7 @@ from sklearn import metrics
 
 from cxr import scores
 from cxr.intervals import _cells_of_choice, _draws, _ranking, intervals, is_sure, thresholds
+from cxr.variants import VARIANTS
 
 POINTS = {"a": {"at_half": 0.5, "operating_point": 0.3}, "b": {"at_half": 0.5}}
 
@@ -234,6 +235,6 @@ def test_coverage() -> None:
 def test_thresholds_of_an_evaluation() -> None:
     evaluation = {
         variant: {"operating_point": {"threshold": number}}
-        for number, variant in enumerate(("baseline", "augmented", "transfer"))
+        for number, variant in enumerate(VARIANTS)
     }
     assert thresholds(evaluation)["transfer"] == {"at_half": 0.5, "operating_point": 2}

@@ -9,6 +9,7 @@ from ruamel.yaml import YAML
 from cxr import paths
 from cxr.demo import PROJECT
 from cxr.params import Params, read_params
+from cxr.variants import TRAINED
 
 PIPELINE = YAML(typ="safe").load(PROJECT / "dvc.yaml")
 STAGES = PIPELINE["stages"]
@@ -48,16 +49,35 @@ def modules_needed(script: Path) -> set[str]:
 def params_read(script: Path) -> set[str]:
     """Keys that a stage takes from `params`, such as `transfer.pooling` or all of `model`."""
     tree = ast.parse(script.read_text(encoding="utf-8"))
+    keys, handed = set(), set()
+    for node in ast.walk(tree):
+        # It is given sections of which it takes some keys.
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "activations.chosen_halves":
+            handed |= {id(argument) for argument in node.args}
+            keys |= attributes_read(SOURCE / "cxr/activations.py", "chosen_halves")
+    return keys | dotted_names(tree, "params", handed)
+
+
+def attributes_read(module: Path, function: str) -> set[str]:
+    """Attributes that a function takes of its arguments, such as `transfer.backbone`."""
+    tree = ast.parse(module.read_text(encoding="utf-8"))
+    found = next(n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == function)
+    arguments = [argument.arg for argument in found.args.args]
+    return {f"{name}.{key}" for name in arguments for key in dotted_names(found, name, set())}
+
+
+def dotted_names(tree: ast.AST, root: str, without: set[int]) -> set[str]:
+    """What is taken of a variable, as `transfer.pooling` of `params.transfer.pooling`."""
     inner = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     keys = set()
     for node in ast.walk(tree):
-        if not isinstance(node, ast.Attribute) or id(node) in inner:
+        if not isinstance(node, ast.Attribute) or id(node) in inner | without:
             continue
         parts = []
         while isinstance(node, ast.Attribute):
             parts.append(node.attr)
             node = node.value
-        if isinstance(node, ast.Name) and node.id == "params":
+        if isinstance(node, ast.Name) and node.id == root:
             keys.add(".".join(reversed(parts)))
     return keys
 
@@ -131,7 +151,7 @@ def test_every_stage_is_described_and_short(stage: str) -> None:
     assert main.end_lineno - main.lineno < 20
 
 
-@pytest.mark.parametrize("stage", ["train_baseline", "train_augmented", "train_transfer"])
+@pytest.mark.parametrize("stage", [f"train_{v}" for v in TRAINED])
 def test_training_cannot_see_test_images(stage: str) -> None:
     assert not {dep for dep in data_deps(stage) if "test" in dep}
     assert {"data/arrays/train", "data/arrays/val"} <= data_deps(stage)
@@ -148,18 +168,22 @@ def test_paths_are_the_declared_ones() -> None:
     expected = {
         str(paths.raw("${data.source}")),
         weights,
-        *(str(paths.model(v)) for v in ("baseline", "augmented", "transfer")),
-        *(str(paths.history(v)) for v in ("baseline", "augmented", "transfer")),
-        *(str(paths.features(split)) for split in ("train", "val", "test")),
-        *(str(paths.ARRAYS / split) for split in ("train", "val", "test")),
+        *(str(paths.model(v)) for v in TRAINED),
+        *(str(paths.history(v)) for v in TRAINED),
+        *(str(paths.features(split)) for split in ("train", "val", "stress", "test")),
+        *(str(paths.activations(split)) for split in ("train", "val", "stress", "test")),
+        *(str(paths.ARRAYS / split) for split in ("train", "val", "stress", "test")),
         *map(str, (paths.MANIFEST, paths.REJECTS, paths.PREDICTIONS, paths.UNLIKENESS)),
         *map(str, (paths.DATA_METRICS, paths.EVALUATION, paths.INTERVALS, paths.SHIFT)),
-        *map(str, (paths.REPORT, paths.REPORT_PAGE)),
+        *map(str, (paths.REPORT, paths.REPORT_PAGE, paths.FIGURES)),
     }
-    plots = {f"plots/{name}.csv" for name in ("classes", "roc", "precision_recall", "confusion")}
+    plots = {
+        f"plots/{name}.csv"
+        for name in ("classes", "roc", "precision_recall", "confusion", "groups")
+    }
     assert made == expected | plots
     needed = set().union(*(data_deps(stage) for stage in STAGES))
-    assert needed <= made | {str(paths.EXPERIMENTS)}
+    assert needed <= made | {str(paths.EXPERIMENTS), str(paths.OTHER_ACQUISITION)}
 
 
 def test_raw_images_and_weights_are_never_removed_by_dvc() -> None:
@@ -183,10 +207,9 @@ def test_small_results_are_for_git_and_large_ones_for_dvc() -> None:
     assert uncached == {"intervals", "report"}
 
 
-def test_artifacts_are_the_three_models() -> None:
+def test_artifacts_are_the_models() -> None:
     artifacts = {name: entry["path"] for name, entry in PIPELINE["artifacts"].items()}
-    variants = ("baseline", "augmented", "transfer")
-    assert artifacts == {variant: f"models/{variant}.keras" for variant in variants}
+    assert artifacts == {variant: f"models/{variant}.keras" for variant in TRAINED}
 
 
 def test_plot_templates_exist() -> None:

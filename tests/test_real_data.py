@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from cxr import manifest, splits
+from cxr.cleaning import read_prepared
 from cxr.demo import PROJECT
-from cxr.images import read_square
 from cxr.manifest import Verified
 from cxr.params import read_params
 
@@ -59,7 +59,8 @@ def test_redrawn_test_split_has_the_size_of_the_official_one(verified: Verified)
 
 
 def test_images_are_neither_empty_nor_clipped(real_data: Path, verified: Verified) -> None:
+    params = read_params(PROJECT / "params.yaml").image
     for path in verified.images["path"][::500]:
-        square = read_square(real_data / path, 256, "crop")
+        square = read_prepared(real_data / path, params)
         assert square.std() > 20
         assert 40 < np.median(square) < 220

@@ -17,19 +17,20 @@ import pytest
 from conftest import Project
 from playwright.sync_api import Browser, sync_playwright
 
-from cxr import charts, evaluation, shift
+from cxr import charts, evaluation, shift, styles
 from cxr.arrays import Split
 from cxr.demo import PROJECT
 from cxr.experiments import COLUMNS
 from cxr.intervals import intervals, thresholds
 from cxr.labels import SPLITS
-from cxr.params import EvaluateParams, flat, read_params
-from cxr.report import Results, _thirds, report
-from cxr.variants import EVALUATED, VARIANTS
+from cxr.params import flat, read_params
+from cxr.report import Results, _thirds, figures, report
+from cxr.variants import SELECTION, VARIANTS
 
 SECTIONS = [
-    *("Recommendation", "The variants side by side", "Confusion and thresholds"),
-    *("Calibration and prevalence", "Training", "Errors by pathogen and image size"),
+    *("Recommendation", "The variants side by side", "Stress validation"),
+    *("Confusion and thresholds", "Calibration and prevalence", "Training"),
+    "Errors by pathogen and image size",
     *("Most confident mistakes", "Is test like validation?", "The data at a glance"),
 ]
 CHARTS = [
@@ -105,7 +106,7 @@ def test_errors_by_pathogen_count_the_test_images(finished: Project, markdown: s
 def test_mistakes_are_mistakes(finished: Project, markdown: str) -> None:
     table = pd.read_csv(finished.folder / "data/predictions.csv").set_index("path")
     text = section(markdown, "Most confident mistakes")
-    for part in re.split(r"\*\*(?=baseline|augmented|transfer)", text)[1:]:
+    for part in re.split(rf"\*\*(?={'|'.join(VARIANTS)})", text)[1:]:
         variant = part.split("*")[0]
         rows = re.findall(r"^\| `(test/\S+)` +\| (\S+) +\| (\S+) +\|$", part, re.MULTILINE)
         assert rows
@@ -175,10 +176,12 @@ def made_up(probability: float | None = None) -> Results:
         ill = np.where(label == "PNEUMONIA", 0.65, 0.4)
         given = {v: np.clip(ill + rng.normal(0, 0.2, 32), 0, 1) for v in VARIANTS}
         table = index[["path", "patient", "label", "pathogen"]].assign(split=split, **given)
+        table["condition"] = "plain"
         if probability is not None:
             table["baseline"] = probability
         tables.append(table)
-    predictions = pd.concat(tables[1:], ignore_index=True)
+    stress = tables[1].assign(split="stress", condition="dark")
+    predictions = pd.concat([*tables[1:], stress], ignore_index=True)
     found = evaluation.evaluate(predictions, 0.9, 0.16)
     points = thresholds(found)
     features = {name: rng.normal(size=(32, 4)) for name in SPLITS}
@@ -196,21 +199,30 @@ def made_up(probability: float | None = None) -> Results:
             model=params.model,
             augment=params.augment,
             transfer=params.transfer,
+            finetune=params.finetune,
+            perturb=params.perturb,
         ),
-        evaluate=EvaluateParams(min_recall=0.9, prevalence=0.16, resamples=100),
+        evaluate=params.evaluate.model_copy(update={"min_recall": 0.9, "resamples": 100}),
         splits=splits,
         predictions=predictions,
         unlikeness=unlike,
+        groups=styles.right_by_group(
+            predictions,
+            styles.groups_of(
+                {name: split.index for name, split in splits.items()}, features, set()
+            ),
+            dict.fromkeys(VARIANTS, 0.5),
+        ),
         evaluation=found,
         intervals={
             split: intervals(
-                predictions[predictions["split"] == split],
+                predictions[predictions["split"].isin(of)],
                 points,
                 0.16,
                 100,
-                0.9 if split == "val" else None,
+                0.9 if of == SELECTION else None,
             )
-            for split in EVALUATED
+            for split, of in {"val": ["val"], "test": ["test"], "selection": SELECTION}.items()
         },
         shift={
             "told_from_train": aucs,
@@ -238,6 +250,14 @@ def text_of(results: Results) -> str:
     """The Markdown; it has no charts, so none are drawn."""
     with mock.patch.object(charts, "draw", return_value="<svg/>"):
         return report(results).to_markdown()
+
+
+def test_figures_for_other_pages(results: Results) -> None:
+    drawn = figures(results)
+    assert set(drawn) == {"stress.svg", "groups.svg", "label_alone.svg"}
+    for svg in drawn.values():
+        ElementTree.fromstring(svg)
+        assert "<image" not in svg  # they go into git
 
 
 def test_settings_are_told(results: Results) -> None:

@@ -9,13 +9,14 @@ import pytest
 from conftest import Project
 
 from cxr import demo
+from cxr.variants import TRAINED, VARIANTS
 
 pytestmark = pytest.mark.slow
 
 ALL = {
-    *("fetch", "preprocess", "fetch_weights", "extract_features"),
-    *("train_baseline", "train_augmented", "train_transfer", "evaluate"),
-    *("intervals", "dataset_shift", "report"),
+    *("fetch", "preprocess", "stress", "fetch_weights", "extract_features", "extract_activations"),
+    *(f"train_{variant}" for variant in TRAINED),
+    *("evaluate", "intervals", "dataset_shift", "report"),
 }
 AFTER_TRAINING = {"evaluate", "intervals", "dataset_shift", "report"}
 
@@ -29,9 +30,9 @@ def restore(project: Project) -> None:
 def test_one_command_runs_every_stage(finished: Project) -> None:
     assert set(finished.ran_at_first) == ALL
     metrics = json.loads((finished.folder / "metrics/evaluation.json").read_text())
-    assert {"baseline", "augmented", "transfer", "majority"} == set(metrics)
+    assert {*VARIANTS, "majority"} == set(metrics)
     counts = json.loads((finished.folder / "metrics/data.json").read_text())
-    for variant in ("baseline", "augmented", "transfer"):
+    for variant in VARIANTS:
         assert metrics[variant]["test"]["n"] == counts["test"]["images"]
 
 
@@ -77,7 +78,10 @@ def test_head_parameters_leave_the_features_alone(finished: Project) -> None:
 
 def test_training_again_gives_the_same_bytes(finished: Project) -> None:
     models = {p.name: p.read_bytes() for p in (finished.folder / "models").glob("*.keras")}
-    finished.run("dvc repro --force --single-item train_augmented train_transfer extract_features")
+    finished.run(
+        "dvc repro --force --single-item train_augmented train_transfer train_finetuned "
+        "extract_features extract_activations stress"
+    )
     for name, content in models.items():
         assert (finished.folder / "models" / name).read_bytes() == content
     # The histories have other seconds, so the report that shows them is made again.

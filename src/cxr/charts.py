@@ -16,7 +16,7 @@ from cxr.labels import LABELS, SPLITS
 from cxr.variants import EVALUATED, VARIANTS
 
 # Okabe and Ito (2008): told apart by colour-blind readers as well.
-COLOURS = dict(zip(VARIANTS, ("#0072B2", "#D55E00", "#009E73"), strict=True))
+COLOURS = dict(zip(VARIANTS, ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00"), strict=True))
 CLASS_COLOURS = dict(zip(LABELS, ("#56B4E9", "#CC79A7"), strict=True))
 STYLES = {"val": "--", "test": "-"}
 SIZE = (4.4, 3.4)  # inches; a chart fills the width of a telephone
@@ -113,7 +113,7 @@ def metric_intervals(metrics: dict[str, dict[str, Interval]]) -> str:
             found = pd.DataFrame({name: metrics[name][variant] for name in metrics}).T
             axes.errorbar(
                 found["value"],
-                np.arange(len(metrics)) + 0.22 * (place - 1),
+                np.arange(len(metrics)) + 0.15 * (place - 2),
                 # A value may lie outside the quantiles of its draws.
                 xerr=[
                     (found["value"] - found["low"]).clip(lower=0),
@@ -267,3 +267,64 @@ def thresholds(predictions: pd.DataFrame, operating: dict[str, float]) -> str:
         panels[-1].set_xlabel("threshold")
 
     return draw(paint, (4.4, 5.6))
+
+
+def stress(evaluation: dict[str, Any]) -> str:
+    """ROC AUC of each variant on plain validation, each condition of stress validation, and test.
+
+    Args:
+        evaluation: content of metrics/evaluation.json.
+    """
+    columns = {
+        variant: {
+            "plain validation": found["val"]["roc_auc"],
+            **{
+                name.replace("_", " "): condition["roc_auc"]
+                for name, condition in found["stress"].items()
+            },
+            "test": found["test"]["roc_auc"],
+        }
+        for variant, found in ((variant, evaluation[variant]) for variant in VARIANTS)
+    }
+    return _dots(pd.DataFrame(columns), COLOURS, "ROC AUC", (4.4, 4.4))
+
+
+def groups(right: pd.DataFrame) -> str:
+    """Share of right calls on test of each variant by group, as `styles.named_groups` gives it."""
+    rows = [f"{name}\n({n} images)" for name, n in right["images"].items()]
+    table = right[list(VARIANTS)].set_axis(rows)
+    return _dots(table, COLOURS, "share of right calls at the operating point")
+
+
+def label_alone(shift: dict[str, Any]) -> str:
+    """ROC AUC of plain numbers for the label, by split; `shift` is metrics/shift.json."""
+    table = pd.DataFrame(shift["label_alone"]).T[list(SPLITS)]
+    table.index = table.index.str.replace("_", " ")
+    colours = dict(zip(SPLITS, ("0.2", "#56B4E9", "#D55E00"), strict=True))
+    return _dots(table, colours, "ROC AUC of the number alone for the label", chance=0.5)
+
+
+def _dots(
+    table: pd.DataFrame,
+    colours: dict[str, str],
+    xlabel: str,
+    size: tuple[float, float] = SIZE,
+    chance: float | None = None,
+) -> str:
+    """A line of dots for each row of a table, a colour for each column."""
+
+    def paint(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        places = np.arange(len(table))
+        axes.hlines(places, table.min(axis=1), table.max(axis=1), color="0.85", zorder=1)
+        for column in table:
+            colour = colours[str(column)]
+            axes.scatter(table[column], places, 28, color=colour, label=column, zorder=2, alpha=0.9)
+        if chance is not None:
+            axes.axvline(chance, color="0.4", linewidth=1, linestyle=":")
+        axes.set_yticks(places, list(table.index))
+        axes.set_ylim(len(table) - 0.5, -0.5)
+        axes.set_xlabel(xlabel)
+        figure.legend(loc="outside upper center", ncols=min(3, len(table.columns)))
+
+    return draw(paint, size)

@@ -21,6 +21,7 @@ FOLDER = PROJECT / "demo"
 PIPELINE = (
     *("dvc.yaml", "params.yaml", ".dvcignore", ".dvc/config", ".dvc/plots", "stages", "src"),
     "docs/experiments.csv",
+    "docs/other_acquisition.txt",
 )
 
 # Small enough for minutes on two cores, large enough for the networks to learn something.
@@ -38,6 +39,9 @@ SETTINGS = {
     "transfer.learning_rate": 0.002,
     "transfer.batch_size": 16,
     "transfer.epochs": 40,
+    "finetune.side": 96,
+    "finetune.copies": 1,
+    "finetune.epochs": 6,
 }
 
 

@@ -1,5 +1,8 @@
 """Predictions of every variant, and the tables that `scores` makes of them."""
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -9,11 +12,19 @@ from numpy.typing import NDArray
 
 from cxr import paths, scores
 from cxr.arrays import Split, open_split
-from cxr.datasets import Batches
+from cxr.datasets import Batch, Batches
 from cxr.errors import CxrError
-from cxr.variants import EVALUATED, VARIANTS
+from cxr.variants import EVALUATED, SELECTION, TRAINED, VARIANTS
 
 BATCH_SIZE = 32  # images; of no influence on the result
+
+
+class SinglePrecision(Batches):
+    """Batches of rows that are kept in half precision, for which processors lack kernels."""
+
+    def __getitem__(self, number: int) -> Batch:
+        rows, labels = super().__getitem__(number)
+        return rows.astype(np.float32), labels
 
 
 def predict(model: keras.Model, rows: NDArray[Any], labels: NDArray[np.int64]) -> Any:
@@ -22,47 +33,88 @@ def predict(model: keras.Model, rows: NDArray[Any], labels: NDArray[np.int64]) -
     Raises:
         CxrError: a probability is not a number.
     """
-    probabilities = model.predict(Batches(rows, labels, BATCH_SIZE), verbose=0)[:, 0]
+    kind = SinglePrecision if rows.dtype == np.float16 else Batches
+    probabilities = model.predict(kind(rows, labels, BATCH_SIZE), verbose=0)[:, 0]
     if np.isnan(probabilities).any():
         raise CxrError(f"model {model.name} gives NaN; train it again with a smaller learning rate")
     return probabilities.astype(np.float64)
 
 
-def predict_transfer(model: keras.Model, split: Split, features: NDArray[np.float32]) -> Any:
-    """Probabilities of the transfer variant from cached features, which saves the backbone's run.
+@dataclass(frozen=True)
+class Cache:
+    """What of a variant is computed once for each image, ahead of its trained part.
 
-    The first images go through the whole model as well, so that features of another backbone,
-    weights file or order cannot slip in.
+    Attributes:
+        stage: that computes it.
+        layer: name of the trained part in the saved model.
+        rows: gives the file of a split.
+        tolerance: largest difference of a probability from the whole model's.
+    """
+
+    stage: str
+    layer: str
+    rows: Callable[[str], Path]
+    tolerance: float
+
+
+CACHES = {
+    "transfer": Cache("extract_features", "head", paths.features, 1e-3),
+    "finetuned": Cache("extract_activations", "tuned", paths.activations, 0.02),  # half precision
+}
+
+
+def predict_from_cache(
+    model: keras.Model, split: Split, rows: NDArray[Any], cache: Cache, variant: str
+) -> Any:
+    """Probabilities of a variant from what is cached, which saves the backbone's run.
+
+    The first images go through the whole model as well, so that rows of another backbone, weights
+    file or order cannot slip in.
 
     Raises:
-        CxrError: features and images do not belong together.
+        CxrError: rows and images do not belong together.
     """
-    probabilities = predict(model.get_layer("head"), features, split.labels)
+    probabilities = predict(model.get_layer(cache.layer), rows, split.labels)
     whole = predict(model, split.images[:BATCH_SIZE], split.labels[:BATCH_SIZE])
-    if not np.allclose(whole, probabilities[: len(whole)], atol=1e-3):
+    if not np.allclose(whole, probabilities[: len(whole)], atol=cache.tolerance):
         raise CxrError(
-            "data/features and models/transfer.keras do not belong together; "
-            "run `dvc repro --force extract_features`"
+            f"{cache.rows('').parent} and {paths.model(variant)} do not belong together; "
+            f"run `dvc repro --force {cache.stage}`"
         )
     return probabilities
 
 
-def predict_all() -> pd.DataFrame:
-    """One row per image of validation and test: path, patient, split, label, pathogen, and the
-    probability that each variant gives.
+def predict_split(model: keras.Model, variant: str, name: str, split: Split) -> Any:
+    """Probabilities of one variant for the images of a split."""
+    if variant not in CACHES:
+        return predict(model, split.images, split.labels)
+    cache = CACHES[variant]
+    rows = np.load(cache.rows(name), mmap_mode="r")
+    # Activations have a block for each copy of the images; these splits have one.
+    return predict_from_cache(
+        model, split, rows[0] if variant == "finetuned" else rows, cache, variant
+    )
+
+
+def predict_all(mirrored: Sequence[str] = ()) -> pd.DataFrame:
+    """One row per image of validation, stress validation and test: path, patient, split, label,
+    pathogen, condition (of stress, else plain), and the probability of each trained variant.
+
+    Args:
+        mirrored: variants that also get a column `<variant>_mirrored`, for the image left to right.
     """
-    models = {variant: keras.saving.load_model(paths.model(variant)) for variant in VARIANTS}
+    models = {variant: keras.saving.load_model(paths.model(variant)) for variant in TRAINED}
     tables = []
-    for name in EVALUATED:
+    for name in dict.fromkeys((*SELECTION, *EVALUATED)):
         split = open_split(paths.ARRAYS / name)
-        features = np.load(paths.features(name), mmap_mode="r")
         table = split.index[["path", "patient", "label", "pathogen"]].copy()
         table.insert(2, "split", name)
+        table["condition"] = split.index.get("condition", "plain")
         for variant, model in models.items():
-            if variant == "transfer":
-                table[variant] = predict_transfer(model, split, features)
-            else:
-                table[variant] = predict(model, split.images, split.labels)
+            table[variant] = predict_split(model, variant, name, split)
+            if variant in mirrored:  # nothing is cached of these
+                images = split.images[:, :, ::-1]
+                table[f"{variant}_mirrored"] = predict(model, images, split.labels)
         tables.append(table)
     return pd.concat(tables, ignore_index=True)
 
@@ -70,14 +122,19 @@ def predict_all() -> pd.DataFrame:
 def evaluate(predictions: pd.DataFrame, min_recall: float, prevalence: float) -> dict[str, Any]:
     """Metrics for metrics/evaluation.json: by variant and split, and at the operating point.
 
+    The operating point is chosen on plain and stressed validation together (`selection`). `stress`
+    holds, for each of its conditions, ROC AUC and the rates at the operating point.
+
     Args:
-        predictions: as `predict_all` gives them.
-        min_recall: recall that the operating point must reach on validation, 0 to 1.
+        predictions: as `predict_all` gives them, with a column for each variant.
+        min_recall: recall that the operating point must reach on the selection, 0 to 1.
         prevalence: share of ill patients that the predictive values are for, 0 to 1.
     """
     result: dict[str, Any] = {}
     for variant in VARIANTS:
         data = {split: scores.columns(predictions, split, variant) for split in EVALUATED}
+        data["selection"] = scores.columns(predictions, SELECTION, variant)
+        threshold = scores.operating_threshold(*data["selection"], min_recall)
         result[variant] = {
             split: {
                 **scores.at_threshold(*pair, scores.HALF),
@@ -86,16 +143,28 @@ def evaluate(predictions: pd.DataFrame, min_recall: float, prevalence: float) ->
             }
             for split, pair in data.items()
         }
-        threshold = scores.operating_threshold(*data["val"], min_recall)
         result[variant]["operating_point"] = {"threshold": threshold} | {
             split: _rates(scores.at_threshold(*pair, threshold), prevalence)
             for split, pair in data.items()
         }
+        result[variant]["stress"] = _stress(predictions, variant, threshold)
     majority = {
         split: {"accuracy": float(scores.columns(predictions, split, VARIANTS[0])[0].mean())}
         for split in EVALUATED
     }
     return {**result, "majority": majority}
+
+
+def _stress(predictions: pd.DataFrame, variant: str, threshold: float) -> dict[str, Any]:
+    found = {}
+    for condition, rows in predictions[predictions["split"] == "stress"].groupby("condition"):
+        pair = scores.columns(rows, "stress", variant)
+        at_threshold = scores.at_threshold(*pair, threshold)
+        found[str(condition)] = {
+            "roc_auc": scores.ranking(*pair)["roc_auc"],
+            **{name: at_threshold[name] for name in ("recall", "specificity")},
+        }
+    return found
 
 
 def _rates(found: dict[str, float], prevalence: float) -> dict[str, float]:

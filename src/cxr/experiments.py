@@ -24,16 +24,24 @@ from cxr.variants import EVALUATED, VARIANTS
 METRICS = ("recall", "precision", "accuracy", "specificity", "roc_auc")
 SUMMARISED = ("recall", "precision", "accuracy", "roc_auc")
 OPERATING = ("recall", "precision")
+# Column of a number -> where it stands below its variant in metrics/evaluation.json. What every
+# choice is made on comes last: runs from before it existed lack it.
+PLACES = {
+    **{f"{split}_{metric}": f"{split}.{metric}" for split in EVALUATED for metric in METRICS},
+    "threshold": "operating_point.threshold",
+    **{
+        f"{split}_{metric}_at_threshold": f"operating_point.{split}.{metric}"
+        for split in EVALUATED
+        for metric in OPERATING
+    },
+    "selection_roc_auc": "selection.roc_auc",
+    **{f"selection_{m}_at_threshold": f"operating_point.selection.{m}" for m in OPERATING},
+}
+COLUMNS = ["experiment", "commit", "changed", "seed", "variant", *PLACES]
 UNFINISHED = ("Failed", "Queued", "Running")
 # The digits are the hash of the commit that the experiment started from. What else stands below
 # refs/exps is DVC's own.
 REFERENCE = re.compile(r"refs/exps/(?P<first>[0-9a-f]{2})/(?P<rest>[0-9a-f]{38})/(?P<name>.+)")
-COLUMNS = [
-    *("experiment", "commit", "changed", "seed", "variant"),
-    *(f"{split}_{metric}" for split in EVALUATED for metric in METRICS),
-    "threshold",
-    *(f"{split}_{metric}_at_threshold" for split in EVALUATED for metric in OPERATING),
-]
 
 
 def experiments(commits: list[str]) -> list[dict[str, Any]]:
@@ -112,27 +120,23 @@ def _text(value: Any) -> str:
 
 def table(found: list[dict[str, Any]]) -> pd.DataFrame:
     """One row per finished experiment and variant, with `COLUMNS`."""
-    rows = []
     # DVC gives a failed or waiting run the numbers of the commit that it started from.
-    for run in (run for run in found if run["state"] not in UNFINISHED):
-        for variant in VARIANTS:
-            point = f"{variant}.operating_point"
-            if not isinstance(run.get(f"{variant}.test.recall"), float):
-                continue
-            rows.append(
-                {
-                    **{"experiment": run["name"], "variant": variant},
-                    **{name: run[name] for name in ("commit", "changed", "seed")},
-                    **{f"{s}_{m}": run[f"{variant}.{s}.{m}"] for s in EVALUATED for m in METRICS},
-                    "threshold": run[f"{point}.threshold"],
-                    **{
-                        f"{s}_{m}_at_threshold": run[f"{point}.{s}.{m}"]
-                        for s in EVALUATED
-                        for m in OPERATING
-                    },
-                }
-            )
-    return pd.DataFrame(rows, columns=COLUMNS).astype({"seed": int}).round(5)
+    finished = [run for run in found if run["state"] not in UNFINISHED]
+    rows = [
+        {"experiment": run["name"], "variant": variant}
+        | {name: run[name] for name in ("commit", "changed", "seed")}
+        | {column: run.get(f"{variant}.{place}") for column, place in PLACES.items()}
+        for run in finished
+        for variant in VARIANTS
+        if isinstance(run.get(f"{variant}.test.recall"), float)
+    ]
+    types = {"seed": int, **dict.fromkeys(PLACES, float)}
+    return pd.DataFrame(rows, columns=COLUMNS).astype(types).round(5)
+
+
+def read_record(path: Path) -> pd.DataFrame:
+    """Content of docs/experiments.csv, with `COLUMNS`."""
+    return pd.read_csv(path, dtype={"commit": str}).fillna({"changed": ""})
 
 
 def summary(rows: pd.DataFrame) -> pd.DataFrame:
@@ -143,6 +147,7 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
         (of the sample; without it where there is one seed).
     """
     metrics = [f"{split}_{metric}" for split in EVALUATED for metric in SUMMARISED]
+    metrics.append("selection_roc_auc")
     # An experiment that repeats its commit was run by that commit's code; the metrics that stand in
     # the commit may be older than its code.
     groups = rows.drop_duplicates(["commit", "changed", "variant", "seed"], keep="last").groupby(
@@ -152,7 +157,7 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
     for name in metrics:
         spread = groups[name].agg(["mean", "std"])
         result[name] = [
-            f"{mean:.3f}" if pd.isna(std) else f"{mean:.3f} ± {std:.3f}"
+            _number(mean) if pd.isna(std) else f"{mean:.3f} ± {std:.3f}"
             for mean, std in spread.itertuples(index=False)
         ]
     result = result.reset_index()
@@ -197,7 +202,7 @@ def record(names: list[str], path: Path = paths.EXPERIMENTS) -> None:
     rows = table([run for run in runs if run["typ"] != "baseline"])
     if unknown := sorted(set(names) - set(rows["experiment"])):
         raise CxrError(f"no finished experiment {', '.join(unknown)}; `dvc exp list -A` lists them")
-    old = pd.read_csv(path, dtype={"commit": str}, keep_default_na=False)
+    old = read_record(path)
     new = rows[rows["experiment"].isin(names)]
     kept = old[~old["experiment"].isin(names)]
     rows = pd.concat([kept, new]) if len(kept) else new
@@ -211,10 +216,15 @@ def record(names: list[str], path: Path = paths.EXPERIMENTS) -> None:
 def shown(rows: pd.DataFrame) -> pd.DataFrame:
     """The table of docs/experiments.md."""
     names = [f"{split}_{metric}" for split in EVALUATED for metric in METRICS]
+    names.append("selection_roc_auc")
     table = rows[["experiment", "changed", "seed", "variant"]].assign(
-        **{name.replace("_", " "): rows[name].map("{:.3f}".format) for name in names}
+        **{name.replace("_", " "): rows[name].map(_number) for name in names}
     )
     return table.assign(changed=[f"`{change}`" if change else "" for change in table["changed"]])
+
+
+def _number(value: float) -> str:
+    return "" if pd.isna(value) else f"{value:.3f}"
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ MANIFEST = Path("data/manifest.csv")
 REJECTS = Path("data/rejects.csv")
 ARRAYS = Path("data/arrays")
 FEATURES = Path("data/features")
+ACTIVATIONS = Path("data/activations")
 WEIGHTS = Path("data/weights")
 PREDICTIONS = Path("data/predictions.csv")
 MODELS = Path("models")
@@ -24,9 +25,12 @@ INTERVALS = Path("metrics/intervals.json")
 SHIFT = Path("metrics/shift.json")
 UNLIKENESS = Path("data/unlikeness.csv")
 REPORT = Path("reports/report.md")
+FIGURES = Path("reports/figures")
 REPORT_PAGE = Path("reports/index.html")
 EXPERIMENTS = Path("docs/experiments.csv")
+OTHER_ACQUISITION = Path("docs/other_acquisition.txt")
 PLOTS = Path("plots")
+GROUPS = Path("plots/groups.csv")
 
 
 def raw(source: str) -> Path:
@@ -42,6 +46,11 @@ def weights(backbone: str, weights: str) -> Path:
 def features(split: str) -> Path:
     """Features of the frozen backbone, .npy, rows as in the split's index."""
     return FEATURES / f"{split}.npy"
+
+
+def activations(split: str) -> Path:
+    """Activations of the backbone's frozen layers, .npy, one block for each copy of the images."""
+    return ACTIVATIONS / f"{split}.npy"
 
 
 def model(variant: str) -> Path:

@@ -13,6 +13,7 @@ from cxr import paths, scores
 from cxr.document import with_table
 from cxr.errors import CxrError, run_stage
 from cxr.files import replacing
+from cxr.styles import named_groups
 from cxr.variants import VARIANTS
 
 README = Path("README.md")
@@ -26,10 +27,13 @@ COUNTS = ("tn", "fp", "fn", "tp")
 RATES = ("recall", "precision", "accuracy", "specificity")
 
 
-def with_results(text: str, evaluation: dict[str, Any]) -> str:
-    """The text of README.md with its tables made of the content of metrics/evaluation.json."""
+def with_results(text: str, evaluation: dict[str, Any], groups: pd.DataFrame) -> str:
+    """The text of README.md with its tables made of the content of metrics/evaluation.json and of
+    plots/groups.csv.
+    """
     text = with_table(text, "results at 0.5", at_half(evaluation))
-    return with_table(text, "results at the operating point", at_operating_point(evaluation))
+    text = with_table(text, "results at the operating point", at_operating_point(evaluation))
+    return with_table(text, "results by group", by_group(groups))
 
 
 def at_half(evaluation: dict[str, Any]) -> pd.DataFrame:
@@ -59,10 +63,21 @@ def at_operating_point(evaluation: dict[str, Any]) -> pd.DataFrame:
         point = evaluation[variant]["operating_point"]
         rows.append(
             {"variant": variant, "threshold": f"{point['threshold']:.4f}"}
-            | {f"val {name}": _number(point["val"][name]) for name in ("recall", "precision")}
+            | {
+                f"val and stress {name}": _number(point["selection"][name])
+                for name in ("recall", "precision")
+            }
             | {f"test {name}": _number(point["test"][name]) for name in RATES}
         )
     return pd.DataFrame(rows)
+
+
+def by_group(groups: pd.DataFrame) -> pd.DataFrame:
+    """Shares of right calls on test at the operating point: a row for each variant."""
+    right = named_groups(groups)
+    titles = [f"{name} ({images})" for name, images in right["images"].items()]
+    table = right[list(VARIANTS)].map(_number).set_axis(titles).T
+    return table.rename_axis("variant").reset_index()
 
 
 def _row(name: str, rates: dict[str, Any]) -> dict[str, str]:
@@ -81,7 +96,8 @@ def main() -> None:
     text = README.read_text(encoding="utf-8")
     again = "make it anew with `dvc repro`"
     try:
-        text = with_results(text, json.loads(paths.EVALUATION.read_text(encoding="utf-8")))
+        evaluation = json.loads(paths.EVALUATION.read_text(encoding="utf-8"))
+        text = with_results(text, evaluation, pd.read_csv(paths.GROUPS))
     except (OSError, ValueError) as error:
         raise CxrError(f"{paths.EVALUATION} cannot be read ({error}); {again}") from error
     except (KeyError, TypeError) as error:

@@ -1,9 +1,9 @@
 """Which variant to use, by a rule that reads validation alone, and how sure that is.
 
 The rule: each variant calls at its operating point, the threshold of the highest precision on
-validation among those with recall of at least `evaluate.min_recall` there; the variant with the
-highest precision is recommended (of equal ones that with the higher recall, then ROC AUC, then the
-first).
+plain and stressed validation together among those with recall of at least `evaluate.min_recall`
+there; the variant with the highest precision is recommended (of equal ones that with the higher
+recall, then ROC AUC, then the first).
 """
 
 import math
@@ -47,22 +47,22 @@ def recommend(evaluation: Metrics, intervals: Metrics, min_recall: float) -> Rec
 
 def best_variant(evaluation: Metrics) -> str:
     """The variant that the rule gives."""
-    points = [evaluation[variant]["operating_point"]["val"] for variant in VARIANTS]
+    points = [evaluation[variant]["operating_point"]["selection"] for variant in VARIANTS]
     picked = scores.best(
         [point["precision"] for point in points],
         [point["recall"] for point in points],
-        [evaluation[variant]["val"]["roc_auc"] for variant in VARIANTS],
+        [evaluation[variant]["selection"]["roc_auc"] for variant in VARIANTS],
     )
     return VARIANTS[int(picked)]
 
 
 def _reason(chosen: str, evaluation: Metrics, min_recall: float) -> str:
     operating = evaluation[chosen]["operating_point"]
-    point = operating["val"]
+    point = operating["selection"]
     reason = (
         f"**{chosen}** is recommended, with the threshold {operating['threshold']:.3f}: among the "
-        f"variants at recall of at least {min_recall:g} on validation, it has the highest "
-        f"precision there, {point['precision']:.3f} (recall {point['recall']:.3f})."
+        f"variants at recall of at least {min_recall:g} on validation, plain and stressed, it has "
+        f"the highest precision there, {point['precision']:.3f} (recall {point['recall']:.3f})."
     )
     if point["specificity"] == 0:
         reason += " But it calls every image PNEUMONIA there: no variant is of use at that recall."
@@ -70,7 +70,7 @@ def _reason(chosen: str, evaluation: Metrics, min_recall: float) -> str:
 
 
 def _comparison(chosen: str, other: str, intervals: Metrics) -> str:
-    difference = signed_difference(intervals["val"]["differences"], chosen, other)
+    difference = signed_difference(intervals["selection"]["differences"], chosen, other)
     found = difference["operating_point"]["precision"]
     if found["value"] == 0:
         return (
@@ -86,7 +86,7 @@ def _comparison(chosen: str, other: str, intervals: Metrics) -> str:
 
 
 def _picks(chosen: str, intervals: Metrics) -> str:
-    picks = intervals["val"]["picks"]
+    picks = intervals["selection"]["picks"]
     return (
         f"The rule picks {chosen} in {picks[chosen]} of {sum(picks.values())} draws of patients; "
         "each draw chooses the thresholds anew, here and in the intervals above."

@@ -14,8 +14,10 @@ from cxr.intervals import COMPARED
 from cxr.labels import LABELS, SPLITS
 from cxr.params import EvaluateParams
 from cxr.recommendation import recommend, signed, signed_span, span
-from cxr.variants import EVALUATED, VARIANTS
+from cxr.styles import named_groups
+from cxr.variants import EVALUATED, TRAINED, VARIANTS
 
+SMALLEST_GROUP = 10  # images; the share of a smaller one says little
 MISTAKES = 6  # shown for each variant and kind
 TITLES = {"f1": "F1", "roc_auc": "ROC AUC", "average_precision": "average precision"}
 SETTINGS = [  # told at the top; those of the networks stand with the training
@@ -36,6 +38,7 @@ class Results:
         splits: images and index of train, val and test.
         predictions: content of data/predictions.csv.
         unlikeness: content of data/unlikeness.csv.
+        groups: content of plots/groups.csv.
         evaluation: content of metrics/evaluation.json.
         intervals: content of metrics/intervals.json.
         shift: content of metrics/shift.json.
@@ -49,6 +52,7 @@ class Results:
     splits: dict[str, Split]
     predictions: pd.DataFrame
     unlikeness: pd.DataFrame
+    groups: pd.DataFrame
     evaluation: dict[str, Any]
     intervals: dict[str, Any]
     shift: dict[str, Any]
@@ -91,11 +95,12 @@ def read_results(settings: dict[str, Any], evaluate: EvaluateParams) -> Results:
         splits={name: open_split(paths.ARRAYS / name) for name in SPLITS},
         predictions=pd.read_csv(paths.PREDICTIONS, keep_default_na=False),
         unlikeness=pd.read_csv(paths.UNLIKENESS),
+        groups=pd.read_csv(paths.GROUPS, dtype={"group": str}),
         evaluation=evaluation,
         intervals=intervals,
         shift=shift,
         confusions=pd.read_csv(paths.PLOTS / "confusion.csv"),
-        histories={variant: pd.read_csv(paths.history(variant)) for variant in VARIANTS},
+        histories={variant: pd.read_csv(paths.history(variant)) for variant in TRAINED},
         experiments=pd.read_csv(paths.EXPERIMENTS, keep_default_na=False, dtype={"commit": str}),
     )
 
@@ -107,6 +112,7 @@ def report(results: Results) -> Document:
         [
             _recommendation(results),
             _comparison(results),
+            _stress(results),
             _thresholds(results),
             _calibration(results),
             _training(results),
@@ -116,6 +122,15 @@ def report(results: Results) -> Document:
             _data(results),
         ],
     )
+
+
+def figures(results: Results) -> dict[str, str]:
+    """Charts that pages in docs/ show, as SVG text by file name; none shows an image."""
+    return {
+        "stress.svg": charts.stress(results.evaluation),
+        "groups.svg": charts.groups(named_groups(results.groups)),
+        "label_alone.svg": charts.label_alone(results.shift),
+    }
 
 
 def _recommendation(results: Results) -> Section:
@@ -155,8 +170,8 @@ def _comparison(results: Results) -> Section:
             Table(_metrics_table(results, "test", "at_half")),
             "Validation images at threshold 0.5:",
             Table(_metrics_table(results, "val", "at_half")),
-            "Test images at the operating point, the threshold of the highest precision on "
-            "validation with recall of at least "
+            "Test images at the operating point, the threshold of the highest precision on plain "
+            "and stressed validation with recall of at least "
             f"{results.evaluate.min_recall:g} there ("
             + ", ".join(f"{v} {operating[v]:.3f}" for v in VARIANTS)
             + "):",
@@ -206,6 +221,75 @@ def _differences_table(results: Results) -> pd.DataFrame:
             compared = found[point] | {"roc_auc": found["roc_auc"]}
             rows.append(row | {name: signed_span(compared[name]) for name in COMPARED})
     return pd.DataFrame(rows).rename(columns=TITLES)
+
+
+def _stress(results: Results) -> Section:
+    found = {variant: results.evaluation[variant]["stress"] for variant in VARIANTS}
+    names = {"roc_auc": "ROC AUC", "recall": "recall", "specificity": "specificity"}
+    tables = {
+        title: pd.DataFrame(
+            [
+                {"condition": condition}
+                | {v: f"{found[v][condition][metric]:.3f}" for v in VARIANTS}
+                for condition in found[VARIANTS[0]]
+            ]
+        )
+        for metric, title in names.items()
+    }
+    return Section(
+        "Stress validation",
+        [
+            "The validation images as other machines and people might have made them; each "
+            "condition changes both classes alike and leaves the disease as it is. What every "
+            "choice is made on is plain and stressed validation together. ROC AUC:",
+            Table(tables["ROC AUC"]),
+            [
+                Chart(
+                    "Plain validation, stress validation, test",
+                    charts.stress(results.evaluation),
+                    "ROC AUC of each variant, the values of the table above between those of "
+                    "plain validation and test",
+                ),
+            ],
+            "Recall at the operating point:",
+            Table(tables["recall"]),
+            "Specificity at the operating point:",
+            Table(tables["specificity"]),
+            "**Groups of images.** Shares of right calls at the operating point, by the series of "
+            "the file names and by style, clusters of the frozen backbone's features; the worst "
+            "group of each class:",
+            Table(_worst_groups(results.groups)),
+            *_named_groups(results.groups),
+        ],
+    )
+
+
+def _worst_groups(groups: pd.DataFrame) -> pd.DataFrame:
+    """The smallest share of each variant by split, kind and class; small groups do not count."""
+    large = groups[groups["images"] >= SMALLEST_GROUP]
+    names = ["split", "kind", "label"]
+    worst = large.pivot_table("right", names, "variant", aggfunc="min")
+    return worst.reindex(columns=list(VARIANTS)).map("{:.3f}".format).reset_index()
+
+
+def _named_groups(groups: pd.DataFrame) -> list[Block]:
+    """Table and chart; nothing where the data set is another one."""
+    table = named_groups(groups)
+    if table.empty:
+        return []
+    shares = table[list(VARIANTS)].map("{:.3f}".format)
+    return [
+        "Groups of test images that were told apart by eye or by file name, share of right calls "
+        "at the operating point:",
+        Table(shares.assign(images=table["images"]).rename_axis("group").reset_index()),
+        [
+            Chart(
+                "Right calls on test by group",
+                charts.groups(table),
+                "Share of right calls of each variant, the values of the table above",
+            ),
+        ],
+    ]
 
 
 def _thresholds(results: Results) -> Section:
@@ -321,6 +405,8 @@ def _networks(settings: dict[str, Any]) -> str:
         "model": "the small CNN of baseline and augmented",
         "augment": "what augmented adds",
         "transfer": "the frozen backbone and its head",
+        "finetune": "the same backbone, its last layers trained",
+        "perturb": "what finetuned adds to its training images",
     }
     lines = []
     for section, title in titles.items():
@@ -453,6 +539,13 @@ def _shift(results: Results) -> Section:
             "direction that fits train. Where it is far from 0.5 in train, a network may learn "
             "the number in place of the lung; where it falls in test, that does not pay any more.",
             Table(_label_alone(found)),
+            [
+                Chart(
+                    "Plain numbers that tell the label",
+                    charts.label_alone(found),
+                    "ROC AUC of each number in each split, the values of the table above",
+                ),
+            ],
             *_redrawn(results),
         ],
     )

@@ -18,9 +18,11 @@ HALF = 0.5  # the threshold that needs no choosing
 BINS = 10  # of probabilities, for calibration
 
 
-def columns(predictions: pd.DataFrame, split: str, variant: str) -> tuple[Labels, Probabilities]:
-    """Labels and probabilities of one split and variant, from a table of predictions."""
-    rows = predictions[predictions["split"] == split]
+def columns(
+    predictions: pd.DataFrame, split: str | tuple[str, ...], variant: str
+) -> tuple[Labels, Probabilities]:
+    """Labels and probabilities of one variant, on one split or several taken together."""
+    rows = predictions[predictions["split"].isin([split] if isinstance(split, str) else split)]
     return (rows["label"] == "PNEUMONIA").to_numpy(np.int64), rows[variant].to_numpy(np.float64)
 
 

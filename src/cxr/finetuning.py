@@ -1,0 +1,135 @@
+"""Fine-tuning: train the last layers of the backbone on the cached activations of the others."""
+
+import math
+from typing import Any
+
+import keras
+import numpy as np
+import pandas as pd
+from keras import layers
+from numpy.typing import NDArray
+
+from cxr import paths
+from cxr.arrays import Split
+from cxr.datasets import class_weights
+from cxr.errors import CxrError
+from cxr.params import FinetuneParams
+from cxr.styles import find_styles, group_weights
+
+CLASSES = {"label": 2, "pathogen": 3}
+
+
+class Copies(keras.utils.PyDataset):
+    """Batches of activations, each image once per epoch, in one of its copies by chance.
+
+    Args:
+        activations: float16 (C, N, h, w, c), memory-mapped.
+        targets: one-hot (N, K).
+        weights: of each image in the loss (N,).
+        batch_size: images.
+        seed: of the order and of the copies; None gives the images themselves, in order.
+    """
+
+    def __init__(
+        self,
+        activations: NDArray[np.float16],
+        targets: NDArray[np.float32],
+        weights: NDArray[np.float32],
+        batch_size: int,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.activations, self.targets, self.weights = activations, targets, weights
+        self.batch_size, self.seed, self.epoch = batch_size, seed, 0
+        self.order = np.arange(len(targets))
+        self.copies = np.zeros(len(targets), int)
+
+    def on_epoch_begin(self) -> None:
+        """Draw the order and the copies of the epoch that begins."""
+        if self.seed is not None:
+            rng = np.random.default_rng([self.seed, self.epoch])
+            self.order = rng.permutation(len(self.targets))
+            self.copies = rng.integers(0, len(self.activations), len(self.targets))
+        self.epoch += 1
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.targets) / self.batch_size)
+
+    def __getitem__(self, number: int) -> tuple[Any, Any, Any]:
+        rows = self.order[number * self.batch_size : (number + 1) * self.batch_size]
+        batch = self.activations[self.copies[rows], rows].astype(np.float32)
+        return batch, self.targets[rows], self.weights[rows]
+
+
+def targets(index: pd.DataFrame, kind: str) -> NDArray[np.float32]:
+    """One-hot float32 (N, K): NORMAL first, then PNEUMONIA or (`pathogen`) bacteria and virus.
+
+    An image of PNEUMONIA whose file name tells no pathogen counts half for each.
+    """
+    ill = (index["label"] == "PNEUMONIA").to_numpy()
+    if kind == "label":
+        return np.column_stack([~ill, ill]).astype(np.float32)
+    virus = index["pathogen"].map({"bacteria": 0.0, "virus": 1.0}).fillna(0.5).to_numpy()
+    return np.column_stack([~ill, ill * (1 - virus), ill * virus]).astype(np.float32)
+
+
+def batches(name: str, split: Split, params: FinetuneParams, seed: int | None = None) -> Copies:
+    """Batches of the cached activations of a split; shuffled where there is a seed.
+
+    Raises:
+        CxrError: the activations are missing or belong to other images.
+    """
+    path = paths.activations(name)
+    try:
+        activations = np.lib.format.open_memmap(path, mode="r")
+    except (OSError, ValueError) as error:
+        raise CxrError(f"{path} cannot be read ({error}); run `dvc repro`") from error
+    if activations.shape[1] != len(split.index):
+        raise CxrError(f"{path} holds {activations.shape[1]} images, not {len(split.index)}")
+    weights = image_weights(split.labels, params.class_weights if seed is not None else "none")
+    return Copies(
+        activations, targets(split.index, params.targets), weights, params.batch_size, seed
+    )
+
+
+def image_weights(labels: NDArray[np.int64], mode: str) -> NDArray[np.float32]:
+    """Weight of each training image in the loss, float32 (N,), by `finetune.class_weights`."""
+    if mode == "styles":
+        return group_weights(labels, styles_of("train"))
+    by_class = class_weights(labels, mode) or {0: 1.0, 1: 1.0}
+    return np.array([by_class[label] for label in labels], np.float32)
+
+
+def stopping_groups(labels: NDArray[np.int64], params: FinetuneParams) -> NDArray[np.int64] | None:
+    """Number of each validation image's group of label and style (N,), by whose worst
+    `finetune.early_stopping_by: worst_group` judges epochs; else None.
+    """
+    if params.early_stopping_by == "val_loss":
+        return None
+    return labels + 2 * styles_of("val")
+
+
+def styles_of(split: str) -> NDArray[np.int64]:
+    """Acquisition style of each image of a split (N,), by clusters of the training images."""
+    train, rows = (np.load(paths.features(name), mmap_mode="r") for name in ("train", split))
+    return np.asarray(find_styles(train).predict(rows), np.int64)
+
+
+def with_outputs(tuned: keras.Model, params: FinetuneParams) -> keras.Model:
+    """Activations -> maps -> their means -> probabilities of the classes (N, K)."""
+    pooled = layers.GlobalAveragePooling2D(name="pooling")(tuned.output)
+    dropped = layers.Dropout(params.dropout, name="dropout")(pooled)
+    classes = layers.Dense(CLASSES[params.targets], activation="softmax", name="classes")
+    return keras.Model(tuned.input, classes(dropped), name="learner")
+
+
+def whole_model(image: keras.KerasTensor, frozen: keras.Model, learner: keras.Model) -> keras.Model:
+    """Frozen and tuned part as one model: uint8 grey (N, S, S, 1) -> probability (N, 1), which is
+    one minus that of NORMAL.
+    """
+    not_normal = layers.Dense(1, name="probability", trainable=False)
+    head = keras.Model(learner.input, not_normal(learner.output), name="tuned")
+    kernel = np.zeros((learner.output_shape[1], 1), np.float32)
+    kernel[0] = -1
+    not_normal.set_weights([kernel, np.ones(1, np.float32)])
+    return keras.Model(image, head(frozen(image)), name="finetuned")

@@ -1,0 +1,18 @@
+"""Make the stress validation of the validation images."""
+
+from cxr import paths, stress
+from cxr.arrays import open_split, write_split
+from cxr.errors import run_stage
+from cxr.params import read_params
+
+
+def main() -> None:
+    params = read_params()
+    raw = paths.raw(params.data.source)
+    index = stress.stress_index(open_split(paths.ARRAYS / "val").index)
+    images = stress.stressed(raw, index, params.image)
+    write_split(paths.ARRAYS / "stress", images, index)
+
+
+if __name__ == "__main__":
+    run_stage(main)

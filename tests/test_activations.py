@@ -1,0 +1,97 @@
+"""The cut through a backbone leaves its function as it is; activations belong to their images."""
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+
+from cxr import activations, backbones
+from cxr.arrays import open_split, write_split
+from cxr.demo import PROJECT
+from cxr.errors import CxrError
+from cxr.params import read_params
+
+PARAMS = read_params(PROJECT / "params.yaml")
+SIDE = 64
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "mobilenetv2.weights.h5"
+    backbones.ensure_weights(path, "mobilenetv2", "none")
+    return path
+
+
+def image_input():
+    return keras.Input((SIDE, SIDE, 1), dtype="uint8", name="image")
+
+
+def cut(weights, from_layer="last_stage"):
+    return activations.halves("mobilenetv2", weights, image_input(), "backbone", SIDE, from_layer)
+
+
+def images(count):
+    return np.random.default_rng(0).integers(0, 256, (count, SIDE, SIDE, 1)).astype(np.uint8)
+
+
+@pytest.mark.parametrize("from_layer", ["last_stage", "input", "block_16_expand"])
+def test_the_halves_together_are_the_backbone(weights, from_layer):
+    halves = cut(weights, from_layer)
+    found = halves.tuned.predict(halves.frozen.predict(images(3), verbose=0), verbose=0)
+    whole = backbones.load_backbone("mobilenetv2", weights)
+    rgb = np.repeat(images(3) / 127.5 - 1, 3, axis=-1).astype(np.float32)
+    np.testing.assert_allclose(found, whole.predict(rgb, verbose=0), atol=1e-4)
+
+
+@pytest.mark.parametrize("name", backbones.BACKBONES)
+def test_every_backbone_has_a_last_stage(name):
+    side = max(96, backbones.BACKBONES[name].min_size)
+    backbone = backbones.BACKBONES[name].build(
+        weights=None, include_top=False, input_shape=(side, side, 3)
+    )
+    cut = activations.last_stage_input(backbone)
+    tuned = keras.Model(cut, backbone.output)
+    share = tuned.count_params() / backbone.count_params()
+    assert 0.1 < share < 0.95
+    assert cut.shape[1] < side / 4
+
+
+def test_a_layer_that_cannot_be_cut_at_is_named(weights):
+    for layer in ("nowhere", "block_16_add"):
+        with pytest.raises(CxrError, match=rf"finetune.from_layer '{layer}'.*last_stage"):
+            cut(weights, layer)
+
+
+@pytest.fixture
+def split(tmp_path):
+    """Twelve images: a bright square for PNEUMONIA, a dark one for NORMAL."""
+    labels = ["NORMAL", "PNEUMONIA"] * 6
+    index = pd.DataFrame(
+        {
+            "path": [f"{n}.png" for n in range(12)],
+            "label": labels,
+            "pathogen": ["none", "virus", "none", "bacteria"] * 3,
+        }
+    )
+    noise = np.random.default_rng(1).integers(0, 60, (12, SIDE, SIDE)).astype(np.uint8)
+    noise[1::2, 16:48, 16:48] += 150
+    write_split(tmp_path / "split", noise, index)
+    return open_split(tmp_path / "split")
+
+
+def test_activations_are_those_of_the_images_and_their_copies(split, tmp_path):
+    image = image_input()
+    pooled = keras.layers.AveragePooling2D(8)(keras.layers.Rescaling(1 / 255)(image))
+    frozen = keras.Model(image, pooled)
+    activations.write_activations(tmp_path / "a.npy", frozen, split, 2, PARAMS.perturb)
+    found = np.load(tmp_path / "a.npy")
+    assert found.shape == (3, 12, 8, 8, 1)
+    assert found.dtype == np.float16
+    plain = frozen.predict(np.asarray(split.images)[..., None], verbose=0)
+    np.testing.assert_allclose(found[0], plain, atol=1e-3)
+    copy = np.stack(list(activations.perturbed(split, 2, PARAMS.perturb)))
+    of_copy = frozen.predict(copy[..., None], verbose=0)
+    np.testing.assert_allclose(found[2], of_copy, atol=1e-3)
+    assert np.abs(found[1] - found[2]).max() > 0.1
+    activations.write_activations(tmp_path / "b.npy", frozen, split, 2, PARAMS.perturb)
+    assert (tmp_path / "a.npy").read_bytes() == (tmp_path / "b.npy").read_bytes()

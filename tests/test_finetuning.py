@@ -1,0 +1,175 @@
+"""Fine-tuning: the cut leaves the function as it is, and only the trained part changes."""
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+
+from cxr import activations, backbones, finetuning, paths, training
+from cxr.arrays import open_split, write_split
+from cxr.demo import PROJECT
+from cxr.errors import CxrError
+from cxr.params import read_params
+
+PARAMS = read_params(PROJECT / "params.yaml")
+FINETUNE = PARAMS.finetune.model_copy(update={"epochs": 2, "batch_size": 8})
+SIDE = 64
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "mobilenetv2.weights.h5"
+    backbones.ensure_weights(path, "mobilenetv2", "none")
+    return path
+
+
+def image_input():
+    return keras.Input((SIDE, SIDE, 1), dtype="uint8", name="image")
+
+
+def cut(weights, from_layer="last_stage"):
+    return activations.halves("mobilenetv2", weights, image_input(), "backbone", SIDE, from_layer)
+
+
+def images(count):
+    return np.random.default_rng(0).integers(0, 256, (count, SIDE, SIDE, 1)).astype(np.uint8)
+
+
+def test_pathogens_are_targets_of_their_own():
+    index = pd.DataFrame(
+        {
+            "label": ["NORMAL", "PNEUMONIA", "PNEUMONIA", "PNEUMONIA"],
+            "pathogen": ["none", "bacteria", "virus", "none"],
+        }
+    )
+    np.testing.assert_array_equal(
+        finetuning.targets(index, "pathogen"), [[1, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0.5, 0.5]]
+    )
+    np.testing.assert_array_equal(
+        finetuning.targets(index, "label"), [[1, 0], [0, 1], [0, 1], [0, 1]]
+    )
+
+
+@pytest.fixture
+def split(tmp_path):
+    """Twelve images: a bright square for PNEUMONIA, a dark one for NORMAL."""
+    labels = ["NORMAL", "PNEUMONIA"] * 6
+    index = pd.DataFrame(
+        {
+            "path": [f"{n}.png" for n in range(12)],
+            "label": labels,
+            "pathogen": ["none", "virus", "none", "bacteria"] * 3,
+        }
+    )
+    noise = np.random.default_rng(1).integers(0, 60, (12, SIDE, SIDE)).astype(np.uint8)
+    noise[1::2, 16:48, 16:48] += 150
+    write_split(tmp_path / "split", noise, index)
+    return open_split(tmp_path / "split")
+
+
+def copies(seed=None):
+    rows = np.arange(3 * 10, dtype=np.float16).reshape(3, 10, 1, 1, 1)
+    targets = np.eye(10, dtype=np.float32)
+    return finetuning.Copies(rows, targets, np.ones(10, np.float32), 4, seed)
+
+
+def test_an_epoch_has_every_image_once_in_one_of_its_copies():
+    batches, seen = copies(seed=5), []
+    for _ in range(2):
+        batches.on_epoch_begin()
+        parts = [batches[number] for number in range(len(batches))]
+        values = np.concatenate([part[0] for part in parts]).ravel().astype(int)
+        rows = np.concatenate([part[1] for part in parts]).argmax(axis=1)
+        assert sorted(rows) == list(range(10))
+        np.testing.assert_array_equal(values % 10, rows)  # targets go with their images
+        assert len(set(values // 10)) > 1
+        seen.append(values.tolist())
+    assert seen[0] != seen[1]
+
+
+def test_without_a_seed_the_images_themselves_come_in_order():
+    batches = copies()
+    batches.on_epoch_begin()
+    values = np.concatenate([batches[n][0] for n in range(len(batches))]).ravel()
+    np.testing.assert_array_equal(values, np.arange(10))
+
+
+def test_training_changes_the_last_layers_alone(weights, split, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data/activations").mkdir(parents=True)
+    (tmp_path / "plots/history").mkdir(parents=True)
+    halves = cut(weights)
+    path = paths.activations("train")
+    activations.write_activations(path, halves.frozen, split, 1, PARAMS.perturb)
+    learner = finetuning.with_outputs(halves.tuned, FINETUNE)
+    model = finetuning.whole_model(halves.frozen.inputs[0], halves.frozen, learner)
+    before = {w.path: np.array(w) for w in model.weights}
+    batches = finetuning.batches("train", split, FINETUNE, seed=1)
+    val = finetuning.batches("train", split, FINETUNE)
+    training.train("finetuned", learner, batches, val, FINETUNE)
+    changed = {w.path for w in model.weights if not np.array_equal(before[w.path], w)}
+    trained = {w.path for w in learner.trainable_weights}
+    assert changed
+    assert changed <= trained
+    assert not [path for path in changed if "moving" in path]
+    assert not {w.path for w in halves.frozen.weights} & changed
+    history = pd.read_csv(paths.history("finetuned"))
+    assert history["epoch"].tolist() == [1, 2]
+    assert history["kept"].tolist() == [0, 1]
+    probability = model.predict(np.asarray(split.images)[..., None], verbose=0)
+    classes = learner.predict(batches.activations[0].astype(np.float32), verbose=0)
+    np.testing.assert_allclose(probability[:, 0], 1 - classes[:, 0], atol=0.02)
+    assert model.name == "finetuned"
+
+
+def test_activations_of_other_images_are_refused(weights, split, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CxrError, match=r"activations/train.npy cannot be read"):
+        finetuning.batches("train", split, FINETUNE)
+    (tmp_path / "data/activations").mkdir(parents=True)
+    np.save(paths.activations("train"), np.zeros((1, 5, 2, 2, 1), np.float16))
+    with pytest.raises(CxrError, match="holds 5 images, not 12"):
+        finetuning.batches("train", split, FINETUNE)
+
+
+def test_the_worst_group_decides_which_epoch_is_kept(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = np.array([0.0, 1.0] * 4, np.float16).reshape(1, 8, 1, 1, 1)
+    targets = np.eye(2, dtype=np.float32)[[0, 1] * 4]
+    train = finetuning.Copies(rows, targets, np.ones(8, np.float32), 8, seed=1)
+    # Validation has six images as in training and two of a group where the labels are the reverse:
+    # the mean loss falls with each epoch, that of the small group rises.
+    odd_targets = np.concatenate([targets[:6], targets[[1, 0]]])
+    val = finetuning.Copies(rows, odd_targets, np.ones(8, np.float32), 4)
+    given = keras.Input((1, 1, 1))
+    flat = keras.layers.Flatten()(given)
+    model = keras.Model(given, keras.layers.Dense(2, "softmax", kernel_initializer="zeros")(flat))
+    params = FINETUNE.model_copy(
+        update={"epochs": 4, "early_stopping": 4, "schedule": "constant", "learning_rate": 0.05}
+    )
+    groups = np.array([0] * 6 + [1] * 2)
+    training.train("unit", model, train, val, params, groups=groups)
+    table = pd.read_csv("plots/history/unit.csv")
+    assert table["val_loss"].is_monotonic_decreasing
+    assert table[training.WORST_GROUP].is_monotonic_increasing
+    assert list(table["kept"]) == [1, 0, 0, 0]
+    own = -np.log((odd_targets * model.predict(val, verbose=0)).sum(axis=1))
+    assert table[training.WORST_GROUP][0] == pytest.approx(own[6:].mean(), abs=1e-5)
+
+
+def test_stopping_groups_are_labels_within_styles(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    paths.features("train").parent.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    bright = np.array([0, 1] * 30)
+    features = (rng.standard_normal((60, 4)) + 40 * bright[:, None]).astype(np.float32)
+    np.save(paths.features("train"), features)
+    np.save(paths.features("val"), features[:8])
+    labels = np.array([0, 0, 1, 1] * 2)
+    params = FINETUNE.model_copy(update={"early_stopping_by": "worst_group"})
+    groups = pd.Series(finetuning.stopping_groups(labels, params))
+    assert (groups % 2 == labels).all()
+    for label in (0, 1):  # bright and dark ones never share a group
+        dark, light = (set(groups[(labels == label) & (bright[:8] == side)]) for side in (0, 1))
+        assert dark and light and not dark & light
+    assert finetuning.stopping_groups(labels, FINETUNE) is None

@@ -1,0 +1,120 @@
+"""Styles: clusters, weights by group, and right calls by group against counts by hand."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from cxr import styles
+
+
+def blobs(count, seed=0):
+    """Features (N, 5) of two styles far apart, and which is which."""
+    rng = np.random.default_rng(seed)
+    style = np.arange(count) % 2
+    return rng.normal(0, 0.1, (count, 5)) + 10 * style[:, None], style
+
+
+def test_images_that_look_alike_have_one_style():
+    features, style = blobs(200)
+    others, other_style = blobs(50, seed=1)
+    found = styles.find_styles(features)
+    for rows, truth in ((features, style), (others, other_style)):
+        predicted = found.predict(rows)
+        assert not set(predicted[truth == 0]) & set(predicted[truth == 1])
+    np.testing.assert_array_equal(
+        styles.find_styles(features).predict(others), found.predict(others)
+    )
+
+
+def test_few_images_have_few_styles():
+    assert len(set(styles.find_styles(blobs(4)[0]).predict(blobs(4)[0]))) <= 4
+
+
+def test_groups_of_label_and_style_weigh_alike():
+    labels = np.repeat([0, 0, 1, 1], [10, 30, 100, 60])
+    style = np.repeat([0, 1, 0, 1], [10, 30, 100, 60])
+    weights = styles.group_weights(labels, style)
+    assert weights.dtype == np.float32
+    assert weights.mean() == pytest.approx(1)
+    sums = pd.Series(weights).groupby([labels, style]).sum()
+    np.testing.assert_allclose(sums, 50, rtol=1e-5)
+
+
+def test_odd_images_do_not_rule():
+    labels, style = np.zeros(1000, int), np.array([1] + [0] * 999)
+    weights = styles.group_weights(labels, style)
+    assert weights[0] == pytest.approx(99.9 * weights[1], rel=1e-3)  # not 999 times
+
+
+def test_groups_are_styles_and_series():
+    features, _ = blobs(20)
+    names = ["IM-0001", "NORMAL2-IM-0002", "person3_virus", "person14_virus"] * 5
+    index = pd.DataFrame({"path": [f"{n}.png" for n in range(20)], "patient": names})
+    found = styles.groups_of(
+        dict.fromkeys(("train", "val", "test"), index),
+        dict.fromkeys(("train", "val", "test"), features),
+        {"4.png", "99.png"},
+    )
+    series = found[found["kind"] == "series"]
+    assert set(series["group"]) == {"IM-", "NORMAL-IM-", "person_virus"}
+    acquisition = found[found["kind"] == "acquisition"]
+    assert set(acquisition.loc[acquisition["group"] == "other", "path"]) == {"4.png"}
+    assert len(found) == 2 * 3 * 20
+
+
+def test_right_calls_by_group():
+    predictions = pd.DataFrame(
+        {
+            "path": [*"abcdef", "a"],
+            "split": ["val"] * 4 + ["test"] * 2 + ["stress"],
+            "label": [
+                "NORMAL",
+                "NORMAL",
+                "PNEUMONIA",
+                "PNEUMONIA",
+                "NORMAL",
+                "PNEUMONIA",
+                "NORMAL",
+            ],
+            "v": [0.1, 0.9, 0.9, 0.2, 0.9, 0.9, 0.9],
+        }
+    )
+    groups = pd.DataFrame({"path": list("abcdef"), "kind": "style", "group": list("001100")})
+    found = styles.right_by_group(predictions, groups, {"v": 0.5})
+    assert list(found.columns) == [
+        *("split", "kind", "label", "group", "images", "variant", "right"),
+    ]
+    assert set(found["variant"]) == {"v"}
+    rows = {(r.split, r.label, r.group): (r.images, r.right) for r in found.itertuples()}
+    assert rows == {
+        ("val", "NORMAL", "0"): (2, 0.5),
+        ("val", "PNEUMONIA", "1"): (2, 0.5),
+        ("test", "NORMAL", "0"): (1, 0.0),
+        ("test", "PNEUMONIA", "0"): (1, 1.0),
+    }
+
+
+def shares(*rows):
+    names = ["split", "kind", "label", "group", "images", "variant", "right"]
+    return pd.DataFrame(rows, columns=names)
+
+
+def test_named_groups_are_those_of_test_in_the_order_told():
+    found = styles.named_groups(
+        shares(
+            ("test", "series", "PNEUMONIA", "person_virus", 148, "a", 0.9),
+            ("test", "acquisition", "NORMAL", "other", 66, "a", 0.3),
+            ("test", "acquisition", "NORMAL", "other", 66, "b", 0.4),
+            ("val", "acquisition", "NORMAL", "usual", 9, "a", 0.5),
+            ("test", "style", "NORMAL", "other", 9, "a", 0.6),
+            ("test", "series", "PNEUMONIA", "person_virus", 148, "b", 1.0),
+        )
+    )
+    assert found.index.tolist() == ["NORMAL, other acquisition", "PNEUMONIA, virus"]
+    assert found.to_dict("list") == {"images": [66, 148], "a": [0.3, 0.9], "b": [0.4, 1.0]}
+
+
+def test_another_data_set_has_no_named_groups():
+    found = styles.named_groups(shares(("test", "series", "NORMAL", "x", 5, "a", 1.0)))
+    assert found.empty
+    assert list(found) == ["images", "a"]
