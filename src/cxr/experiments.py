@@ -18,7 +18,7 @@ from cxr import paths
 from cxr.document import with_table
 from cxr.errors import CxrError, run_stage
 from cxr.files import replacing, write_csv
-from cxr.params import read_params
+from cxr.params import leaves, read_params
 from cxr.variants import EVALUATED, VARIANTS
 
 METRICS = ("recall", "precision", "accuracy", "specificity", "roc_auc")
@@ -54,7 +54,7 @@ def experiments(commits: list[str]) -> list[dict[str, Any]]:
         One record each: name, commit (that it started from), state (of `dvc exp show`), changed
         (parameters other than the seed that differ from that commit), and all its numbers.
     """
-    keys = _leaves(read_params().model_dump())
+    keys = leaves(read_params().model_dump())
     found, start = [], None
     for row in dvc.api.exp_show(revs=commits):
         if row["rev"] == "workspace":
@@ -98,14 +98,6 @@ def _start(reference: str) -> str:
 def _git(*arguments: str) -> str:
     done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True)
     return done.stdout.strip()
-
-
-def _leaves(tree: dict[str, Any], above: str = "") -> list[str]:
-    keys = []
-    for name, value in tree.items():
-        inner = isinstance(value, dict)
-        keys += _leaves(value, f"{above}{name}.") if inner else [f"{above}{name}"]
-    return keys
 
 
 def _differ(row: dict[str, Any], start: dict[str, Any], key: str) -> bool:

@@ -217,11 +217,16 @@ class Params(Section):
 
 def flat(**sections: Section) -> dict[str, Any]:
     """All keys of the sections by their full names: `{"model.epochs": 6}`."""
-    return {
-        f"{name}.{key}": value
-        for name, section in sections.items()
-        for key, value in section.model_dump().items()
-    }
+    return leaves({name: section.model_dump() for name, section in sections.items()})
+
+
+def leaves(tree: dict[str, Any], above: str = "") -> dict[str, Any]:
+    """The values of nested sections by their full names."""
+    found: dict[str, Any] = {}
+    for name, value in tree.items():
+        key = above + name
+        found |= leaves(value, f"{key}.") if isinstance(value, dict) else {key: value}
+    return found
 
 
 def read_params(path: Path = paths.PARAMS) -> Params:

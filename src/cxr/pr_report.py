@@ -20,7 +20,7 @@ from ruamel.yaml.error import YAMLError
 from cxr import paths
 from cxr.errors import CxrError, run_stage
 from cxr.intervals import intervals, thresholds
-from cxr.params import read_params
+from cxr.params import leaves, read_params
 from cxr.recommendation import best_variant, recommend, signed, signed_span
 from cxr.variants import EVALUATED, VARIANTS
 
@@ -95,7 +95,7 @@ def _recorded(revision: str | None) -> dict[str, dict[str, Any]]:
     stages = _read(paths.LOCK, revision).get("stages", {})
     try:
         return {
-            name: _leaves(stage.get("params", {}).get(paths.PARAMS.name, {}))
+            name: leaves(stage.get("params", {}).get(paths.PARAMS.name, {}))
             for name, stage in stages.items()
         }
     except AttributeError as error:
@@ -104,21 +104,13 @@ def _recorded(revision: str | None) -> dict[str, dict[str, Any]]:
         ) from error
 
 
-def _leaves(tree: dict[str, Any], above: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in tree.items():
-        key = above + name
-        found |= _leaves(value, f"{key}.") if isinstance(value, dict) else {key: value}
-    return found
-
-
 def _stale(revision: str | None, where: str) -> str:
     """A warning where params.yaml is not what the results were made with."""
     # Stage by stage: after a run of some stages, the others may have used other values.
     used = [item for params in _recorded(revision).values() for item in params.items()]
     if not used:
         return ""  # nothing was run yet
-    stands = _leaves(_read(paths.PARAMS, revision))
+    stands = leaves(_read(paths.PARAMS, revision))
     other = {key for key, value in used if key not in stands or stands[key] != value}
     other |= set(stands) - {key for key, _ in used}
     if not other:
