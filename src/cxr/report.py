@@ -126,11 +126,12 @@ def report(results: Results) -> Document:
 
 def figures(results: Results) -> dict[str, str]:
     """Charts that pages in docs/ show, as SVG text by file name; none shows an image."""
-    return {
+    found = {
         "stress.svg": charts.stress(results.evaluation),
-        "groups.svg": charts.groups(named_groups(results.groups)),
         "label_alone.svg": charts.label_alone(results.shift),
     }
+    right = named_groups(results.groups)
+    return found if right.empty else found | {"groups.svg": charts.groups(right)}
 
 
 def _recommendation(results: Results) -> Section:
