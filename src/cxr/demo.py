@@ -93,8 +93,8 @@ def main() -> None:
         if finished.returncode:
             sys.exit(f"error: `{command}` failed in {FOLDER}")
     evaluation = json.loads((FOLDER / paths.EVALUATION).read_text(encoding="utf-8"))
-    print("\nTest results on generated radiographs (not medical data; the transfer variant's")
-    print("backbone has random weights here, since those of ImageNet would be a download):\n")
+    print("\nTest results on generated radiographs (not medical data; the backbone of")
+    print("transfer and finetuned has random weights, as ImageNet's would be a download):\n")
     print(comparison(evaluation).round(3).to_string())
     print(f"\nReport: {(FOLDER / paths.REPORT_PAGE).as_uri()}")
     print(f"Plots: {(FOLDER / 'dvc_plots' / 'index.html').as_uri()}")
