@@ -128,7 +128,7 @@ def metric_intervals(metrics: dict[str, dict[str, Interval]]) -> str:
         axes.set_yticks(range(len(metrics)), list(metrics))
         axes.invert_yaxis()
         axes.set_xlabel("value on test with 95 % interval")
-        figure.legend(loc="outside upper center", ncols=len(VARIANTS))
+        figure.legend(loc="outside upper center", ncols=3)
 
     return draw(paint)
 
