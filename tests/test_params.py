@@ -27,7 +27,7 @@ def leaves(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 LEAVES = leaves(TREE)
 NUMBERS = [k for k, v in LEAVES.items() if isinstance(v, int | float) and not isinstance(v, bool)]
 INTEGERS = [key for key in NUMBERS if isinstance(LEAVES[key], int)]
-FREE_TEXT = {"data.directory", "finetune.from_layer"}
+FREE_TEXT = {"data.directory", "finetune.from_layer", "split.val_series"}
 CHOICES = [k for k, v in LEAVES.items() if isinstance(v, str) and k not in FREE_TEXT]
 
 

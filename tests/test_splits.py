@@ -21,7 +21,7 @@ fractions = st.floats(0.1, 0.5)
 def params(**changes: Any) -> SplitParams:
     return SplitParams(
         **{"val_fraction": 0.2, "group_by": "patient", "test": "official", "test_fraction": 0.2}
-        | {"seed": 1}
+        | {"seed": 1, "val_series": ""}
         | changes
     )
 
@@ -215,3 +215,22 @@ def test_split_without_a_class(
 ) -> None:
     with pytest.raises(CxrError, match=f"no image for {lacking}\\. "):
         assign(manifest, params(**changes))
+
+
+def test_a_series_of_patients_is_held_out() -> None:
+    usual = assign(PLAIN, params())
+    held_out = assign(PLAIN, params(val_series="train-NORMAL-1"))
+    of_series = PLAIN["patient"].str.startswith("train-NORMAL-1")
+    assert (usual[of_series] == "train").any()
+    assert (held_out[of_series] == "val").all()
+    pd.testing.assert_series_equal(held_out[~of_series], usual[~of_series])
+
+
+def test_a_series_never_leaves_the_test_split() -> None:
+    assigned = assign(PLAIN, params(val_series="test-NORMAL"))
+    pd.testing.assert_series_equal(assigned, assign(PLAIN, params()))
+
+
+def test_a_series_without_patients_is_an_error() -> None:
+    with pytest.raises(CxrError, match=r"split.val_series 'IM-'.*'train-NORMAL-0'"):
+        assign(PLAIN, params(val_series="IM-"))
