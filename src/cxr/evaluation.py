@@ -1,5 +1,6 @@
 """Predictions of every variant, and the tables that `scores` makes of them."""
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,6 +104,8 @@ def predict_all(mirrored: Sequence[str] = ()) -> pd.DataFrame:
     Args:
         mirrored: variants that also get a column `<variant>_mirrored`, for the image left to right.
     """
+    # One model after the other looks to TensorFlow like one that is traced again and again.
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
     models = {variant: keras.saving.load_model(paths.model(variant)) for variant in TRAINED}
     tables = []
     for name in dict.fromkeys((*SELECTION, *EVALUATED)):
