@@ -16,7 +16,7 @@ def main() -> None:
     for name, split in splits.items():
         copies = params.finetune.copies if name == "train" else 0
         activations.write_activations(
-            paths.activations(name), frozen, split, copies, params.perturb
+            paths.activations(name), frozen, params.transfer.engine, split, copies, params.perturb
         )
 
 

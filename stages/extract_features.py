@@ -18,8 +18,9 @@ def main() -> None:
     scaling, pooling = params.transfer.scaling, params.transfer.pooling
     output = backbones.feature_extractor(backbone, weights, image, scaling, pooling)
     extractor = keras.Model(image, output)
-    for split in ("train", "val", "stress", "test"):
-        features.extract(extractor, open_split(paths.ARRAYS / split), paths.features(split))
+    for name in ("train", "val", "stress", "test"):
+        split = open_split(paths.ARRAYS / name)
+        features.extract(extractor, params.transfer.engine, split, paths.features(name))
 
 
 if __name__ == "__main__":

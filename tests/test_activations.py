@@ -83,7 +83,9 @@ def test_activations_are_those_of_the_images_and_their_copies(split, tmp_path):
     image = image_input()
     pooled = keras.layers.AveragePooling2D(8)(keras.layers.Rescaling(1 / 255)(image))
     frozen = keras.Model(image, pooled)
-    activations.write_activations(tmp_path / "a.npy", frozen, split, 2, PARAMS.perturb)
+    activations.write_activations(
+        tmp_path / "a.npy", frozen, "tensorflow", split, 2, PARAMS.perturb
+    )
     found = np.load(tmp_path / "a.npy")
     assert found.shape == (3, 12, 8, 8, 1)
     assert found.dtype == np.float16
@@ -93,5 +95,7 @@ def test_activations_are_those_of_the_images_and_their_copies(split, tmp_path):
     of_copy = frozen.predict(copy[..., None], verbose=0)
     np.testing.assert_allclose(found[2], of_copy, atol=1e-3)
     assert np.abs(found[1] - found[2]).max() > 0.1
-    activations.write_activations(tmp_path / "b.npy", frozen, split, 2, PARAMS.perturb)
+    activations.write_activations(
+        tmp_path / "b.npy", frozen, "tensorflow", split, 2, PARAMS.perturb
+    )
     assert (tmp_path / "a.npy").read_bytes() == (tmp_path / "b.npy").read_bytes()

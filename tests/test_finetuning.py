@@ -100,7 +100,7 @@ def test_training_changes_the_last_layers_alone(weights, split, tmp_path, monkey
     (tmp_path / "plots/history").mkdir(parents=True)
     halves = cut(weights)
     path = paths.activations("train")
-    activations.write_activations(path, halves.frozen, split, 1, PARAMS.perturb)
+    activations.write_activations(path, halves.frozen, "tensorflow", split, 1, PARAMS.perturb)
     learner = finetuning.with_outputs(halves.tuned, FINETUNE)
     model = finetuning.whole_model(halves.frozen.inputs[0], halves.frozen, learner)
     before = {w.path: np.array(w) for w in model.weights}

@@ -20,6 +20,7 @@ from cxr import paths
 from cxr.arrays import Split, write_rows
 from cxr.augmentation import augment
 from cxr.backbones import BACKBONES, UNSCALED, load_backbone
+from cxr.engines import Run, runner
 from cxr.errors import CxrError
 from cxr.params import FinetuneParams, PerturbParams, TransferParams
 
@@ -147,24 +148,39 @@ def perturbed(split: Split, copy: int, params: PerturbParams) -> Iterator[NDArra
         yield augment(np.asarray(image), params, rng) if copy else image
 
 
-def extract(frozen: keras.Model, images: Iterator[NDArray[np.uint8]], count: int) -> Iterator[Any]:
+def extract(run: Run, images: Iterator[NDArray[np.uint8]], count: int) -> Iterator[Any]:
     """Activations float32 (n, h, w, c) of `count` images, batch by batch."""
     batch = []
     for number, image in enumerate(tqdm(images, "activations", count, disable=None), start=1):
         batch.append(image)
         if len(batch) == BATCH_SIZE or number == count:
-            yield frozen.predict_on_batch(np.stack(batch)[..., np.newaxis])
+            yield run(np.stack(batch)[..., np.newaxis])
             batch.clear()
 
 
 def write_activations(
-    path: Path, frozen: keras.Model, split: Split, copies: int, params: PerturbParams
+    path: Path,
+    frozen: keras.Model,
+    engine: str,
+    split: Split,
+    copies: int,
+    params: PerturbParams,
 ) -> None:
-    """Write float16 (1 + copies, N, h, w, c), the images' own activations first."""
+    """Write float16 (1 + copies, N, h, w, c), the images' own activations first.
+
+    Args:
+        path: .npy file.
+        frozen: uint8 (N, S, S, 1) -> float32 (N, h, w, c).
+        engine: that runs it, as `transfer.engine`.
+        split: the images.
+        copies: perturbed ones of each image.
+        params: how they are perturbed.
+    """
+    run = runner(frozen, engine)
     rows = (
         block
         for copy in range(1 + copies)
-        for block in extract(frozen, perturbed(split, copy, params), len(split.images))
+        for block in extract(run, perturbed(split, copy, params), len(split.images))
     )
     shape = (1 + copies, len(split.images), *frozen.output_shape[1:])
     write_rows(path, rows, shape, "float16")

@@ -7,19 +7,22 @@ from tqdm import tqdm
 
 from cxr.arrays import Split, write_rows
 from cxr.datasets import image_batches
+from cxr.engines import runner
 
 BATCH_SIZE = 32  # images; of no influence on the result
 
 
-def extract(extractor: keras.Model, split: Split, path: Path) -> None:
+def extract(extractor: keras.Model, engine: str, split: Split, path: Path) -> None:
     """Write the features of a split.
 
     Args:
         extractor: uint8 (N, S, S, 1) -> float32 (N, D).
+        engine: that runs it, as `transfer.engine`.
         split: the images.
         path: .npy file, float32 (N, D), rows as in the split's index.
     """
     batches = image_batches(split, BATCH_SIZE)
     numbers = tqdm(range(len(batches)), path.stem, unit="batch", disable=None)
-    rows = (extractor.predict_on_batch(batches[number][0]) for number in numbers)
+    run = runner(extractor, engine)
+    rows = (run(batches[number][0]) for number in numbers)
     write_rows(path, rows, (len(split.images), extractor.output_shape[1]), "float32")

@@ -147,6 +147,7 @@ class TransferParams(FitSection):
     weights: Literal["imagenet", "none"]
     scaling: Literal["backbone", "none"]
     pooling: Literal["avg", "flatten"]
+    engine: Literal["openvino", "tensorflow"]
     dense_units: Count
     dropout: Rate
     class_weights: ClassWeights

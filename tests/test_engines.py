@@ -1,0 +1,79 @@
+"""Either engine gives what the model gives; without OpenVINO, TensorFlow stands in."""
+
+import os
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+from cxr import backbones
+from cxr.demo import PROJECT
+from cxr.engines import runner
+
+SIDE = 64
+
+
+@pytest.fixture(scope="module")
+def extractor(tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "mobilenetv2.weights.h5"
+    backbones.ensure_weights(path, "mobilenetv2", "none")
+    image = keras.Input((SIDE, SIDE, 1), dtype="uint8", name="image")
+    features = backbones.feature_extractor("mobilenetv2", path, image, "backbone", "avg")
+    return keras.Model(image, features)
+
+
+@pytest.fixture
+def images():
+    return np.random.default_rng(0).integers(0, 256, (5, SIDE, SIDE, 1)).astype(np.uint8)
+
+
+@pytest.mark.parametrize("engine", ["openvino", "tensorflow"])
+def test_an_engine_gives_the_models_output(extractor, images, engine, capsys):
+    found = runner(extractor, engine)(images)
+    expected = extractor.predict_on_batch(images)
+    assert found.dtype == np.float32 and found.shape == expected.shape
+    np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+    assert capsys.readouterr().err == ""
+
+
+def test_openvino_gives_the_same_bytes_again_whatever_the_batch(extractor, images):
+    run = runner(extractor, "openvino")
+    whole = run(images).copy()
+    np.testing.assert_array_equal(runner(extractor, "openvino")(images), whole)
+    np.testing.assert_array_equal(run(images[:2]), whole[:2])
+
+
+def test_without_openvino_tensorflow_stands_in_and_says_so(extractor, images, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    np.testing.assert_array_equal(
+        runner(extractor, "openvino")(images), extractor.predict_on_batch(images)
+    )
+    assert "TensorFlow" in capsys.readouterr().err
+
+
+def test_an_engine_runs_the_weights_of_now(extractor, images):
+    model = keras.models.clone_model(extractor)
+    model.set_weights([weight * 0.9 for weight in extractor.get_weights()])
+    expected = model.predict_on_batch(images)
+    found = runner(model, "openvino")(images)
+    np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+    assert np.abs(found).max() < 0.9 * np.abs(extractor.predict_on_batch(images)).max()
+
+
+REPORTS_NOTHING = """
+import keras, sys
+from cxr.engines import runner
+image = keras.Input((8, 8, 1), dtype="uint8")
+assert "openvino" not in sys.modules
+runner(keras.Model(image, keras.layers.Rescaling(0.5)(image)), "openvino")
+from openvino.tools.ovc.telemetry_utils import tm
+assert tm.__name__.endswith("telemetry_stub"), tm
+"""
+
+
+def test_openvino_reports_nothing_and_leaves_nothing_at_home(tmp_path):
+    environment = {**os.environ, "HOME": str(tmp_path), "PYTHONPATH": str(PROJECT / "src")}
+    subprocess.run([sys.executable, "-c", REPORTS_NOTHING], env=environment, check=True)
+    assert not (tmp_path / "intel").exists()
