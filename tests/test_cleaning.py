@@ -6,7 +6,7 @@ from PIL import Image
 
 from cxr import cleaning
 from cxr.demo import PROJECT
-from cxr.images import to_square
+from cxr.images import to_grey, to_square
 from cxr.params import read_params
 
 PARAMS = read_params(PROJECT / "params.yaml").image.model_copy(update={"size": 64})
@@ -116,3 +116,17 @@ def test_every_parameter_changes_the_result():
     wide = PARAMS.model_copy(update={"resize": "squash"})
     trimmed = wide.model_copy(update={"trim": True})
     assert (cleaning.prepare(image, trimmed) != cleaning.prepare(image, wide)).any()
+
+
+@pytest.mark.parametrize(
+    ("change", "is_decoded_whole"),
+    [({}, False), ({"trim": True}, True), ({"region": "lungs"}, True)],
+)
+def test_images_that_are_cropped_are_decoded_whole(tmp_path, monkeypatch, change, is_decoded_whole):
+    Image.fromarray(thorax(800, 1000, (400, 500), 4)).save(tmp_path / "x.jpeg", quality=95)
+    sizes = []
+    monkeypatch.setattr(
+        cleaning, "to_grey", lambda image: sizes.append(image.size) or to_grey(image)
+    )
+    cleaning.read_prepared(tmp_path / "x.jpeg", PARAMS.model_copy(update=change))
+    assert sizes == [(1000, 800) if is_decoded_whole else (125, 100)]

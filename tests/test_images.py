@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import ExifTags, Image
 from PIL.PngImagePlugin import PngInfo
 
 from cxr.errors import CxrError
@@ -207,6 +207,41 @@ def test_no_file_stays_open(tmp_path: Path) -> None:
     image = open_image(path)
     path.write_bytes(b"")
     np.testing.assert_array_equal(np.asarray(image), np.asarray(colours()))
+
+
+def smooth(side: int) -> Image.Image:
+    """Colours without edges, as a photograph has them."""
+    return Image.fromarray(np.random.default_rng(2).integers(0, 256, (9, 9, 3), np.uint8)).resize(
+        (side, side), Image.Resampling.BICUBIC
+    )
+
+
+@pytest.mark.parametrize(
+    ("enough", "side"), [(0, 400), (201, 400), (200, 200), (150, 200), (100, 100), (50, 50)]
+)
+def test_no_more_of_a_jpeg_is_decoded_than_is_enough(
+    tmp_path: Path, enough: int, side: int
+) -> None:
+    path = tmp_path / "x.jpeg"
+    path.write_bytes(encoded(smooth(400), "JPEG", quality=95))
+    found = to_grey(open_image(path, enough))
+    assert found.size == (side, side)
+    whole = to_square(to_grey(open_image(path)), 40, "crop").astype(int)
+    assert np.abs(to_square(found, 40, "crop") - whole).mean() < 1
+
+
+def test_a_png_is_decoded_whole(tmp_path: Path) -> None:
+    path = tmp_path / "x.png"
+    path.write_bytes(encoded(smooth(400), "PNG"))
+    assert open_image(path, 100).size == (400, 400)
+
+
+def test_turned_jpegs_are_upright_at_any_size(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    path = tmp_path / "x.jpeg"
+    path.write_bytes(encoded(smooth(400).crop((0, 0, 400, 300)), "JPEG", exif=exif))
+    assert open_image(path, 100).size == (150, 200)
 
 
 def thirds(axis: int) -> NDArray[np.uint8]:

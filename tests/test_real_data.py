@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 
 from cxr import manifest, splits
-from cxr.cleaning import read_prepared
+from cxr.cleaning import prepare, read_prepared
 from cxr.demo import PROJECT
+from cxr.images import open_image, to_grey
 from cxr.manifest import Verified
 from cxr.params import read_params
 
@@ -64,3 +65,15 @@ def test_images_are_neither_empty_nor_clipped(real_data: Path, verified: Verifie
         square = read_prepared(real_data / path, params)
         assert square.std() > 20
         assert 40 < np.median(square) < 220
+
+
+def test_decoding_a_part_of_a_full_size_image_shows_the_same(real_data: Path) -> None:
+    params = read_params(PROJECT / "params.yaml").image
+    originals = sorted((real_data.parent / "originals").rglob("*.jpeg"))[::8]
+    if not originals:
+        pytest.skip("CXR_TEST_DATA has no originals")
+    differences = []
+    for path in originals:
+        whole = prepare(to_grey(open_image(path)), params).astype(int)
+        differences.append(np.abs(read_prepared(path, params) - whole).mean())
+    assert 0 < np.mean(differences) < 0.5

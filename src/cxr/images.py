@@ -26,14 +26,22 @@ class ImageError(CxrError):
     """A file is not a readable image."""
 
 
-def open_image(path: Path) -> Image.Image:
+def open_image(path: Path, enough: int = 0) -> Image.Image:
     """Decode a whole JPEG or PNG file, turned upright as its EXIF data say; mode as in the file.
+
+    Args:
+        path: the file.
+        enough: pixels that suffice for the shorter side. A large JPEG is then decoded in grey and
+            at a half, a quarter or an eighth of its size, from a part of its coefficients (DCT
+            scaling), which is about twice as fast. 0: at full size.
 
     Raises:
         ImageError: empty, truncated, not JPEG or PNG, or of a size that suggests an attack.
     """
     try:
         with Image.open(path, formats=FORMATS) as image:
+            if 0 < enough <= min(image.size) // 2:
+                image.draft("L", (enough, enough))
             image.load()
             turn = UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
             return image.copy() if turn is None else image.transpose(turn)
