@@ -2,7 +2,7 @@
 
 import keras
 
-from cxr import datasets, networks, paths, reproducible, training
+from cxr import datasets, faster, networks, paths, reproducible, training
 from cxr.errors import run_stage
 from cxr.params import read_params
 
@@ -12,12 +12,12 @@ def main() -> None:
     reproducible.make_deterministic(params.seed)
     image, train, val = datasets.training_images(params.model.batch_size, params.seed)
     network = networks.small_cnn(params.model)
+    model = keras.Model(image, networks.apply(network, image))
     augmentation = networks.augmentation(params.augment, params.seed)
-    learner = keras.Model(image, networks.apply(augmentation + network, image))
+    stack = augmentation + faster.for_training(network)
+    learner = keras.Model(image, networks.apply(stack, image))
     weights = datasets.class_weights(train.labels, params.model.class_weights)
     training.train("augmented", learner, train, val, params.model, weights)
-    # The same trained layers without the augmentation before them are what is saved.
-    model = keras.Model(image, networks.apply(network, image))
     reproducible.save_model(model, paths.model("augmented"))
 
 

@@ -1,7 +1,10 @@
 """The real DAG under the real DVC, on generated radiographs in a temporary repository."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -87,6 +90,16 @@ def test_training_again_gives_the_same_bytes(finished: Project) -> None:
     # The histories have other seconds, so the report that shows them is made again.
     assert set(finished.repro()) <= {"report"}
     restore(finished)
+
+
+def test_models_load_without_code_of_this_project(finished: Project, tmp_path: Path) -> None:
+    models = sorted((finished.folder / "models").glob("*.keras"))
+    assert len(models) == len(TRAINED)
+    program = "import keras, sys; [keras.saving.load_model(path) for path in sys.argv[1:]]"
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    subprocess.run(
+        [sys.executable, "-c", program, *models], cwd=tmp_path, env=environment, check=True
+    )
 
 
 def test_experiment_in_a_temporary_folder_runs_its_own_code(finished: Project) -> None:

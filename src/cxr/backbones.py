@@ -133,4 +133,5 @@ def with_head(head: keras.Model, image: keras.KerasTensor, params: TransferParam
     """Backbone and trained head as one model: uint8 grey (N, S, S, 1) -> probability (N, 1)."""
     weights = paths.weights(params.backbone, params.weights)
     features = feature_extractor(params.backbone, weights, image, params.scaling, params.pooling)
-    return keras.Model(image, head(features), name="transfer")
+    plain = keras.Model(head.input, head.output, name=head.name)  # without its optimizer
+    return keras.Model(image, plain(features), name="transfer")

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from cxr import paths
 from cxr.errors import CxrError
+from cxr.faster import OneKernelAdam
 from cxr.files import write_csv
 
 WORST_GROUP = "val_worst_group_loss"
@@ -139,9 +140,7 @@ def optimizer(params: FitParams, steps: int) -> keras.Optimizer:
     average: dict[str, Any] = (
         {"use_ema": True, "ema_momentum": params.weight_average} if params.weight_average else {}
     )
-    if params.weight_decay:
-        return keras.optimizers.AdamW(rate, weight_decay=params.weight_decay, **average)
-    return keras.optimizers.Adam(rate, **average)
+    return OneKernelAdam(rate, weight_decay=params.weight_decay or None, **average)
 
 
 def _cosine(largest: float, steps: int) -> keras.optimizers.schedules.LearningRateSchedule:
