@@ -35,11 +35,12 @@ def cache_splits(
     for split in SPLITS:
         index = manifest[assigned == split].drop(columns=["split", "sha256"])
         paths = [raw / path for path in index["path"]]
-        images = tqdm(_read_all(paths, params), split, len(paths), unit="image", disable=None)
+        images = tqdm(read_all(paths, params), split, len(paths), unit="image", disable=None)
         write_split(folder / split, images, index)
 
 
-def _read_all(paths: list[Path], params: ImageParams) -> Iterator[NDArray[np.uint8]]:
+def read_all(paths: list[Path], params: ImageParams) -> Iterator[NDArray[np.uint8]]:
+    """Decode and prepare files, on all cores; uint8 (S, S) each, in order."""
     with ThreadPoolExecutor() as pool:
         for start in range(0, len(paths), CHUNK):
             chunk = paths[start : start + CHUNK]
