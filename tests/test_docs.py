@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from cxr import paths, readme
+from cxr import experiments, paths, readme
 from cxr.demo import PROJECT
 from cxr.errors import CxrError
 from cxr.variants import VARIANTS
@@ -18,10 +18,11 @@ EVALUATION: dict[str, Any] = json.loads(
     (PROJECT / "metrics/evaluation.json").read_text(encoding="utf-8")
 )
 GROUPS = pd.read_csv(PROJECT / paths.GROUPS)
+RECORD = experiments.read_record(PROJECT / paths.EXPERIMENTS)
 
 
 def with_results(text: str, evaluation: dict[str, Any] = EVALUATION) -> str:
-    return readme.with_results(text, evaluation, GROUPS)
+    return readme.with_results(text, evaluation, GROUPS, RECORD)
 
 
 def test_tables_are_the_results() -> None:
@@ -53,9 +54,29 @@ def test_shares_of_groups() -> None:
     assert list(found["NORMAL, other acquisition (66)"][:3]) == ["0.000", "0.100", "0.200"]
 
 
-def write_groups() -> None:
+def test_seeds_of_the_last_commit_are_averaged() -> None:
+    row = dict.fromkeys(experiments.COLUMNS, 0.5) | {"variant": "transfer", "changed": ""}
+    runs = [
+        ("old", 1, "", 0.1),
+        ("new", 1, "", 0.6),
+        ("new", 2, "", 0.8),
+        ("new", 3, "model.epochs=9", 0.9),
+    ]
+    rows = [
+        row | {"commit": commit, "seed": seed, "changed": changed, "test_roc_auc": number}
+        for commit, seed, changed, number in runs
+    ]
+    found = readme.over_seeds(pd.DataFrame(rows))
+    assert found["seeds"].tolist() == [2]
+    assert found["test ROC AUC"].tolist() == ["0.700 ± 0.141"]
+    assert readme.over_seeds(pd.DataFrame(rows[:0], columns=experiments.COLUMNS)).empty
+
+
+def write_inputs() -> None:
     paths.GROUPS.parent.mkdir()
     GROUPS.to_csv(paths.GROUPS, index=False)
+    paths.EXPERIMENTS.parent.mkdir()
+    RECORD.to_csv(paths.EXPERIMENTS, index=False)
 
 
 @pytest.mark.parametrize(
@@ -72,7 +93,7 @@ def test_metrics_that_make_no_table_leave_the_page(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     readme.README.write_text(README, encoding="utf-8")
-    write_groups()
+    write_inputs()
     paths.EVALUATION.parent.mkdir()
     if content:
         paths.EVALUATION.write_text(content)
@@ -85,7 +106,7 @@ def test_the_command_writes_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.chdir(tmp_path)
     other = json.loads(json.dumps(EVALUATION))
     other["baseline"]["operating_point"]["threshold"] = 0.98765
-    write_groups()
+    write_inputs()
     paths.EVALUATION.parent.mkdir()
     paths.EVALUATION.write_text(json.dumps(other))
     readme.README.write_text(README, encoding="utf-8")

@@ -8,6 +8,7 @@ import argparse
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,14 @@ from cxr.params import leaves, read_params
 from cxr.variants import EVALUATED, VARIANTS
 
 METRICS = ("recall", "precision", "accuracy", "specificity", "roc_auc")
-SUMMARISED = ("recall", "precision", "accuracy", "roc_auc")
-OPERATING = ("recall", "precision")
-# Column of a number -> where it stands below its variant in metrics/evaluation.json. What every
-# choice is made on comes last: runs from before it existed lack it.
+SUMMARISED = (
+    *(f"{split}_{name}" for split in EVALUATED for name in METRICS if name != "specificity"),
+    "selection_roc_auc",
+)
+OPERATING = ("recall", "precision", "accuracy", "specificity")
+AS_COMMITTED = "as committed"
+# Column of a number -> where it stands below its variant in metrics/evaluation.json. Runs from
+# before it was recorded lack it.
 PLACES = {
     **{f"{split}_{metric}": f"{split}.{metric}" for split in EVALUATED for metric in METRICS},
     "threshold": "operating_point.threshold",
@@ -131,29 +136,31 @@ def read_record(path: Path) -> pd.DataFrame:
     return pd.read_csv(path, dtype={"commit": str}).fillna({"changed": ""})
 
 
-def summary(rows: pd.DataFrame) -> pd.DataFrame:
+def summary(rows: pd.DataFrame, columns: Sequence[str] = SUMMARISED) -> pd.DataFrame:
     """Mean and spread over seeds: one row for each commit, change and variant.
 
+    Args:
+        rows: as `table` gives them.
+        columns: the numbers to summarise, of `PLACES`.
+
     Returns:
-        commit, changed, variant, seeds (how many), and for each metric `mean ± standard deviation`
+        commit, changed, variant, seeds (how many), and for each number `mean ± standard deviation`
         (of the sample; without it where there is one seed).
     """
-    metrics = [f"{split}_{metric}" for split in EVALUATED for metric in SUMMARISED]
-    metrics.append("selection_roc_auc")
     # An experiment that repeats its commit was run by that commit's code; the metrics that stand in
     # the commit may be older than its code.
     groups = rows.drop_duplicates(["commit", "changed", "variant", "seed"], keep="last").groupby(
         ["commit", "changed", "variant"], sort=False
     )
     result = groups["seed"].nunique().rename("seeds").to_frame()
-    for name in metrics:
+    for name in columns:
         spread = groups[name].agg(["mean", "std"])
         result[name] = [
             _number(mean) if pd.isna(std) else f"{mean:.3f} ± {std:.3f}"
             for mean, std in spread.itertuples(index=False)
         ]
     result = result.reset_index()
-    return result.assign(changed=result["changed"].replace("", "as committed"))
+    return result.assign(changed=result["changed"].replace("", AS_COMMITTED))
 
 
 def failures(found: list[dict[str, Any]]) -> list[str]:

@@ -1,4 +1,4 @@
-"""The tables of results in README.md, written from metrics/evaluation.json.
+"""The tables of results in README.md, written from the metrics and the record of experiments.
 
 make readme
 """
@@ -12,6 +12,7 @@ import pandas as pd
 from cxr import paths, scores
 from cxr.document import with_table
 from cxr.errors import CxrError, run_stage
+from cxr.experiments import AS_COMMITTED, read_record, summary
 from cxr.files import replacing
 from cxr.styles import named_groups
 from cxr.variants import VARIANTS
@@ -25,15 +26,26 @@ NOTEBOOK = {
 }
 COUNTS = ("tn", "fp", "fn", "tp")
 RATES = ("recall", "precision", "accuracy", "specificity")
+# Column of the table over seeds -> column of the record.
+OVER_SEEDS = {
+    "val and stress ROC AUC": "selection_roc_auc",
+    "test ROC AUC": "test_roc_auc",
+    "accuracy at 0.5": "test_accuracy",
+    "recall at 0.5": "test_recall",
+    **{f"{name} at the operating point": f"test_{name}_at_threshold" for name in RATES},
+}
 
 
-def with_results(text: str, evaluation: dict[str, Any], groups: pd.DataFrame) -> str:
-    """The text of README.md with its tables made of the content of metrics/evaluation.json and of
-    plots/groups.csv.
+def with_results(
+    text: str, evaluation: dict[str, Any], groups: pd.DataFrame, record: pd.DataFrame
+) -> str:
+    """The text of README.md with its tables made of the content of metrics/evaluation.json,
+    plots/groups.csv and docs/experiments.csv.
     """
     text = with_table(text, "results at 0.5", at_half(evaluation))
     text = with_table(text, "results at the operating point", at_operating_point(evaluation))
-    return with_table(text, "results by group", by_group(groups))
+    text = with_table(text, "results by group", by_group(groups))
+    return with_table(text, "results over seeds", over_seeds(record))
 
 
 def at_half(evaluation: dict[str, Any]) -> pd.DataFrame:
@@ -80,6 +92,18 @@ def by_group(groups: pd.DataFrame) -> pd.DataFrame:
     return table.rename_axis("variant").reset_index()
 
 
+def over_seeds(record: pd.DataFrame) -> pd.DataFrame:
+    """Mean and spread on test of the recorded runs that changed nothing but the seed, of the last
+    commit that has such: a row for each variant.
+    """
+    names = list(OVER_SEEDS.values())
+    found = summary(record, names)
+    found = found[found["changed"] == AS_COMMITTED]
+    last = found[found["commit"].isin(found["commit"].tail(1))]
+    titles = {column: title for title, column in OVER_SEEDS.items()}
+    return last[["variant", "seeds", *names]].rename(columns=titles)
+
+
 def _row(name: str, rates: dict[str, Any]) -> dict[str, str]:
     return {"variant": name, **{rate: _number(rates[rate]) for rate in RATES}}
 
@@ -97,7 +121,8 @@ def main() -> None:
     again = "make it anew with `dvc repro`"
     try:
         evaluation = json.loads(paths.EVALUATION.read_text(encoding="utf-8"))
-        text = with_results(text, evaluation, pd.read_csv(paths.GROUPS))
+        record = read_record(paths.EXPERIMENTS)
+        text = with_results(text, evaluation, pd.read_csv(paths.GROUPS), record)
     except (OSError, ValueError) as error:
         raise CxrError(f"{paths.EVALUATION} cannot be read ({error}); {again}") from error
     except (KeyError, TypeError) as error:
