@@ -1,8 +1,7 @@
-"""Run the frozen layers of the backbone once over every image and its perturbed copies."""
+"""Run the frozen layers of the backbone once over every image, its copies or its views."""
 
 from cxr import activations, paths, reproducible
 from cxr.arrays import open_split
-from cxr.datasets import image_input
 from cxr.errors import run_stage
 from cxr.params import read_params
 
@@ -10,14 +9,20 @@ from cxr.params import read_params
 def main() -> None:
     params = read_params()
     reproducible.make_deterministic(0)
-    splits = {name: open_split(paths.ARRAYS / name) for name in ("train", "val", "stress", "test")}
-    image = image_input(splits["train"])
-    frozen = activations.chosen_halves(image, params.transfer, params.finetune).frozen
-    for name, split in splits.items():
-        copies = params.finetune.copies if name == "train" else 0
-        activations.write_activations(
-            paths.activations(name), frozen, params.transfer.engine, split, copies, params.perturb
-        )
+    frozen = activations.chosen_halves(params.transfer, params.finetune).frozen
+    engine = params.transfer.engine
+    activations.write_copies(
+        paths.activations("train"),
+        frozen,
+        engine,
+        open_split(paths.ARRAYS / "train"),
+        params.finetune.copies,
+        params.perturb,
+    )
+    for name in ("val", "stress", "test"):
+        split = open_split(paths.ARRAYS / name)
+        path, zooms = paths.activations(name), params.finetune.zooms
+        activations.write_views(path, frozen, engine, split, zooms)
 
 
 if __name__ == "__main__":

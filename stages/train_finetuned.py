@@ -13,12 +13,12 @@ def main() -> None:
     train, val = open_split(paths.ARRAYS / "train"), open_split(paths.ARRAYS / "val")
     batches = finetuning.batches("train", train, params.finetune, params.seed)
     val_batches = finetuning.batches("val", val, params.finetune)
-    image = image_input(train)
-    halves = activations.chosen_halves(image, params.transfer, params.finetune)
+    halves = activations.chosen_halves(params.transfer, params.finetune)
     learner = finetuning.with_outputs(halves.tuned, params.finetune)
     groups = finetuning.stopping_groups(val.labels, params.finetune)
     training.train("finetuned", learner, batches, val_batches, params.finetune, groups=groups)
-    model = finetuning.whole_model(image, halves.frozen, learner)
+    zooms = params.finetune.zooms
+    model = finetuning.whole_model(image_input(train), halves.frozen, learner, zooms)
     reproducible.save_model(model, paths.model("finetuned"))
 
 

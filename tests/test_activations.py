@@ -27,14 +27,16 @@ def image_input():
 
 
 def cut(weights, from_layer="last_stage"):
-    return activations.halves("mobilenetv2", weights, image_input(), "backbone", SIDE, from_layer)
+    return activations.halves("mobilenetv2", weights, "backbone", SIDE, from_layer)
 
 
 def images(count):
     return np.random.default_rng(0).integers(0, 256, (count, SIDE, SIDE, 1)).astype(np.uint8)
 
 
-@pytest.mark.parametrize("from_layer", ["last_stage", "input", "block_16_expand"])
+@pytest.mark.parametrize(
+    "from_layer", ["last_stage", "last_two_stages", "input", "block_16_expand"]
+)
 def test_the_halves_together_are_the_backbone(weights, from_layer):
     halves = cut(weights, from_layer)
     found = halves.tuned.predict(halves.frozen.predict(images(3), verbose=0), verbose=0)
@@ -44,16 +46,18 @@ def test_the_halves_together_are_the_backbone(weights, from_layer):
 
 
 @pytest.mark.parametrize("name", backbones.BACKBONES)
-def test_every_backbone_has_a_last_stage(name):
+def test_every_backbone_has_stages(name):
     side = max(96, backbones.BACKBONES[name].min_size)
     backbone = backbones.BACKBONES[name].build(
         weights=None, include_top=False, input_shape=(side, side, 3)
     )
-    cut = activations.last_stage_input(backbone)
-    tuned = keras.Model(cut, backbone.output)
-    share = tuned.count_params() / backbone.count_params()
-    assert 0.1 < share < 0.95
-    assert cut.shape[1] < side / 4
+    one, two = (activations.stage_input(backbone, stages) for stages in (1, 2))
+    assert side / 4 > two.shape[1] > one.shape[1] >= backbone.output_shape[1]
+    shares = [
+        keras.Model(cut, backbone.output).count_params() / backbone.count_params()
+        for cut in (one, two)
+    ]
+    assert 0.1 < shares[0] < shares[1] < 1
 
 
 def test_a_layer_that_cannot_be_cut_at_is_named(weights):
@@ -79,13 +83,18 @@ def split(tmp_path):
     return open_split(tmp_path / "split")
 
 
+def eighths():
+    """A frozen part that takes images of any size: the mean of each eighth of an image."""
+    image = keras.Input((None, None, 1), dtype="uint8")
+    resized = keras.layers.Resizing(SIDE, SIDE)(image)
+    pooled = keras.layers.AveragePooling2D(8)(keras.layers.Rescaling(1 / 255)(resized))
+    return keras.Model(image, pooled)
+
+
 def test_activations_are_those_of_the_images_and_their_copies(split, tmp_path):
-    image = image_input()
-    pooled = keras.layers.AveragePooling2D(8)(keras.layers.Rescaling(1 / 255)(image))
-    frozen = keras.Model(image, pooled)
-    activations.write_activations(
-        tmp_path / "a.npy", frozen, "tensorflow", split, 2, PARAMS.perturb
-    )
+    frozen = eighths()
+    arguments = (frozen, "tensorflow", split, 2, PARAMS.perturb)
+    activations.write_copies(tmp_path / "a.npy", *arguments)
     found = np.load(tmp_path / "a.npy")
     assert found.shape == (3, 12, 8, 8, 1)
     assert found.dtype == np.float16
@@ -95,7 +104,19 @@ def test_activations_are_those_of_the_images_and_their_copies(split, tmp_path):
     of_copy = frozen.predict(copy[..., None], verbose=0)
     np.testing.assert_allclose(found[2], of_copy, atol=1e-3)
     assert np.abs(found[1] - found[2]).max() > 0.1
-    activations.write_activations(
-        tmp_path / "b.npy", frozen, "tensorflow", split, 2, PARAMS.perturb
-    )
+    activations.write_copies(tmp_path / "b.npy", *arguments)
     assert (tmp_path / "a.npy").read_bytes() == (tmp_path / "b.npy").read_bytes()
+
+
+def test_views_are_from_nearer_and_farther(split, tmp_path):
+    activations.write_views(tmp_path / "a.npy", eighths(), "tensorflow", split, (1, 0.5, 2))
+    plain, farther, nearer = np.load(tmp_path / "a.npy")[..., 0]
+    images = np.asarray(split.images) / 255
+    np.testing.assert_allclose(plain, images.reshape(12, 8, 8, 8, 8).mean((2, 4)), atol=1e-3)
+    # Black all around, and each pair of eighths as one.
+    assert not farther[:, [0, 1, 6, 7]].any() and not farther[:, :, [0, 1, 6, 7]].any()
+    pairs = plain.reshape(12, 4, 2, 4, 2).mean((2, 4))
+    np.testing.assert_allclose(farther[:, 2:6, 2:6], pairs, atol=0.02)
+    # The middle alone, each eighth as two.
+    halved = nearer.reshape(12, 4, 2, 4, 2).mean((2, 4))
+    np.testing.assert_allclose(halved, plain[:, 2:6, 2:6], atol=0.02)

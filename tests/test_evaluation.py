@@ -231,7 +231,7 @@ def features(count: int) -> NDArray[np.float32]:
 
 
 def from_cache(model: Model, part: Split, rows: NDArray[np.float32]) -> Any:
-    return predict_from_cache(model, part, rows, CACHES["transfer"], "transfer")
+    return predict_from_cache(model, part, rows[np.newaxis], CACHES["transfer"], "transfer")
 
 
 @pytest.mark.parametrize("count", [1, 31, 32, 33, 70])
@@ -287,7 +287,8 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Model]
         index = part.index.assign(condition="dark") if name == "stress" else part.index
         write_split(paths.ARRAYS / name, part.images, index)
         np.save(paths.features(name), features(count))
-        np.save(paths.activations(name), features(count)[np.newaxis].astype(np.float16))
+        views = np.stack([0.5 * features(count), 1.5 * features(count)])  # their mean: features
+        np.save(paths.activations(name), views.astype(np.float16))
     models = {
         "baseline": Model(mean),
         "augmented": Model(lambda images: 1 - mean(images)),

@@ -28,7 +28,7 @@ def image_input():
 
 
 def cut(weights, from_layer="last_stage"):
-    return activations.halves("mobilenetv2", weights, image_input(), "backbone", SIDE, from_layer)
+    return activations.halves("mobilenetv2", weights, "backbone", SIDE, from_layer)
 
 
 def images(count):
@@ -73,9 +73,9 @@ def copies(seed=None):
     return finetuning.Copies(rows, targets, np.ones(10, np.float32), 4, seed)
 
 
-def test_an_epoch_has_every_image_once_in_one_of_its_copies():
+def test_an_epoch_has_every_image_once_and_copies_come_in_turn():
     batches, seen = copies(seed=5), []
-    for _ in range(2):
+    for _ in range(3):
         batches.on_epoch_begin()
         parts = [batches[number] for number in range(len(batches))]
         values = np.concatenate([part[0] for part in parts]).ravel().astype(int)
@@ -83,8 +83,9 @@ def test_an_epoch_has_every_image_once_in_one_of_its_copies():
         assert sorted(rows) == list(range(10))
         np.testing.assert_array_equal(values % 10, rows)  # targets go with their images
         assert len(set(values // 10)) > 1
-        seen.append(values.tolist())
-    assert seen[0] != seen[1]
+        seen.append(values)
+    assert not np.array_equal(seen[0], seen[1])
+    assert set(np.concatenate(seen)) == set(range(30))  # in three epochs each of the three copies
 
 
 def test_without_a_seed_the_images_themselves_come_in_order():
@@ -100,9 +101,9 @@ def test_training_changes_the_last_layers_alone(weights, split, tmp_path, monkey
     (tmp_path / "plots/history").mkdir(parents=True)
     halves = cut(weights)
     path = paths.activations("train")
-    activations.write_activations(path, halves.frozen, "tensorflow", split, 1, PARAMS.perturb)
+    activations.write_copies(path, halves.frozen, "tensorflow", split, 1, PARAMS.perturb)
     learner = finetuning.with_outputs(halves.tuned, FINETUNE)
-    model = finetuning.whole_model(halves.frozen.inputs[0], halves.frozen, learner)
+    model = finetuning.whole_model(image_input(), halves.frozen, learner, (1,))
     before = {w.path: np.array(w) for w in model.weights}
     batches = finetuning.batches("train", split, FINETUNE, seed=1)
     val = finetuning.batches("train", split, FINETUNE)
@@ -120,6 +121,23 @@ def test_training_changes_the_last_layers_alone(weights, split, tmp_path, monkey
     classes = learner.predict(batches.activations[0].astype(np.float32), verbose=0)
     np.testing.assert_allclose(probability[:, 0], 1 - classes[:, 0], atol=0.02)
     assert model.name == "finetuned"
+
+
+def test_the_model_averages_over_views(tmp_path):
+    view, maps = keras.Input((None, None, 1), dtype="uint8"), keras.Input((8, 8, 1))
+    small = keras.layers.Resizing(8, 8)(view)
+    frozen = keras.Model(view, keras.layers.Rescaling(1 / 255)(small))
+    classes = keras.layers.Dense(3, activation="softmax")(keras.layers.Flatten()(maps))
+    learner = keras.Model(maps, classes)
+    one, other, both = (
+        finetuning.whole_model(image_input(), frozen, learner, zooms)
+        for zooms in ((0.8,), (1.25,), (0.8, 1.25))
+    )
+    single = [model.predict(images(4), verbose=0) for model in (one, other)]
+    assert np.abs(single[0] - single[1]).max() > 1e-3
+    both.save(tmp_path / "both.keras")
+    loaded = keras.saving.load_model(tmp_path / "both.keras")
+    np.testing.assert_allclose(loaded.predict(images(4), verbose=0), np.mean(single, 0), atol=1e-6)
 
 
 def test_activations_of_other_images_are_refused(weights, split, tmp_path, monkeypatch):

@@ -2,10 +2,11 @@
 
 image -> `frozen` -> activations, kept on disk -> `tuned`, trained -> probability. With
 `finetune.from_layer: input` the frozen part only brings the image to its side, and the whole
-backbone is trained.
+backbone is trained. Training images have activations of perturbed copies, the others of views from
+nearer and farther, over which probabilities are averaged.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,13 @@ from cxr import paths
 from cxr.arrays import Split, write_rows
 from cxr.augmentation import augment
 from cxr.backbones import BACKBONES, UNSCALED, load_backbone
+from cxr.datasets import image_input
 from cxr.engines import Run, runner
 from cxr.errors import CxrError
 from cxr.params import FinetuneParams, PerturbParams, TransferParams
 
 BATCH_SIZE = 16  # images; of no influence on the activations
+STAGES = {"last_stage": 1, "last_two_stages": 2}  # finetune.from_layer -> stages to train
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class Halves:
     """A backbone in two parts.
 
     Attributes:
-        frozen: images uint8 (N, S, S, 1) -> activations float (N, h, w, c).
+        frozen: images uint8 (N, S, S, 1) of any size -> activations float (N, h, w, c).
         tuned: activations -> the backbone's maps (N, h', w', c').
     """
 
@@ -40,34 +43,23 @@ class Halves:
     tuned: keras.Model
 
 
-def chosen_halves(
-    image: keras.KerasTensor, transfer: TransferParams, finetune: FinetuneParams
-) -> Halves:
+def chosen_halves(transfer: TransferParams, finetune: FinetuneParams) -> Halves:
     """The two parts of the backbone that the parameters ask for; raises as `halves` does."""
     return halves(
         transfer.backbone,
         paths.weights(transfer.backbone, transfer.weights),
-        image,
         transfer.scaling,
         finetune.side,
         finetune.from_layer,
     )
 
 
-def halves(
-    name: str,
-    weights: Path,
-    image: keras.KerasTensor,
-    scaling: str,
-    side: int,
-    from_layer: str,
-) -> Halves:
+def halves(name: str, weights: Path, scaling: str, side: int, from_layer: str) -> Halves:
     """Cut a backbone in two.
 
     Args:
         name: key of `BACKBONES`.
         weights: file of its weights.
-        image: symbolic input, uint8 (N, S, S, 1).
         scaling: `backbone` or `none`, as `transfer.scaling`.
         side: pixels, to which the images are brought before the backbone.
         from_layer: as `finetune.from_layer`.
@@ -81,6 +73,7 @@ def halves(
     backbone = entry.build(weights=None, include_top=False, input_shape=(side, side, 3))
     backbone.set_weights(load_backbone(name, weights).get_weights())
     scale, offset = entry.scaling if scaling == "backbone" else UNSCALED
+    image = keras.Input((None, None, 1), dtype="uint8", name="view")
     grey = layers.Resizing(side, side, name="resize")(image)
     to_rgb = [
         layers.Concatenate(name="grey_to_rgb"),
@@ -99,35 +92,42 @@ def halves(
 
 def _cut(backbone: keras.Model, name: str, from_layer: str) -> keras.KerasTensor:
     """The tensor between the frozen and the trained layers."""
-    if from_layer == "last_stage":
-        return last_stage_input(backbone)
+    if from_layer in STAGES:
+        return stage_input(backbone, STAGES[from_layer])
     try:
         cut = backbone.get_layer(from_layer).input
         keras.Model(cut, backbone.output)
     except ValueError as error:
         raise CxrError(
             f"finetune.from_layer {from_layer!r}: {name} has no such layer, or layers before it "
-            "also lead past it; use last_stage, input, or the first layer of a block"
+            "also lead past it; use last_stage, last_two_stages, input, or the first layer of a "
+            "block"
         ) from error
     return cut
 
 
-def last_stage_input(backbone: keras.Model) -> keras.KerasTensor:
-    """The last tensor through which everything goes and that is larger than the backbone's maps:
-    where the stage of the lowest resolution begins.
+def stage_input(backbone: keras.Model, stages: int) -> keras.KerasTensor:
+    """Where the last stages begin, those of the lowest resolutions: the first tensor of that
+    resolution through which everything goes.
     """
+    tensors = _bottlenecks(backbone)
+    side = sorted({tensor.shape[1] for tensor in tensors})[stages - 1]
+    return next(tensor for tensor in tensors if tensor.shape[1] == side)
+
+
+def _bottlenecks(backbone: keras.Model) -> list[keras.KerasTensor]:
+    """The tensors through which everything goes and behind which there are weights, in order."""
     steps = backbone.operations  # layers, and sums that are none
     nodes = [step._inbound_nodes[0] for step in steps]
     last_use = {id(t): number for number, node in enumerate(nodes) for t in node.input_tensors}
-    found, alive = backbone.input, dict[int, keras.KerasTensor]()
+    found: list[keras.KerasTensor] = []
+    alive: dict[int, keras.KerasTensor] = {}
     for number, node in enumerate(nodes):
         alive |= {id(tensor): tensor for tensor in node.outputs}
         alive = {key: t for key, t in alive.items() if last_use.get(key, 0) > number}
         has_weights = any(getattr(later, "weights", None) for later in steps[number + 1 :])
         if len(alive) == 1 and has_weights:
-            (tensor,) = alive.values()
-            if tensor.shape[1] > backbone.output_shape[1]:
-                found = tensor
+            found += alive.values()
     return found
 
 
@@ -148,7 +148,7 @@ def perturbed(split: Split, copy: int, params: PerturbParams) -> Iterator[NDArra
         yield augment(np.asarray(image), params, rng) if copy else image
 
 
-def extract(run: Run, images: Iterator[NDArray[np.uint8]], count: int) -> Iterator[Any]:
+def extract(run: Run, images: Iterable[NDArray[np.uint8]], count: int) -> Iterator[Any]:
     """Activations float32 (n, h, w, c) of `count` images, batch by batch."""
     batch = []
     for number, image in enumerate(tqdm(images, "activations", count, disable=None), start=1):
@@ -158,15 +158,21 @@ def extract(run: Run, images: Iterator[NDArray[np.uint8]], count: int) -> Iterat
             batch.clear()
 
 
-def write_activations(
-    path: Path,
-    frozen: keras.Model,
-    engine: str,
-    split: Split,
-    copies: int,
-    params: PerturbParams,
+def look(image: keras.KerasTensor, zoom: float) -> keras.KerasTensor:
+    """The image from nearer (zoom above 1: its margins are cut off) or farther (below 1: there are
+    black margins around it); symbolic, uint8 (N, S, S, 1) to (N, S / zoom, S / zoom, 1).
+    """
+    margin = round(image.shape[1] * (1 / zoom - 1) / 2)
+    if margin == 0:
+        return image
+    return (layers.ZeroPadding2D(margin) if margin > 0 else layers.Cropping2D(-margin))(image)
+
+
+def write_copies(
+    path: Path, frozen: keras.Model, engine: str, split: Split, copies: int, params: PerturbParams
 ) -> None:
-    """Write float16 (1 + copies, N, h, w, c), the images' own activations first.
+    """Write the activations of images and of perturbed copies, float16 (1 + copies, N, h, w, c),
+    the images' own first.
 
     Args:
         path: .npy file.
@@ -176,11 +182,40 @@ def write_activations(
         copies: perturbed ones of each image.
         params: how they are perturbed.
     """
-    run = runner(frozen, engine)
-    rows = (
-        block
-        for copy in range(1 + copies)
-        for block in extract(run, perturbed(split, copy, params), len(split.images))
-    )
-    shape = (1 + copies, len(split.images), *frozen.output_shape[1:])
-    write_rows(path, rows, shape, "float16")
+    run = runner(_of_split(frozen, split), engine)
+    blocks = ((run, perturbed(split, copy, params)) for copy in range(1 + copies))
+    _write(path, frozen, split, blocks, 1 + copies)
+
+
+def write_views(
+    path: Path, frozen: keras.Model, engine: str, split: Split, zooms: tuple[float, ...]
+) -> None:
+    """Write the activations of images seen at each zoom, float16 (len(zooms), N, h, w, c).
+
+    Args:
+        path: .npy file.
+        frozen: uint8 (N, S, S, 1) -> float32 (N, h, w, c).
+        engine: that runs it, as `transfer.engine`.
+        split: the images.
+        zooms: as `look` takes them.
+    """
+    blocks = ((runner(_of_split(frozen, split, zoom), engine), split.images) for zoom in zooms)
+    _write(path, frozen, split, blocks, len(zooms))
+
+
+def _of_split(frozen: keras.Model, split: Split, zoom: float = 1.0) -> keras.Model:
+    """The frozen part for images of the split's size, seen at a zoom."""
+    image = image_input(split)
+    return keras.Model(image, frozen(look(image, zoom)))
+
+
+def _write(
+    path: Path,
+    frozen: keras.Model,
+    split: Split,
+    blocks: Iterable[tuple[Run, Iterable[NDArray[np.uint8]]]],
+    count: int,
+) -> None:
+    number = len(split.images)
+    rows = (batch for run, images in blocks for batch in extract(run, images, number))
+    write_rows(path, rows, (count, number, *frozen.output_shape[1:]), "float16")

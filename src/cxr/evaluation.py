@@ -72,10 +72,18 @@ def predict_from_cache(
     The first images go through the whole model as well, so that rows of another backbone, weights
     file or order cannot slip in.
 
+    Args:
+        model: the whole, with the trained part as a layer.
+        split: the images.
+        rows: (V, N, ...), a block for each view of the images; probabilities are averaged.
+        cache: what the rows are.
+        variant: name of the model.
+
     Raises:
         CxrError: rows and images do not belong together.
     """
-    probabilities = predict(model.get_layer(cache.layer), rows, split.labels)
+    trained = model.get_layer(cache.layer)
+    probabilities = np.mean([predict(trained, block, split.labels) for block in rows], axis=0)
     whole = predict(model, split.images[:BATCH_SIZE], split.labels[:BATCH_SIZE])
     if not np.allclose(whole, probabilities[: len(whole)], atol=cache.tolerance):
         raise CxrError(
@@ -91,10 +99,8 @@ def predict_split(model: keras.Model, variant: str, name: str, split: Split) -> 
         return predict(model, split.images, split.labels)
     cache = CACHES[variant]
     rows = np.load(cache.rows(name), mmap_mode="r")
-    # Activations have a block for each copy of the images; these splits have one.
-    return predict_from_cache(
-        model, split, rows[0] if variant == "finetuned" else rows, cache, variant
-    )
+    views = rows if variant == "finetuned" else rows[np.newaxis]
+    return predict_from_cache(model, split, views, cache, variant)
 
 
 def predict_all(mirrored: Sequence[str] = ()) -> pd.DataFrame:

@@ -10,6 +10,7 @@ from keras import layers
 from numpy.typing import NDArray
 
 from cxr import paths
+from cxr.activations import look
 from cxr.arrays import Split
 from cxr.datasets import class_weights
 from cxr.errors import CxrError
@@ -20,14 +21,15 @@ CLASSES = {"label": 2, "pathogen": 3}
 
 
 class Copies(keras.utils.PyDataset):
-    """Batches of activations, each image once per epoch, in one of its copies by chance.
+    """Batches of activations, each image once per epoch, and in the next of its copies each time.
 
     Args:
         activations: float16 (C, N, h, w, c), memory-mapped.
         targets: one-hot (N, K).
         weights: of each image in the loss (N,).
         batch_size: images.
-        seed: of the order and of the copies; None gives the images themselves, in order.
+        seed: of the order and of the copy that an image begins with; None gives the images
+            themselves, in order.
     """
 
     def __init__(
@@ -45,11 +47,14 @@ class Copies(keras.utils.PyDataset):
         self.copies = np.zeros(len(targets), int)
 
     def on_epoch_begin(self) -> None:
-        """Draw the order and the copies of the epoch that begins."""
+        """Draw the order of the epoch that begins, and go on to the next copies."""
         if self.seed is not None:
-            rng = np.random.default_rng([self.seed, self.epoch])
-            self.order = rng.permutation(len(self.targets))
-            self.copies = rng.integers(0, len(self.activations), len(self.targets))
+            self.order = np.random.default_rng([self.seed, self.epoch]).permutation(
+                len(self.targets)
+            )
+            count = len(self.activations)
+            first = np.random.default_rng(self.seed).integers(0, count, len(self.targets))
+            self.copies = (first + self.epoch) % count
         self.epoch += 1
 
     def __len__(self) -> int:
@@ -123,13 +128,17 @@ def with_outputs(tuned: keras.Model, params: FinetuneParams) -> keras.Model:
     return keras.Model(tuned.input, classes(dropped), name="learner")
 
 
-def whole_model(image: keras.KerasTensor, frozen: keras.Model, learner: keras.Model) -> keras.Model:
+def whole_model(
+    image: keras.KerasTensor, frozen: keras.Model, learner: keras.Model, zooms: tuple[float, ...]
+) -> keras.Model:
     """Frozen and tuned part as one model: uint8 grey (N, S, S, 1) -> probability (N, 1), which is
-    one minus that of NORMAL.
+    one minus that of NORMAL, averaged over the image seen at each zoom.
     """
     not_normal = layers.Dense(1, name="probability", trainable=False)
     head = keras.Model(learner.input, not_normal(learner.output), name="tuned")
     kernel = np.zeros((learner.output_shape[1], 1), np.float32)
     kernel[0] = -1
     not_normal.set_weights([kernel, np.ones(1, np.float32)])
-    return keras.Model(image, head(frozen(image)), name="finetuned")
+    views = [head(frozen(look(image, zoom))) for zoom in zooms]
+    averaged = layers.Average(name="views")(views) if len(views) > 1 else views[0]
+    return keras.Model(image, averaged, name="finetuned")

@@ -41,6 +41,17 @@ def _has_a_block(filters: tuple[int, ...]) -> tuple[int, ...]:
 Filters = Annotated[tuple[Count, ...], Strict(False), AfterValidator(_has_a_block)]
 
 
+def _has_a_view(zooms: tuple[float, ...]) -> tuple[float, ...]:
+    if not zooms:
+        raise ValueError("finetune.zooms: [] gives no view of an image; give at least [1]")
+    return zooms
+
+
+Zooms = Annotated[
+    tuple[Annotated[float, Field(ge=0.25, le=4)], ...], Strict(False), AfterValidator(_has_a_view)
+]
+
+
 def _are_different(members: tuple[str, ...]) -> tuple[str, ...]:
     if not members or len(set(members)) < len(members):
         raise ValueError(f"evaluate.ensemble: {list(members)} should be one or more, each once")
@@ -157,6 +168,7 @@ class FinetuneParams(FitSection):
     side: Annotated[int, Field(ge=16, le=2048)]
     from_layer: Annotated[str, Field(min_length=1)]
     copies: Annotated[int, Field(ge=0, le=100)]
+    zooms: Zooms
     targets: Literal["pathogen", "label"]
     dropout: Rate
     class_weights: Literal["balanced", "styles", "none"]
