@@ -40,6 +40,7 @@ SETTINGS = {
     "transfer.batch_size": 16,
     "transfer.epochs": 40,
     "finetune.side": 96,
+    "finetune.from_layer": "last_stage",
     "finetune.copies": 1,
     "finetune.epochs": 6,
 }
