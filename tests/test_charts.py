@@ -120,8 +120,8 @@ def test_histories_of_every_variant() -> None:
         variant: STEPPED.assign(loss=[3, 2, number], val_loss=[4, number, 3.5])
         for number, variant in enumerate(VARIANTS)
     }
-    svg = charts.training(histories, "loss", "binary cross-entropy")
-    wanted = {*VARIANTS, "train", "validation", "epoch", "binary cross-entropy"}
+    svg = charts.training(histories, "loss", "cross-entropy")
+    wanted = {*VARIANTS, "train", "validation", "epoch", "cross-entropy"}
     assert wanted <= {*labels(svg)}
     for variant, table in histories.items():
         for name in ("loss", "val_loss"):

@@ -281,6 +281,13 @@ def test_settings_are_told(results: Results) -> None:
     assert all(f" {key.split('.')[1]} " in training for key in keys)
 
 
+def test_a_training_on_three_classes_is_told(results: Results) -> None:
+    told = "its loss and accuracy here are of three classes"
+    assert told in section(text_of(results), "Training")
+    settings = results.settings | {"finetune.targets": "label"}
+    assert told not in section(text_of(replace(results, settings=settings)), "Training")
+
+
 def test_shift_of_an_official_and_of_a_redrawn_test(results: Results) -> None:
     official = section(text_of(results), "Is test like validation?")
     assert "Test is the data set's own (`split.test` official)" in official

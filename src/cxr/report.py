@@ -24,6 +24,10 @@ SETTINGS = [  # told at the top; those of the networks stand with the training
     *("data.source", "split.test", "split.group_by", "image.size", "image.resize"),
     *("transfer.backbone", "transfer.weights", "transfer.scaling", "seed"),
 ]
+PATHOGENS_TOLD = (
+    "`finetuned` learns to tell bacteria from virus as well: its loss and accuracy here are of "
+    "three classes, and not to be compared with those of the others."
+)
 POINTS = {"at_half": "at 0.5", "operating_point": "operating point"}
 
 
@@ -387,6 +391,7 @@ def _training(results: Results) -> Section:
         "Training",
         [
             _networks(results.settings),
+            *([PATHOGENS_TOLD] if results.settings["finetune.targets"] == "pathogen" else []),
             Table(pd.DataFrame(rows)),
             [
                 Chart(
@@ -394,7 +399,7 @@ def _training(results: Results) -> Section:
                     charts.training(results.histories, name, axis),
                     f"Training and validation {name} of each variant by epoch",
                 )
-                for name, axis in (("loss", "binary cross-entropy"), ("accuracy", "accuracy"))
+                for name, axis in (("loss", "cross-entropy"), ("accuracy", "accuracy"))
             ],
         ],
     )
