@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from numpy.typing import NDArray
 
-from cxr.arrays import open_split, write_rows, write_split
+from cxr.arrays import evenly, open_split, write_rows, write_split
 from cxr.errors import CxrError
 from cxr.files import write_csv
 
@@ -214,3 +214,11 @@ def test_damaged_array_is_one_error(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "train/images.npy").write_bytes(content)
     with pytest.raises(CxrError, match="dvc repro preprocess"):
         open_split(tmp_path / "train")
+
+
+@pytest.mark.parametrize(
+    ("count", "most", "expected"),
+    [(4, 9, [0, 1, 2, 3]), (4, 4, [0, 1, 2, 3]), (9, 3, [0, 4, 8]), (1, 5, [0]), (0, 5, [])],
+)
+def test_row_numbers_are_evenly_spaced(count: int, most: int, expected: list[int]) -> None:
+    assert evenly(count, most).tolist() == expected

@@ -8,6 +8,7 @@ import pytest
 from scipy import stats
 from sklearn import metrics
 
+import cxr.intervals
 from cxr import scores
 from cxr.intervals import _cells_of_choice, _draws, _ranking, intervals, is_sure, thresholds
 from cxr.variants import VARIANTS
@@ -146,7 +147,8 @@ def test_picks_are_those_of_the_rule() -> None:
     picks = intervals(table, points, 0.2, 60, 0.9)["picks"]
     patient, names = pd.factorize(table["patient"])
     counted = dict.fromkeys("ab", 0)
-    for drawn in _draws(patient, len(names), 60):
+    (draws,) = _draws(patient, len(names), 60)
+    for drawn in draws[1:]:
         rows = table.loc[np.repeat(table.index, drawn)].assign(split="test")
         ranks = {}
         for name in "ab":
@@ -238,3 +240,14 @@ def test_thresholds_of_an_evaluation() -> None:
         for number, variant in enumerate(VARIANTS)
     }
     assert thresholds(evaluation)["transfer"] == {"at_half": 0.5, "operating_point": 2}
+
+
+def test_blocks_of_draws_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = predictions(patients=25, images=2)
+    points = {name: {"operating_point": 0.5} for name in "ab"}
+    whole = intervals(table, points, 0.2, 60, 0.9)
+    monkeypatch.setattr(cxr.intervals, "BLOCK", 7 * len(table))
+    in_blocks = intervals(table, points, 0.2, 60, 0.9)
+    assert in_blocks["picks"] == whole["picks"]
+    found, expected = pd.json_normalize(in_blocks), pd.json_normalize(whole)
+    pd.testing.assert_frame_equal(found, expected)

@@ -50,6 +50,17 @@ def other_acquisition(splits: dict[str, Split]) -> NDArray[np.bool_]:
     return (normal & (np.arange(COUNTS["test"]) < 30)).to_numpy()
 
 
+def test_of_many_images_some_are_compared(
+    splits: dict[str, Split],
+    features: dict[str, NDArray[np.float64]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(shift, "ENOUGH", 20)
+    aucs, table = shift.told_apart(splits, features)
+    assert table["label"].value_counts().to_dict() == {"NORMAL": 20, "PNEUMONIA": 20}
+    assert aucs["test"]["NORMAL"] > 0.6 > aucs["test"]["PNEUMONIA"]
+
+
 def test_the_class_that_differs_is_told_apart(
     splits: dict[str, Split], features: dict[str, NDArray[np.float64]]
 ) -> None:

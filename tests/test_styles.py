@@ -26,6 +26,15 @@ def test_images_that_look_alike_have_one_style():
     )
 
 
+def test_some_of_many_images_are_enough(monkeypatch):
+    features, style = blobs(200)
+    monkeypatch.setattr(styles, "ENOUGH", 21)
+    found = styles.find_styles(features)
+    assert found[0].n_samples_seen_ == 21
+    predicted = found.predict(features)
+    assert not set(predicted[style == 0]) & set(predicted[style == 1])
+
+
 def test_few_images_have_few_styles():
     assert len(set(styles.find_styles(blobs(4)[0]).predict(blobs(4)[0]))) <= 4
 
@@ -56,7 +65,7 @@ def test_groups_are_styles_and_series():
         {"4.png", "99.png"},
     )
     series = found[found["kind"] == "series"]
-    assert set(series["group"]) == {"IM-", "NORMAL-IM-", "person_virus"}
+    assert set(series["group"]) == {"IM-", "NORMAL2-IM-", "person_virus"}
     acquisition = found[found["kind"] == "acquisition"]
     assert set(acquisition.loc[acquisition["group"] == "other", "path"]) == {"4.png"}
     assert len(found) == 2 * 3 * 20

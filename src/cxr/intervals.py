@@ -10,6 +10,7 @@ makes it larger, so that its draws lie around a higher value than the one seen.
 """
 
 import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from cxr import scores
 from cxr.variants import VARIANTS
 
 LEVEL = 0.95
+BLOCK = 2**24  # weights of images held at a time, 128 MiB
 DRAW_SEED = 1  # the same draws in every run: two runs differ by their models alone
 DECIMALS = 3  # of differences as they are printed and judged
 COMPARED = ("recall", "precision", "accuracy", "roc_auc")
@@ -70,20 +72,18 @@ def intervals(
     """
     patient, names = pd.factorize(predictions["patient"])
     y_true = (predictions["label"] == "PNEUMONIA").to_numpy(np.int64)
-    drawn = _draws(patient, len(names), resamples)
-    weights = np.vstack([np.ones_like(patient), drawn])  # first the images as they are
-    measures = {
-        column: _measures(
-            y_true,
-            predictions[column].to_numpy(np.float64),
-            weights,
-            chosen,
-            prevalence,
-            min_recall,
-        )
-        for column, chosen in points.items()
-    }
-    found = {
+    blocks: dict[str, list[Measures]] = {column: [] for column in points}
+    for number, weights in enumerate(_draws(patient, len(names), resamples)):
+        # A rate without any case is NaN on a draw, so that it has no part in the interval; of the
+        # images as they are it is 0, as in `scores`.
+        empty = np.full(len(weights), np.nan)
+        empty[: number == 0] = 0
+        for column, chosen in points.items():
+            y_prob = predictions[column].to_numpy(np.float64)
+            found = _measures(y_true, y_prob, weights, chosen, prevalence, min_recall, empty)
+            blocks[column].append(found)
+    measures = {column: _joined(of_column) for column, of_column in blocks.items()}
+    result = {
         "columns": {column: _nested(of_column) for column, of_column in measures.items()},
         "differences": {
             f"{b} - {a}": _nested(_difference(measures[b], measures[a]))
@@ -91,7 +91,7 @@ def intervals(
         },
         "ill_patients": len(np.unique(patient[y_true == 1])),
     }
-    return found if min_recall is None else {**found, "picks": _picks(measures)}
+    return result if min_recall is None else {**result, "picks": _picks(measures)}
 
 
 def is_sure(found: Interval) -> bool:
@@ -102,12 +102,26 @@ def is_sure(found: Interval) -> bool:
     return round(low, DECIMALS) > 0 or round(high, DECIMALS) < 0
 
 
-def _draws(patient: NDArray[np.int64], patients: int, resamples: int) -> NDArray[np.int64]:
-    """How often each image is drawn: int (B, N). Counts of draws with replacement are multinomial;
-    `scipy.stats.bootstrap` has no clusters and takes one statistic at a time.
+def _draws(
+    patient: NDArray[np.int64], patients: int, resamples: int
+) -> Iterator[NDArray[np.int64]]:
+    """How often each image is drawn, in blocks of draws: int (b, N). Before the first draw stand
+    the images as they are.
+
+    Counts of draws with replacement are multinomial; `scipy.stats.bootstrap` has no clusters and
+    takes one statistic at a time.
     """
     rng = np.random.default_rng(DRAW_SEED)
-    return rng.multinomial(patients, np.full(patients, 1 / patients), size=resamples)[:, patient]
+    drawn = rng.multinomial(patients, np.full(patients, 1 / patients), size=resamples)
+    counts = np.vstack([np.ones(patients, np.int64), drawn])
+    step = max(1, BLOCK // len(patient))
+    for start in range(0, len(counts), step):
+        yield counts[start : start + step, patient]
+
+
+def _joined(blocks: list[Measures]) -> Measures:
+    """Of all draws."""
+    return {place: np.concatenate([block[place] for block in blocks]) for place in blocks[0]}
 
 
 def _measures(
@@ -117,16 +131,11 @@ def _measures(
     points: dict[str, float],
     prevalence: float,
     min_recall: float | None,
+    empty: NDArray[np.float64],
 ) -> Measures:
-    """Metrics for each row of weights (1 + B, N).
-
-    A rate without any case is NaN on a draw, so that it has no part in the interval; of the images
-    as they are it is 0, as in `scores`.
-    """
+    """Metrics for each row of weights (b, N); `empty` (b,) is a rate's value without any case."""
     brier = weights @ (y_prob - y_true) ** 2 / weights.sum(axis=1)
     found = {**_ranking(y_true, y_prob, weights), ("brier",): brier}
-    empty = np.full(len(weights), np.nan)
-    empty[0] = 0
     for point, threshold in points.items():
         if point == AT_OPERATING_POINT and min_recall is not None:
             cells = _cells_of_choice(y_true, y_prob, weights, min_recall)

@@ -14,11 +14,13 @@ from sklearn.decomposition import PCA
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from cxr.arrays import evenly
 from cxr.variants import EVALUATED
 
 SEED = 1
 STYLES = 6
 COMPONENTS = 32  # of the features, before they are clustered
+ENOUGH = 20_000  # images to find styles in: of 2048 features, 160 MB
 # Groups of test images that results are told of: title -> kind, class and group.
 NAMED = {
     "NORMAL, other acquisition": ("acquisition", "NORMAL", "other"),
@@ -34,8 +36,9 @@ def find_styles(train: Rows) -> Pipeline:
     """Clusters of the training images by the frozen backbone's features (N, D).
 
     The principal components of standardised features, in k-means. `.predict` gives the style (0 to
-    `STYLES` - 1) of other images.
+    `STYLES` - 1) of other images. Of many images, some are enough, evenly spaced.
     """
+    train = train[evenly(len(train), ENOUGH)]
     components = min(COMPONENTS, *train.shape)
     clusters = KMeans(min(STYLES, len(train)), n_init=4, random_state=SEED)
     pca = PCA(components, svd_solver="randomized", random_state=SEED)
@@ -67,8 +70,8 @@ def groups_of(
 
     Returns:
         One row for each image and kind of group: columns path, kind, group. Kind `style` has the
-        clusters of `find_styles`, kind `series` the patient's name without its numbers, as in
-        `NORMAL-IM-` and `person_virus`, kind `acquisition` tells the named images (`other`) from
+        clusters of `find_styles`, kind `series` the patient's name without its last number, as in
+        `NORMAL2-IM-` and `person_virus`, kind `acquisition` tells the named images (`other`) from
         the rest (`usual`).
     """
     found = find_styles(features["train"])
@@ -76,7 +79,7 @@ def groups_of(
     for name in EVALUATED:
         path, patient = splits[name]["path"], splits[name]["patient"]
         style = pd.Series(found.predict(features[name]), index=path.index).astype(str)
-        series = patient.str.replace(r"\d+", "", regex=True)
+        series = patient.str.replace(r"\d+(?![\d-])", "", regex=True)
         is_named = path.str.rsplit("/", n=1).str[-1].isin(named)
         kinds = {"style": style, "series": series}
         if is_named.any():
