@@ -23,9 +23,8 @@ def for_training(stack: Sequence[keras.Layer]) -> list[keras.Layer]:
     """
     found: list[keras.Layer] = []
     for layer in stack:
-        before = found[-1] if found else None
-        if isinstance(layer, layers.MaxPooling2D) and _takes_grey(before):
-            found[-1] = GreyConvPool(before, layer.pool_size[0])
+        if isinstance(layer, layers.MaxPooling2D) and isinstance(found[-1], layers.Conv2D):
+            found[-1] = ConvPool(found[-1], layer.pool_size)
         elif isinstance(layer, layers.Dropout):
             found.append(ByteDropout(layer.rate))
         else:
@@ -33,39 +32,24 @@ def for_training(stack: Sequence[keras.Layer]) -> list[keras.Layer]:
     return found
 
 
-def _takes_grey(layer: keras.Layer | None) -> bool:
-    return isinstance(layer, layers.Conv2D) and layer.kernel.shape[2] == 1
+class ConvPool(layers.Layer):
+    """A convolution, the max-pooling behind it, and only then the convolution's bias.
 
-
-class GreyConvPool(layers.Layer):
-    """A convolution of grey images and the max-pooling behind it as one.
-
-    The convolution gives the values of a pooling window side by side, as channels, by kernels that
-    are shifted within a margin of zeros. So the maximum needs no search in the largest map of the
-    network, whose gradient takes a quarter of a step, and the bias is added to few values.
+    The largest of some values and a bias is the largest value and the bias, so the bias is added to
+    a quarter of the values, and its gradient is a sum over that many.
 
     Args:
-        convolution: built, without padding, on one channel.
-        pool_size: pixels, side and stride of the window.
+        convolution: built, without padding.
+        pool_size: pixels, height and width of the windows, which do not overlap.
     """
 
-    def __init__(self, convolution: layers.Conv2D, pool_size: int) -> None:
+    def __init__(self, convolution: layers.Conv2D, pool_size: tuple[int, int]) -> None:
         super().__init__(name=f"{convolution.name}_pool")
         self.convolution, self.pool_size = convolution, pool_size
 
     def call(self, images: Any) -> Any:
-        spare = range(self.pool_size)
-        shifted = [
-            ops.pad(
-                self.convolution.kernel,
-                [[y, spare[-1] - y], [x, spare[-1] - x], [0, 0], [0, 0]],
-            )
-            for y in spare
-            for x in spare
-        ]
-        windows = ops.conv(images, ops.concatenate(shifted, -1), strides=self.pool_size)
-        shape = (-1, *windows.shape[1:3], len(shifted), self.convolution.filters)
-        return ops.max(ops.reshape(windows, shape), axis=3) + self.convolution.bias
+        maps = ops.conv(images, self.convolution.kernel)
+        return ops.max_pool(maps, self.pool_size) + self.convolution.bias
 
 
 class ByteDropout(layers.Layer):
@@ -88,7 +72,7 @@ class ByteDropout(layers.Layer):
         draws = keras.random.randint(words, -(2**31), 2**31 - 1, seed=self.seed_generator)
         draws = ops.reshape(ops.view(draws, "uint8")[:, :count], (-1, *inputs.shape[1:]))
         scale = BYTE / (BYTE - self.dropped)  # keeps the mean
-        return ops.where(draws >= self.dropped, inputs * scale, 0.0)
+        return inputs * (ops.cast(draws >= self.dropped, inputs.dtype) * scale)
 
 
 class OneKernelAdam(keras.optimizers.Adam):

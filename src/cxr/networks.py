@@ -28,7 +28,7 @@ def _plain_block(
     """Convolution, max-pooling, ReLU.
 
     ReLU stands after the max-pooling: the maximum of clipped values is the clipped maximum, so the
-    function is the notebook's, and ReLU works on a quarter of the values (0.81x the step's time).
+    function is the notebook's, and ReLU works on a quarter of the values.
     """
     return [
         layers.Conv2D(filters, params.kernel_size, name=f"conv{number}"),
