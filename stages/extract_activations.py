@@ -10,7 +10,7 @@ def main() -> None:
     params = read_params()
     reproducible.make_deterministic(0)
     frozen = activations.chosen_halves(params.transfer, params.finetune).frozen
-    engine = params.transfer.engine
+    engine, scheduler = params.transfer.engine, params.preprocess.scheduler
     activations.write_copies(
         paths.activations("train"),
         frozen,
@@ -18,11 +18,12 @@ def main() -> None:
         open_split(paths.ARRAYS / "train"),
         params.finetune.copies,
         params.perturb,
+        scheduler,
     )
     for name in ("val", "stress", "test"):
         split = open_split(paths.ARRAYS / name)
         path, zooms = paths.activations(name), params.finetune.zooms
-        activations.write_views(path, frozen, engine, split, zooms)
+        activations.write_views(path, frozen, engine, split, zooms, scheduler)
 
 
 if __name__ == "__main__":

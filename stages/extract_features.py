@@ -20,7 +20,8 @@ def main() -> None:
     extractor = keras.Model(image, output)
     for name in ("train", "val", "stress", "test"):
         split = open_split(paths.ARRAYS / name)
-        features.extract(extractor, params.transfer.engine, split, paths.features(name))
+        path, scheduler = paths.features(name), params.preprocess.scheduler
+        features.extract(extractor, params.transfer.engine, split, path, scheduler)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ def main() -> None:
     images = manifest.read(paths.MANIFEST)
     assigned = splits.assign(images, params.split)
     raw = paths.raw(params.data.source)
-    preprocessing.cache_splits(raw, images, assigned, params.image, paths.ARRAYS)
+    scheduler = params.preprocess.scheduler
+    preprocessing.cache_splits(raw, images, assigned, params.image, paths.ARRAYS, scheduler)
     write_csv(paths.PLOTS / "classes.csv", preprocessing.class_balance(images, assigned))
 
 

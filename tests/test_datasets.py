@@ -23,13 +23,13 @@ def test_each_row_exactly_once(count: int, size: int) -> None:
     batches = image_batches(split(count), size)
     assert numbers(batches) == list(range(count))
     batches = image_batches(split(count), size, shuffle_seed=1)
-    batches.on_epoch_begin()
+    batches.on_epoch_end()
     assert sorted(numbers(batches)) == list(range(count))
 
 
 def test_images_and_labels_stay_together() -> None:
     batches = image_batches(split(20), 6, shuffle_seed=5)
-    batches.on_epoch_begin()
+    batches.on_epoch_end()
     for number in range(len(batches)):
         images, labels = batches[number]
         assert images.shape[1:] == (4, 4, 1)
@@ -41,9 +41,8 @@ def test_images_and_labels_stay_together() -> None:
 def orders(seed: int, epochs: int = 3) -> list[list[int]]:
     batches, found = image_batches(split(50), 8, shuffle_seed=seed), []
     for _ in range(epochs):
-        batches.on_epoch_begin()
-        found.append(numbers(batches))
         batches.on_epoch_end()
+        found.append(numbers(batches))
     return found
 
 
@@ -73,13 +72,13 @@ def test_fit_sees_every_row_once_per_epoch_in_a_new_order() -> None:
     model.fit(spy, epochs=3, verbose=0, shuffle=False)
     epochs = [seen[-24 * k : len(seen) - 24 * (k - 1)] for k in (3, 2, 1)]
     assert all(sorted(epoch) == list(range(24)) for epoch in epochs)
-    assert epochs == expected(data)
+    assert epochs == orders_of(data)
 
 
-def expected(data: Split) -> list[list[int]]:
+def orders_of(data: Split) -> list[list[int]]:
     batches, found = image_batches(data, 5, shuffle_seed=1), []
     for _ in range(3):
-        batches.on_epoch_begin()
+        batches.on_epoch_end()
         found.append(numbers(batches))
     return found
 

@@ -76,7 +76,7 @@ def copies(seed=None):
 def test_an_epoch_has_every_image_once_and_copies_come_in_turn():
     batches, seen = copies(seed=5), []
     for _ in range(3):
-        batches.on_epoch_begin()
+        batches.on_epoch_end()
         parts = [batches[number] for number in range(len(batches))]
         values = np.concatenate([part[0] for part in parts]).ravel().astype(int)
         rows = np.concatenate([part[1] for part in parts]).argmax(axis=1)
@@ -90,7 +90,6 @@ def test_an_epoch_has_every_image_once_and_copies_come_in_turn():
 
 def test_without_a_seed_the_images_themselves_come_in_order():
     batches = copies()
-    batches.on_epoch_begin()
     values = np.concatenate([batches[n][0] for n in range(len(batches))]).ravel()
     np.testing.assert_array_equal(values, np.arange(10))
 

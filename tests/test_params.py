@@ -27,7 +27,12 @@ def leaves(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 LEAVES = leaves(TREE)
 NUMBERS = [k for k, v in LEAVES.items() if isinstance(v, int | float) and not isinstance(v, bool)]
 INTEGERS = [key for key in NUMBERS if isinstance(LEAVES[key], int)]
-FREE_TEXT = {"data.directory", "finetune.from_layer", "split.val_series"}
+FREE_TEXT = {
+    "data.directory",
+    "finetune.from_layer",
+    "preprocess.scheduler",
+    "split.val_series",
+}
 CHOICES = [k for k, v in LEAVES.items() if isinstance(v, str) and k not in FREE_TEXT]
 
 
@@ -362,3 +367,14 @@ def test_record_is_frozen(section: str, key: str) -> None:
     with pytest.raises(ValidationError, match="frozen"):
         setattr(record, key, before + 1)
     assert getattr(record, key) == before
+
+
+@pytest.mark.parametrize("address", ['""', "tcp://10.0.0.1:8786", "tls://host:1"])
+def test_address_of_a_scheduler(path: Path, address: str) -> None:
+    found = read(path, {"preprocess.scheduler": address}).preprocess.scheduler
+    assert found == address.strip('"')
+
+
+@pytest.mark.parametrize("address", ["10.0.0.1", "tcp://10.0.0.1", "8786", "true"])
+def test_what_is_no_address_of_a_scheduler(path: Path, address: str) -> None:
+    assert "preprocess.scheduler: " in refusal(path, edited({"preprocess.scheduler": address}))

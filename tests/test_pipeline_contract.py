@@ -19,6 +19,10 @@ SOURCE = PROJECT / "src"
 NO_DEPS = {f"src/cxr/{name}.py" for name in ("params", "paths", "errors")}
 
 
+# Where and how work is done, not what comes out, which is byte-equal: no reason to run it again.
+NO_PARAMS = {"preprocess.scheduler", "train.resume"}
+
+
 def modules_imported(script: Path) -> set[Path]:
     """Files of the package that a script imports directly."""
     found = set()
@@ -126,7 +130,7 @@ def leaves(key: str) -> set[str]:
 def test_params_are_the_ones_read(stage: str) -> None:
     declared = set().union(*map(leaves, STAGES[stage].get("params", [])))
     read = set().union(*map(leaves, params_read(PROJECT / f"stages/{stage}.py")))
-    assert declared == read
+    assert declared == read - NO_PARAMS
 
 
 @pytest.mark.parametrize("stage", STAGES)

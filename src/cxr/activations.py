@@ -8,8 +8,8 @@ nearer and farther, over which probabilities are averaged.
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
@@ -22,7 +22,7 @@ from cxr.arrays import Split, write_rows
 from cxr.augmentation import augment
 from cxr.backbones import BACKBONES, UNSCALED, load_backbone
 from cxr.datasets import image_input
-from cxr.engines import Run, runner
+from cxr.engines import run_over
 from cxr.errors import CxrError
 from cxr.params import FinetuneParams, PerturbParams, TransferParams
 
@@ -148,13 +148,13 @@ def perturbed(split: Split, copy: int, params: PerturbParams) -> Iterator[NDArra
         yield augment(np.asarray(image), params, rng) if copy else image
 
 
-def extract(run: Run, images: Iterable[NDArray[np.uint8]], count: int) -> Iterator[Any]:
-    """Activations float32 (n, h, w, c) of `count` images, batch by batch."""
+def in_batches(images: Iterable[NDArray[np.uint8]], count: int) -> Iterator[NDArray[np.uint8]]:
+    """Batches uint8 (n, S, S, 1) of `count` images."""
     batch = []
     for number, image in enumerate(tqdm(images, "activations", count, disable=None), start=1):
         batch.append(image)
         if len(batch) == BATCH_SIZE or number == count:
-            yield run(np.stack(batch)[..., np.newaxis])
+            yield np.stack(batch)[..., np.newaxis]
             batch.clear()
 
 
@@ -169,7 +169,13 @@ def look(image: keras.KerasTensor, zoom: float) -> keras.KerasTensor:
 
 
 def write_copies(
-    path: Path, frozen: keras.Model, engine: str, split: Split, copies: int, params: PerturbParams
+    path: Path,
+    frozen: keras.Model,
+    engine: str,
+    split: Split,
+    copies: int,
+    params: PerturbParams,
+    scheduler: str = "",
 ) -> None:
     """Write the activations of images and of perturbed copies, float16 (1 + copies, N, h, w, c),
     the images' own first.
@@ -181,14 +187,21 @@ def write_copies(
         split: the images.
         copies: perturbed ones of each image.
         params: how they are perturbed.
+        scheduler: as `preprocess.scheduler`; copies are made on this machine.
     """
-    run = runner(_of_split(frozen, split), engine)
-    blocks = ((run, perturbed(split, copy, params)) for copy in range(1 + copies))
-    _write(path, frozen, split, blocks, 1 + copies)
+    images = chain.from_iterable(perturbed(split, copy, params) for copy in range(1 + copies))
+    batches = in_batches(images, (1 + copies) * len(split.images))
+    rows = run_over(_of_split(frozen, split), engine, batches, scheduler)
+    write_rows(path, rows, _shape(1 + copies, split, frozen), "float16")
 
 
 def write_views(
-    path: Path, frozen: keras.Model, engine: str, split: Split, zooms: tuple[float, ...]
+    path: Path,
+    frozen: keras.Model,
+    engine: str,
+    split: Split,
+    zooms: tuple[float, ...],
+    scheduler: str = "",
 ) -> None:
     """Write the activations of images seen at each zoom, float16 (len(zooms), N, h, w, c).
 
@@ -198,9 +211,19 @@ def write_views(
         engine: that runs it, as `transfer.engine`.
         split: the images.
         zooms: as `look` takes them.
+        scheduler: as `preprocess.scheduler`.
     """
-    blocks = ((runner(_of_split(frozen, split, zoom), engine), split.images) for zoom in zooms)
-    _write(path, frozen, split, blocks, len(zooms))
+    rows = (
+        row
+        for zoom in zooms
+        for row in run_over(
+            _of_split(frozen, split, zoom),
+            engine,
+            in_batches(split.images, len(split.images)),
+            scheduler,
+        )
+    )
+    write_rows(path, rows, _shape(len(zooms), split, frozen), "float16")
 
 
 def _of_split(frozen: keras.Model, split: Split, zoom: float = 1.0) -> keras.Model:
@@ -209,13 +232,5 @@ def _of_split(frozen: keras.Model, split: Split, zoom: float = 1.0) -> keras.Mod
     return keras.Model(image, frozen(look(image, zoom)))
 
 
-def _write(
-    path: Path,
-    frozen: keras.Model,
-    split: Split,
-    blocks: Iterable[tuple[Run, Iterable[NDArray[np.uint8]]]],
-    count: int,
-) -> None:
-    number = len(split.images)
-    rows = (batch for run, images in blocks for batch in extract(run, images, number))
-    write_rows(path, rows, (count, number, *frozen.output_shape[1:]), "float16")
+def _shape(blocks: int, split: Split, frozen: keras.Model) -> tuple[int, ...]:
+    return (blocks, len(split.images), *frozen.output_shape[1:])

@@ -7,22 +7,76 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from cxr import paths
+from cxr import distribution, paths
 from cxr.arrays import Split, open_split
+from cxr.errors import CxrError
 
 Batch = tuple[NDArray[Any], NDArray[np.float32]]
 
 
-class Batches(keras.utils.PyDataset):
-    """Batches of a (memory-mapped) array and its labels, each row exactly once per epoch.
+class Ordered(keras.utils.PyDataset):
+    """Batches of row numbers, each row once per epoch.
+
+    Where a training is spread over several devices (`distribution`), shuffled batches are split
+    evenly, and up to one row less than there are devices is left out of an epoch. Others go to each
+    device as a whole, so that their mean loss is exact.
+
+    Args:
+        count: rows.
+        batch_size: rows per batch, of all processes together; the last batch may be smaller.
+        shuffle_seed: None keeps the order; else every epoch of `fit` has an order of its own that
+            depends only on this seed and the epoch's number.
+
+    Raises:
+        CxrError: a batch cannot be split evenly.
+    """
+
+    def __init__(self, count: int, batch_size: int, shuffle_seed: int | None) -> None:
+        super().__init__()
+        self.place = distribution.place()
+        devices = self.place.processes * self.place.devices
+        if batch_size % devices:
+            raise CxrError(
+                f"batch_size {batch_size} cannot be split over {devices} devices; "
+                "use a multiple of their number"
+            )
+        self.batch_size, self.shuffle_seed = batch_size, shuffle_seed
+        self.used = count if shuffle_seed is None else count - count % devices
+        self.order = np.arange(count)
+        self.epoch = -1  # `fit` begins with a first look, which it ends as it ends an epoch
+
+    def on_epoch_end(self) -> None:
+        """Draw the order of the next epoch; at its begin, Keras may have fetched batches of it."""
+        self.epoch += 1
+        if self.shuffle_seed is not None:
+            drawn = np.random.default_rng([self.shuffle_seed, self.epoch])
+            self.order = drawn.permutation(len(self.order))
+
+    def go_on_after(self, epochs: int) -> None:
+        """Skip epochs, as a training that goes on has had them; before `fit`."""
+        self.epoch = epochs - 1
+
+    def __len__(self) -> int:
+        return math.ceil(self.used / self.batch_size)
+
+    def chosen(self, number: int) -> NDArray[np.int64]:
+        """Rows of a batch that this process takes."""
+        start = number * self.batch_size
+        rows = self.order[start : min(start + self.batch_size, self.used)]
+        if self.shuffle_seed is None:
+            return np.tile(rows, self.place.devices)
+        return np.split(rows, self.place.processes)[self.place.number]
+
+
+class Batches(Ordered):
+    """Batches of a (memory-mapped) array and its labels.
 
     Args:
         rows: images uint8 (N, H, W), given to the network as (n, H, W, 1), or features
             float32 (N, ...), given as they are.
         labels: class numbers (N,).
-        batch_size: rows per batch; the last batch may be smaller.
-        shuffle_seed: None keeps the order; else every epoch has an order of its own that depends
-            only on this seed and the epoch's number.
+        batch_size: as `Ordered`.
+        shuffle_seed: as `Ordered`.
     """
 
     def __init__(
@@ -32,26 +86,12 @@ class Batches(keras.utils.PyDataset):
         batch_size: int,
         shuffle_seed: int | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(len(rows), batch_size, shuffle_seed)
         self.rows = rows[..., np.newaxis] if rows.ndim == 3 and rows.dtype == np.uint8 else rows
         self.labels = labels
-        self.batch_size = batch_size
-        self.shuffle_seed = shuffle_seed
-        self.epoch = 0
-        self.order = np.arange(len(rows))
-
-    def on_epoch_begin(self) -> None:
-        """Draw the order of the epoch that begins."""
-        if self.shuffle_seed is not None:
-            generator = np.random.default_rng([self.shuffle_seed, self.epoch])
-            self.order = generator.permutation(len(self.rows))
-        self.epoch += 1
-
-    def __len__(self) -> int:
-        return math.ceil(len(self.rows) / self.batch_size)
 
     def __getitem__(self, number: int) -> Batch:
-        chosen = self.order[number * self.batch_size : (number + 1) * self.batch_size]
+        chosen = self.chosen(number)
         return self.rows[chosen], self.labels[chosen, np.newaxis].astype(np.float32)
 
 

@@ -5,7 +5,12 @@ its features differ by 2e-6 where the largest is 1.7.
 """
 
 import sys
-from collections.abc import Callable
+import tempfile
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache, partial
+from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import keras
@@ -13,7 +18,11 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from cxr import cluster
+
 Run = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+
+_ONE_AT_A_TIME = Lock()
 
 
 def runner(model: keras.Model, engine: str) -> Run:
@@ -30,6 +39,41 @@ def runner(model: keras.Model, engine: str) -> Run:
         except (ImportError, RuntimeError) as error:
             print(f"OpenVINO cannot be used, TensorFlow is: {error}", file=sys.stderr)
     return model.predict_on_batch
+
+
+def run_over(
+    model: keras.Model, engine: str, batches: Iterable[NDArray[np.uint8]], scheduler: str
+) -> Iterator[NDArray[np.float32]]:
+    """Outputs of a model (n, ...) for batches uint8 (n, S, S, 1), in order.
+
+    Args:
+        model: as `runner` takes it, of built-in layers.
+        engine: as `runner` takes it.
+        batches: images.
+        scheduler: of the cluster that does it, as `preprocess.scheduler`; empty: this machine.
+
+    Raises:
+        CxrError: the cluster cannot be used.
+    """
+    if not scheduler:
+        yield from map(runner(model, engine), batches)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / f"{uuid.uuid4()}.keras"  # a worker keeps those of other runs, too
+        model.save(file)
+        function = partial(_run_brought, name=file.name, engine=engine)
+        yield from cluster.over(function, batches, scheduler, file)
+
+
+def _run_brought(images: NDArray[np.uint8], name: str, engine: str) -> NDArray[np.float32]:
+    """On a worker: the output of the model that `cluster.over` brought."""
+    with _ONE_AT_A_TIME:  # a worker may have several threads; the engine uses all cores for one
+        return _brought(name, engine)(images)
+
+
+@lru_cache(maxsize=1)
+def _brought(name: str, engine: str) -> Run:
+    return runner(keras.saving.load_model(cluster.brought(name)), engine)
 
 
 def _openvino(model: keras.Model) -> Run:

@@ -7,12 +7,14 @@ from tqdm import tqdm
 
 from cxr.arrays import Split, write_rows
 from cxr.datasets import image_batches
-from cxr.engines import runner
+from cxr.engines import run_over
 
 BATCH_SIZE = 32  # images; of no influence on the result
 
 
-def extract(extractor: keras.Model, engine: str, split: Split, path: Path) -> None:
+def extract(
+    extractor: keras.Model, engine: str, split: Split, path: Path, scheduler: str = ""
+) -> None:
     """Write the features of a split.
 
     Args:
@@ -20,9 +22,10 @@ def extract(extractor: keras.Model, engine: str, split: Split, path: Path) -> No
         engine: that runs it, as `transfer.engine`.
         split: the images.
         path: .npy file, float32 (N, D), rows as in the split's index.
+        scheduler: as `preprocess.scheduler`.
     """
     batches = image_batches(split, BATCH_SIZE)
     numbers = tqdm(range(len(batches)), path.stem, unit="batch", disable=None)
-    run = runner(extractor, engine)
-    rows = (run(batches[number][0]) for number in numbers)
+    images = (batches[number][0] for number in numbers)
+    rows = run_over(extractor, engine, images, scheduler)
     write_rows(path, rows, (len(split.images), extractor.output_shape[1]), "float32")

@@ -1,6 +1,5 @@
 """Fine-tuning: train the last layers of the backbone on the cached activations of the others."""
 
-import math
 from typing import Any
 
 import keras
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 from cxr import paths
 from cxr.activations import look
 from cxr.arrays import Split
-from cxr.datasets import class_weights
+from cxr.datasets import Ordered, class_weights
 from cxr.errors import CxrError
 from cxr.params import FinetuneParams
 from cxr.styles import find_styles, group_weights
@@ -20,8 +19,8 @@ from cxr.styles import find_styles, group_weights
 CLASSES = {"label": 2, "pathogen": 3}
 
 
-class Copies(keras.utils.PyDataset):
-    """Batches of activations, each image once per epoch, and in the next of its copies each time.
+class Copies(Ordered):
+    """Batches of activations, each image in the next of its copies in each epoch.
 
     Args:
         activations: float16 (C, N, h, w, c), memory-mapped.
@@ -40,29 +39,17 @@ class Copies(keras.utils.PyDataset):
         batch_size: int,
         seed: int | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(len(targets), batch_size, seed)
         self.activations, self.targets, self.weights = activations, targets, weights
-        self.batch_size, self.seed, self.epoch = batch_size, seed, 0
-        self.order = np.arange(len(targets))
-        self.copies = np.zeros(len(targets), int)
-
-    def on_epoch_begin(self) -> None:
-        """Draw the order of the epoch that begins, and go on to the next copies."""
-        if self.seed is not None:
-            self.order = np.random.default_rng([self.seed, self.epoch]).permutation(
-                len(self.targets)
-            )
-            count = len(self.activations)
-            first = np.random.default_rng(self.seed).integers(0, count, len(self.targets))
-            self.copies = (first + self.epoch) % count
-        self.epoch += 1
-
-    def __len__(self) -> int:
-        return math.ceil(len(self.targets) / self.batch_size)
+        self.first = np.zeros(len(targets), int)
+        if seed is not None:
+            self.first = np.random.default_rng(seed).integers(0, len(activations), len(targets))
 
     def __getitem__(self, number: int) -> tuple[Any, Any, Any]:
-        rows = self.order[number * self.batch_size : (number + 1) * self.batch_size]
-        batch = self.activations[self.copies[rows], rows].astype(np.float32)
+        rows = self.chosen(number)
+        turn = 0 if self.shuffle_seed is None else self.epoch
+        copies = (self.first[rows] + turn) % len(self.activations)
+        batch = self.activations[copies, rows].astype(np.float32)
         return batch, self.targets[rows], self.weights[rows]
 
 
@@ -132,7 +119,8 @@ def whole_model(
     image: keras.KerasTensor, frozen: keras.Model, learner: keras.Model, zooms: tuple[float, ...]
 ) -> keras.Model:
     """Frozen and tuned part as one model: uint8 grey (N, S, S, 1) -> probability (N, 1), which is
-    one minus that of NORMAL, averaged over the image seen at each zoom.
+    one minus that of NORMAL, averaged over the image seen at each zoom (test-time augmentation,
+    Krizhevsky 2012).
     """
     not_normal = layers.Dense(1, name="probability", trainable=False)
     head = keras.Model(learner.input, not_normal(learner.output), name="tuned")

@@ -70,6 +70,12 @@ class Section(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _nothing_is_no_key(cls, section: Any) -> Any:
+        """A section without any key is None in YAML: each of its keys is missing."""
+        return {} if section is None else section
+
 
 class PhantomParams(Section):
     patients: Annotated[int, Field(ge=8, le=100_000)]
@@ -121,6 +127,15 @@ class FitSection(Section):
                 "set one of them to 0"
             )
         return self
+
+
+class PreprocessParams(Section):
+    scheduler: Annotated[str, Field(pattern=r"^$|^[a-z]+://.+:\d+$")]
+
+
+class TrainParams(Section):
+    distribution: Literal["none", "mirrored", "multihost"]
+    resume: bool
 
 
 class ModelParams(FitSection):
@@ -207,6 +222,8 @@ class Params(Section):
     data: DataParams
     split: SplitParams
     image: ImageParams
+    preprocess: PreprocessParams
+    train: TrainParams
     model: ModelParams
     augment: AugmentParams
     transfer: TransferParams

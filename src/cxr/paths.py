@@ -28,6 +28,7 @@ REPORT = Path("reports/report.md")
 FIGURES = Path("reports/figures")
 REPORT_PAGE = Path("reports/index.html")
 EXPERIMENTS = Path("docs/experiments.csv")
+BENCHMARKS = Path("benchmarks/results.json")
 OTHER_ACQUISITION = Path("docs/other_acquisition.txt")
 PLOTS = Path("plots")
 GROUPS = Path("plots/groups.csv")
@@ -61,3 +62,8 @@ def model(variant: str) -> Path:
 def history(variant: str) -> Path:
     """Training history of a variant, one row per epoch."""
     return PLOTS / "history" / f"{variant}.csv"
+
+
+def resume(variant: str) -> Path:
+    """State of a training that is not complete, from which it can go on."""
+    return Path("data/resume") / variant

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -9,16 +11,23 @@ import pandas as pd
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from cxr import cluster
 from cxr.arrays import write_split
 from cxr.cleaning import read_prepared
 from cxr.labels import SPLITS
 from cxr.params import ImageParams
 
+TASK = 16  # images that a worker of a cluster reads in one go
 CHUNK = 256  # images decoded ahead of the writer: memory stays flat as the data set grows
 
 
 def cache_splits(
-    raw: Path, manifest: pd.DataFrame, assigned: pd.Series, params: ImageParams, folder: Path
+    raw: Path,
+    manifest: pd.DataFrame,
+    assigned: pd.Series,
+    params: ImageParams,
+    folder: Path,
+    scheduler: str = "",
 ) -> None:
     """Decode and resize every image, one array and index for each split, as `folder`/<split>.
 
@@ -28,6 +37,7 @@ def cache_splits(
         assigned: split of each row.
         params: size and way to make square.
         folder: where the arrays go.
+        scheduler: as `preprocess.scheduler`.
 
     Raises:
         ImageError: an image became unreadable since it was verified.
@@ -35,16 +45,38 @@ def cache_splits(
     for split in SPLITS:
         index = manifest[assigned == split].drop(columns=["split", "sha256"])
         paths = [raw / path for path in index["path"]]
-        images = tqdm(read_all(paths, params), split, len(paths), unit="image", disable=None)
+        read = read_all(paths, params, scheduler)
+        images = tqdm(read, split, len(paths), unit="image", disable=None)
         write_split(folder / split, images, index)
 
 
-def read_all(paths: list[Path], params: ImageParams) -> Iterator[NDArray[np.uint8]]:
-    """Decode and prepare files, on all cores; uint8 (S, S) each, in order."""
+def read_all(
+    paths: list[Path], params: ImageParams, scheduler: str = ""
+) -> Iterator[NDArray[np.uint8]]:
+    """Decode and prepare files, on all cores or all machines; uint8 (S, S) each, in order.
+
+    Args:
+        paths: files; where there is a scheduler, its workers find them at the same absolute paths.
+        params: as `prepare` takes them.
+        scheduler: as `preprocess.scheduler`.
+    """
+    if scheduler:
+        chunks = (list(map(Path.absolute, chunk)) for chunk in batched(paths, TASK))
+        read = partial(_read_chunk, params=params)
+        yield from chain.from_iterable(cluster.over(read, chunks, scheduler))
+        return
     with ThreadPoolExecutor() as pool:
-        for start in range(0, len(paths), CHUNK):
-            chunk = paths[start : start + CHUNK]
+        for chunk in batched(paths, CHUNK):
             yield from pool.map(lambda path: read_prepared(path, params), chunk)
+
+
+def _read_chunk(paths: list[Path], params: ImageParams) -> list[NDArray[np.uint8]]:
+    return [read_prepared(path, params) for path in paths]
+
+
+def batched(paths: list[Path], size: int) -> Iterator[list[Path]]:
+    """Consecutive parts of a list, of `size` paths but for the last."""
+    return (paths[start : start + size] for start in range(0, len(paths), size))
 
 
 def class_balance(manifest: pd.DataFrame, assigned: pd.Series) -> pd.DataFrame:

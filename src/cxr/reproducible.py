@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from cxr import distribution
 from cxr.files import replacing
 
 
@@ -21,8 +22,10 @@ def save_model(model: keras.Model, path: Path) -> None:
     """Save a model so that equal weights give equal bytes.
 
     Keras writes the date and memory addresses into the file, for which DVC would take every
-    training for a new result.
+    training for a new result. Of several processes (`distribution`) only the first one saves.
     """
+    if not distribution.is_first():
+        return
     with replacing(path) as part:
         model.save(part)
         members = _members(part)

@@ -9,10 +9,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from cxr import paths
+from cxr import distribution, paths, reproducible, resuming
+from cxr.datasets import Ordered
 from cxr.errors import CxrError
 from cxr.faster import OneKernelAdam
-from cxr.files import write_csv
+from cxr.files import remove, write_csv
+from cxr.resuming import Progress
 
 WORST_GROUP = "val_worst_group_loss"
 HISTORY_COLUMNS = ["epoch", "loss", "accuracy", "val_loss", "val_accuracy", "seconds", "kept"]
@@ -71,11 +73,12 @@ class WorstGroup(keras.callbacks.Callback):
 def train(
     variant: str,
     model: keras.Model,
-    batches: keras.utils.PyDataset,
-    val: keras.utils.PyDataset,
+    batches: Ordered,
+    val: Ordered,
     params: FitParams,
     class_weight: dict[int, float] | None = None,
     groups: NDArray[np.int64] | None = None,
+    resume: bool = False,
 ) -> None:
     """Train on cross-entropy and write the history, one row per epoch.
 
@@ -93,6 +96,8 @@ def train(
         class_weight: weight of each class in the loss.
         groups: number of each validation image's group (N,), to judge epochs by the worst of them;
             for one-hot targets.
+        resume: keep the state of each finished epoch until `save`, and go on from the one that a
+            training of the same data, code and parameters left when it was cut off.
 
     Raises:
         CxrError: the loss became NaN or infinite.
@@ -109,16 +114,22 @@ def train(
     )
     monitor = "val_loss" if groups is None else WORST_GROUP
     added = [] if groups is None else [WorstGroup(val, groups)]
-    history = model.fit(
+    stopping = _early_stopping(params, monitor) if params.early_stopping else None
+    mark = resuming.mark_of(f"train_{variant}") if resume else ""
+    progress = Progress(paths.resume(variant) if resume else None, mark, batches, stopping)
+    finished = progress.restore(model)
+    model.fit(
         batches,
         validation_data=val,
+        initial_epoch=params.epochs if progress.stopped else finished,
         epochs=params.epochs,
         class_weight=class_weight,
-        callbacks=[*added, *_callbacks(params, monitor)],
+        callbacks=[*added, *_callbacks(params), *filter(None, [stopping]), progress],
         shuffle=False,  # the batches shuffle themselves, by seed
         verbose="auto" if sys.stdout.isatty() else 2,
     )
-    table = pd.DataFrame(history.history).assign(epoch=[epoch + 1 for epoch in history.epoch])
+    table = pd.DataFrame(progress.rows)
+    table["epoch"] = np.arange(1, len(table) + 1)
     if not np.isfinite(table).all(axis=None):
         raise CxrError(
             f"{variant}: the loss became NaN or infinite in epoch {len(table)}; "
@@ -127,7 +138,8 @@ def train(
     kept = table[monitor].idxmin() if params.early_stopping else len(table) - 1
     table["kept"] = (table.index == kept).astype(int)
     columns = HISTORY_COLUMNS if groups is None else [*HISTORY_COLUMNS, WORST_GROUP]
-    write_csv(paths.history(variant), table[columns])
+    if distribution.is_first():
+        write_csv(paths.history(variant), table[columns])
 
 
 def optimizer(params: FitParams, steps: int) -> keras.Optimizer:
@@ -151,17 +163,21 @@ def _cosine(largest: float, steps: int) -> keras.optimizers.schedules.LearningRa
     )
 
 
-def _callbacks(params: FitParams, monitor: str) -> list[keras.callbacks.Callback]:
+def _callbacks(params: FitParams) -> list[keras.callbacks.Callback]:
     callbacks = [EpochSeconds(), keras.callbacks.TerminateOnNaN()]
     if params.weight_average:
         callbacks.append(keras.callbacks.SwapEMAWeights())  # validation judges the average
-    if params.early_stopping:
-        callbacks.append(
-            keras.callbacks.EarlyStopping(
-                monitor=monitor,
-                mode="min",
-                patience=params.early_stopping,
-                restore_best_weights=True,
-            )
-        )
     return callbacks
+
+
+def _early_stopping(params: FitParams, monitor: str) -> keras.callbacks.EarlyStopping:
+    return keras.callbacks.EarlyStopping(
+        monitor=monitor, mode="min", patience=params.early_stopping, restore_best_weights=True
+    )
+
+
+def save(variant: str, model: keras.Model) -> None:
+    """Save a trained model, after which its training cannot be resumed any more."""
+    reproducible.save_model(model, paths.model(variant))
+    if distribution.is_first():
+        remove(paths.resume(variant))
