@@ -5,7 +5,7 @@ VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test repro summary record readme pr-report check format lock
+.PHONY: help demo test bench repro summary record readme pr-report check format lock
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -24,6 +24,10 @@ demo: $(VENV)/installed ## run the whole pipeline on generated radiographs, in d
 
 test: $(VENV)/installed ## run the tests
 	@python -m pytest
+
+bench: $(VENV)/installed ## measure speed and memory beside the notebook's way (an hour)
+	@python -m benchmarks
+	@python -m benchmarks.profiling
 
 repro: $(VENV)/installed ## run the pipeline on the data that params.yaml names
 	@dvc repro

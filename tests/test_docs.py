@@ -19,10 +19,11 @@ EVALUATION: dict[str, Any] = json.loads(
 )
 GROUPS = pd.read_csv(PROJECT / paths.GROUPS)
 RECORD = experiments.read_record(PROJECT / paths.EXPERIMENTS)
+BENCHMARKS = json.loads((PROJECT / paths.BENCHMARKS).read_text(encoding="utf-8"))
 
 
 def with_results(text: str, evaluation: dict[str, Any] = EVALUATION) -> str:
-    return readme.with_results(text, evaluation, GROUPS, RECORD)
+    return readme.with_results(text, evaluation, GROUPS, RECORD, BENCHMARKS)
 
 
 def test_tables_are_the_results() -> None:
@@ -72,11 +73,23 @@ def test_seeds_of_the_last_commit_are_averaged() -> None:
     assert readme.over_seeds(pd.DataFrame(rows[:0], columns=experiments.COLUMNS)).empty
 
 
+def test_speed_says_what_was_missed() -> None:
+    row = {"what": "x", "ours": 1.0, "notebook": 2.0, "unit": "s", "ratio": 0.5, "sizes": "all"}
+    row |= {"repeats": 3, "target": 0.4, "at_least": False, "reached": False}
+    alone = row | {"notebook": None, "ratio": 0.3, "reached": True}
+    found = readme.speed({"a": {"rows": [row]}, "b": {"rows": [alone]}})
+    assert found["target"].tolist() == ["at most 0.4, missed", "at most 0.4"]
+    assert found["notebook's way"].tolist() == ["2 s", ""]
+    assert found["pipeline"].tolist() == ["1 s", "1 s"]
+
+
 def write_inputs() -> None:
     paths.GROUPS.parent.mkdir()
     GROUPS.to_csv(paths.GROUPS, index=False)
     paths.EXPERIMENTS.parent.mkdir()
     RECORD.to_csv(paths.EXPERIMENTS, index=False)
+    paths.BENCHMARKS.parent.mkdir()
+    paths.BENCHMARKS.write_text(json.dumps(BENCHMARKS))
 
 
 @pytest.mark.parametrize(
@@ -97,7 +110,7 @@ def test_metrics_that_make_no_table_leave_the_page(
     paths.EVALUATION.parent.mkdir()
     if content:
         paths.EVALUATION.write_text(content)
-    with pytest.raises(CxrError, match=f"metrics/evaluation.json {told}"):
+    with pytest.raises(CxrError, match=rf"metrics/evaluation\.json .*{told}"):
         readme.main()
     assert readme.README.read_text(encoding="utf-8") == README
 
@@ -123,7 +136,7 @@ def test_evaluation_covers_every_image_once() -> None:
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", "docs/architecture.md", "docs/experiments.md", "docs/findings.md"]
+    "page", ["README.md", *(f"docs/{page.name}" for page in (PROJECT / "docs").glob("*.md"))]
 )
 def test_links_lead_to_files(page: str) -> None:
     text = (PROJECT / page).read_text(encoding="utf-8")

@@ -26,6 +26,7 @@ NOTEBOOK = {
 }
 COUNTS = ("tn", "fp", "fn", "tp")
 RATES = ("recall", "precision", "accuracy", "specificity")
+BESIDE_NOTEBOOK = ("decoding", "steps", "transfer", "pipeline")  # benchmarks
 # Column of the table over seeds -> column of the record.
 OVER_SEEDS = {
     "val and stress ROC AUC": "selection_roc_auc",
@@ -37,15 +38,20 @@ OVER_SEEDS = {
 
 
 def with_results(
-    text: str, evaluation: dict[str, Any], groups: pd.DataFrame, record: pd.DataFrame
+    text: str,
+    evaluation: dict[str, Any],
+    groups: pd.DataFrame,
+    record: pd.DataFrame,
+    benchmarks: dict[str, Any],
 ) -> str:
     """The text of README.md with its tables made of the content of metrics/evaluation.json,
-    plots/groups.csv and docs/experiments.csv.
+    plots/groups.csv, docs/experiments.csv and benchmarks/results.json.
     """
     text = with_table(text, "results at 0.5", at_half(evaluation))
     text = with_table(text, "results at the operating point", at_operating_point(evaluation))
     text = with_table(text, "results by group", by_group(groups))
-    return with_table(text, "results over seeds", over_seeds(record))
+    text = with_table(text, "results over seeds", over_seeds(record))
+    return with_table(text, "speed", speed({name: benchmarks[name] for name in BESIDE_NOTEBOOK}))
 
 
 def at_half(evaluation: dict[str, Any]) -> pd.DataFrame:
@@ -104,6 +110,33 @@ def over_seeds(record: pd.DataFrame) -> pd.DataFrame:
     return last[["variant", "seeds", *names]].rename(columns=titles)
 
 
+def speed(results: dict[str, Any]) -> pd.DataFrame:
+    """A row for each comparison of the benchmarks, in order.
+
+    Args:
+        results: content of benchmarks/results.json.
+    """
+    return pd.DataFrame([_compared(row) for of in results.values() for row in of["rows"]])
+
+
+def _compared(row: dict[str, Any]) -> dict[str, str]:
+    bound = "at least" if row["at_least"] else "at most"
+    alone = row["notebook"] is None
+    return {
+        "what": row["what"],
+        "pipeline": f"{_measured(row['ours'])} {row['unit']}",
+        "notebook's way": "" if alone else f"{_measured(row['notebook'])} {row['unit']}",
+        "ratio": "" if row["ratio"] == row["ours"] else _measured(row["ratio"]),
+        "target": f"{bound} {row['target']:g}" + ("" if row["reached"] else ", missed"),
+        "measured on": f"{row['sizes']}; {row['repeats']} repeats",
+    }
+
+
+def _measured(value: float) -> str:
+    """Three digits."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def _row(name: str, rates: dict[str, Any]) -> dict[str, str]:
     return {"variant": name, **{rate: _number(rates[rate]) for rate in RATES}}
 
@@ -116,17 +149,26 @@ def _counts(counts: dict[str, Any]) -> str:
     return " / ".join(str(counts[name]) for name in COUNTS)
 
 
+def _read(path: Path, command: str) -> Any:
+    """Content of a JSON file that a command makes."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CxrError(f"{path} cannot be read ({error}); make it anew with `{command}`") from error
+
+
 def main() -> None:
     text = README.read_text(encoding="utf-8")
-    again = "make it anew with `dvc repro`"
+    evaluation = _read(paths.EVALUATION, "dvc repro")
+    benchmarks = _read(paths.BENCHMARKS, "make bench")
+    groups, record = pd.read_csv(paths.GROUPS), read_record(paths.EXPERIMENTS)
     try:
-        evaluation = json.loads(paths.EVALUATION.read_text(encoding="utf-8"))
-        record = read_record(paths.EXPERIMENTS)
-        text = with_results(text, evaluation, pd.read_csv(paths.GROUPS), record)
-    except (OSError, ValueError) as error:
-        raise CxrError(f"{paths.EVALUATION} cannot be read ({error}); {again}") from error
+        text = with_results(text, evaluation, groups, record, benchmarks)
     except (KeyError, TypeError) as error:
-        raise CxrError(f"{paths.EVALUATION} is of other code ({error}); {again}") from error
+        raise CxrError(
+            f"{paths.EVALUATION} or {paths.BENCHMARKS} is of other code ({error}); make it anew "
+            "with `dvc repro` or `make bench`"
+        ) from error
     with replacing(README) as part:
         part.write_text(text, encoding="utf-8")
 

@@ -1,0 +1,63 @@
+"""Full-size JPEGs to the squares that the networks see."""
+
+import dataclasses
+import statistics
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks import images, notebook
+from benchmarks.timing import Comparison, alternate, cores
+from cxr.cleaning import prepare
+from cxr.images import open_image, to_grey
+from cxr.params import ImageParams
+from cxr.preprocessing import read_all
+
+REPEATS = 7
+COPIES = 6  # of each file: TensorFlow finds the best number of threads on its way
+
+
+def measure() -> list[Comparison]:
+    with tempfile.TemporaryDirectory() as scratch:
+        folder, kind = images.full_size(Path(scratch) / "images")
+        train = images.repeated(folder / "train", COPIES, Path(scratch) / "many")
+        paths = images.files(train)
+        batches = notebook.read(train, shuffle=False)
+        times = alternate(
+            lambda: list(read_all(paths, images.IMAGE)), lambda: list(batches), REPEATS
+        )
+        sizes = f"{len(paths)} {kind}, side {images.IMAGE.size}, {cores()} cores"
+        speed = times.compare("decode and resize", target=2.0, sizes=sizes)
+        difference = mean_difference(images.files(folder / "train"), images.IMAGE)
+    per_second = dataclasses.replace(
+        speed,
+        ours=len(paths) / statistics.median(times.ours),
+        notebook=len(paths) / statistics.median(times.notebook),
+        unit="images/s",
+        ratio=1 / speed.ratio,
+        at_least=True,
+    )
+    return [
+        per_second,
+        Comparison(
+            what="decode and resize: mean difference from decoding the whole file",
+            ours=difference,
+            notebook=None,
+            unit="grey levels",
+            ratio=difference,
+            target=1.0,
+            repeats=1,
+            sizes=f"{len(paths) // COPIES} {kind}, side {images.IMAGE.size}",
+        ),
+    ]
+
+
+def mean_difference(paths: list[Path], params: ImageParams) -> float:
+    """Mean absolute difference in grey levels between our squares and those of whole decoding."""
+    pairs = zip(read_all(paths, params), paths, strict=True)
+    differences = [
+        np.abs(prepare(to_grey(open_image(path)), params).astype(int) - ours).mean()
+        for ours, path in pairs
+    ]
+    return float(np.mean(differences))

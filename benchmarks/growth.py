@@ -1,0 +1,208 @@
+"""Seconds, memory and disk of each stage as the data set grows, and what they come to at another
+size: `python -m benchmarks growth`.
+
+Memory is a process's own (RssAnon): pages of the memory-mapped arrays are not counted, as the
+system takes them back whenever it needs room.
+"""
+
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from ruamel.yaml import YAML
+
+from benchmarks.timing import Comparison, cores
+from benchmarks.transfer import backbone_weights
+from cxr import charts, demo, paths, phantom
+from cxr.document import Table
+from cxr.errors import CxrError
+from cxr.files import replacing, write_csv
+from cxr.params import read_params
+
+FOLDER = Path(__file__).parent
+MIMIC = 377_110  # images of MIMIC-CXR-JPG (Johnson 2019, 10.1038/s41597-019-0322-0)
+PATIENTS = 80  # at size 1
+SHORT_SIDE = 256  # pixels
+COLUMNS = ["stage", "size", "images", "short_side", "seconds", "memory", "disk"]
+SIZES = (1, 2, 4, 8)
+SHOWN = (
+    *("preprocess", "extract_features", "extract_activations"),
+    *("train_baseline", "train_transfer", "train_finetuned", "evaluate"),
+)
+MOST_MEMORY = 1.1  # peak at the largest size / peak at the smallest
+INTERVAL = 0.02  # seconds between two looks at a process
+# One epoch each: the time of others is a multiple of it.
+SETTINGS: dict[str, object] = {
+    "data.source": "directory",
+    "model.epochs": 1,
+    "transfer.epochs": 1,
+    "finetune.epochs": 1,
+}
+
+
+def measure() -> list[Comparison]:
+    if not Path("/proc/self/status").exists():
+        raise CxrError("memory is measured on Linux alone: no /proc here")
+    with tempfile.TemporaryDirectory() as name:
+        scratch = Path(name)
+        weights = backbone_weights(scratch)
+        table = pd.concat([_at(size, scratch, weights) for size in SIZES])
+    write_csv(FOLDER / "growth.csv", table)
+    for name, text in (("growth.svg", picture(table)), ("growth.md", forecast(table))):
+        with replacing(FOLDER / name) as part:
+            part.write_text(text + "\n", encoding="utf-8")
+    return [_memory(stage, of_stage) for stage, of_stage in table.groupby("stage", sort=False)]
+
+
+def _at(size: int, scratch: Path, weights: Path) -> pd.DataFrame:
+    """A row for each stage: stage, size, images, short_side (pixels), seconds, memory and disk
+    (bytes).
+    """
+    images, project = scratch / f"images{size}", scratch / f"project{size}"
+    count = phantom.generate(images, patients=size * PATIENTS, seed=1, short_side=SHORT_SIDE)
+    project.mkdir()
+    demo.copy_project(project)
+    settings = SETTINGS | {"data.directory": str(images)}
+    demo.set_params(project / "params.yaml", settings)
+    placed = project / paths.weights("xception", "imagenet")
+    placed.parent.mkdir(parents=True)
+    placed.symlink_to(weights)
+    rows = []
+    for stage, outs in _stages(project).items():
+        seconds, memory = _run(stage, project)
+        disk = sum(_bytes(project / out) for out in outs)
+        rows.append((stage, size, count, SHORT_SIDE, round(seconds, 2), memory, disk))
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _stages(project: Path) -> dict[str, list[str]]:
+    """Each stage's outputs, in the order of dvc.yaml, which is one in which they can run."""
+    text = (project / "dvc.yaml").read_text(encoding="utf-8")
+    text = text.replace("${data.source}", str(SETTINGS["data.source"]))
+    stages = YAML(typ="safe").load(text)["stages"]
+    return {name: [*map(_name, stage.get("outs", []))] for name, stage in stages.items()}
+
+
+def _name(out: Any) -> str:
+    """Of an output that has options or has none."""
+    return str(out if isinstance(out, str) else next(iter(out)))
+
+
+def _run(stage: str, project: Path) -> tuple[float, int]:
+    """Seconds and peak of a stage's own memory in bytes."""
+    started = time.perf_counter()
+    process = subprocess.Popen(
+        [sys.executable, "-m", f"stages.{stage}"],
+        cwd=project,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    peaks: list[int] = []
+    watcher = threading.Thread(target=_watch, args=(process, peaks))
+    watcher.start()
+    output, _ = process.communicate()
+    watcher.join()
+    if process.returncode:
+        raise CxrError(f"stage {stage} failed:\n{output}")
+    return time.perf_counter() - started, max(peaks)
+
+
+def _watch(process: subprocess.Popen[str], peaks: list[int]) -> None:
+    status = Path(f"/proc/{process.pid}/status")
+    while process.poll() is None:
+        try:
+            lines = status.read_text(encoding="utf-8").splitlines()
+        except OSError:  # it has ended
+            return
+        peaks += [int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon")]
+        time.sleep(INTERVAL)
+
+
+def _bytes(path: Path) -> int:
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def _memory(stage: str, table: pd.DataFrame) -> Comparison:
+    smallest, largest = table.iloc[0], table.iloc[-1]
+    times = largest["size"] // smallest["size"]
+    added = (largest["memory"] - smallest["memory"]) / (largest["images"] - smallest["images"])
+    return Comparison(
+        what=f"peak memory of {stage}, {times}x the images ({added / 2**10:+.0f} KiB each)",
+        ours=float(largest["memory"] / 2**20),
+        notebook=None,
+        unit="MiB",
+        ratio=float(largest["memory"] / smallest["memory"]),
+        target=MOST_MEMORY,
+        repeats=1,
+        sizes=f"{smallest['images']} and {largest['images']} drawn images, {cores()} cores",
+    )
+
+
+def forecast(table: pd.DataFrame) -> str:
+    """Markdown: what each stage takes at the size of MIMIC, with the parameters' epochs.
+
+    A line is laid through the sizes measured, and goes on where the code's own bounds would end a
+    growth (`styles.ENOUGH`, `shift.ENOUGH`, `intervals.BLOCK`).
+
+    Args:
+        table: as `_at` gives it.
+    """
+    rows = [
+        _at_mimic(str(stage), of_stage) for stage, of_stage in table.groupby("stage", sort=False)
+    ]
+    names = ["stage", "hours", "memory, GiB", "standard error", "disk, GiB"]
+    found = pd.DataFrame(rows, columns=names)
+    total = {"stage": "all", "hours": found["hours"].sum(), "disk, GiB": found["disk, GiB"].sum()}
+    most = found.loc[found["memory, GiB"].idxmax(), ["memory, GiB", "standard error"]]
+    found = pd.concat([found, pd.DataFrame([total | most.to_dict()])])
+    text = found.map(lambda cell: cell if isinstance(cell, str) else f"{cell:.2f}")
+    return (
+        f"At {MIMIC:,} images of {table['short_side'].iloc[0]} pixels (shorter side), on "
+        f"{cores()} cores:\n\n{Table(text).to_markdown()}"
+    )
+
+
+def _at_mimic(stage: str, table: pd.DataFrame) -> tuple[str, float, float, float, float]:
+    """Stage, hours, memory and its standard error, disk (GiB); what does not grow stays."""
+    images = table["images"].to_numpy()
+    slope, fixed = np.polyfit(images, table["seconds"], 1)
+    hours = (max(slope, 0) * _epochs(stage) * MIMIC + max(fixed, 0)) / 3600
+    (slope, fixed), covariance = np.polyfit(images, table["memory"] / 2**30, 1, cov=True)
+    memory, error = max(slope, 0) * MIMIC + fixed, np.sqrt(covariance[0, 0]) * MIMIC
+    slope, fixed = np.polyfit(images, table["disk"] / 2**30, 1)
+    return stage, hours, memory, error, slope * MIMIC + fixed
+
+
+def _epochs(stage: str) -> int:
+    """Of a training by the committed parameters; 1 for what trains nothing."""
+    params = read_params()
+    epochs = {"baseline": params.model, "augmented": params.model, "transfer": params.transfer}
+    section = (epochs | {"finetuned": params.finetune}).get(stage.removeprefix("train_"))
+    return section.epochs if section else 1
+
+
+def picture(table: pd.DataFrame) -> str:
+    """SVG: time and memory of the stages that take long, by number of images."""
+
+    def paint(figure: Figure) -> None:
+        time_axes, memory_axes = figure.subplots(1, 2)
+        for stage in SHOWN:
+            of_stage = table[table["stage"] == stage]
+            time_axes.plot(of_stage["images"], of_stage["seconds"], marker=".", label=stage)
+            memory_axes.plot(of_stage["images"], of_stage["memory"] / 2**20, marker=".")
+        for axes, label in ((time_axes, "seconds"), (memory_axes, "own memory, MiB")):
+            axes.set_xlabel("images")
+            axes.set_ylabel(label)
+            axes.set_ylim(bottom=0)
+        figure.legend(loc="outside lower center", ncols=3)
+
+    return charts.draw(paint, (7.0, 4.2))

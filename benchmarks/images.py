@@ -1,0 +1,64 @@
+"""Images to measure on: the published full-size files, or drawn ones of like size."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from cxr import phantom
+from cxr.arrays import Split, open_split, write_split
+from cxr.params import read_params
+from cxr.preprocessing import read_all
+
+# Pixels of the shorter side: the 5th, 15th ... 95th percentile of 85 published files.
+SHORT_SIDES = (552, 604, 672, 752, 837, 938, 1039, 1202, 1383, 1908)
+DRAWN = {"train": 60, "val": 16}  # images
+IMAGE = read_params().image
+
+
+def full_size(scratch: Path) -> tuple[Path, str]:
+    """Folder {train,val}/{NORMAL,PNEUMONIA} of full-size JPEGs, and what they are.
+
+    `$CXR_TEST_DATA/originals` where that is; else phantoms, drawn into `scratch`.
+    """
+    originals = Path(os.environ.get("CXR_TEST_DATA", "")) / "originals"
+    if os.environ.get("CXR_TEST_DATA") and originals.is_dir():
+        return originals, "published full-size JPEGs"
+    for split, count in DRAWN.items():
+        for number in range(count):
+            _draw(scratch / split, number)
+    return scratch, "drawn JPEGs of full size"
+
+
+def _draw(folder: Path, number: int) -> None:
+    label, pathogen = [("NORMAL", "none"), ("PNEUMONIA", "bacteria")][number % 2]
+    rng = np.random.default_rng([1, number])
+    side = SHORT_SIDES[number % len(SHORT_SIDES)]
+    (folder / label).mkdir(parents=True, exist_ok=True)
+    image = Image.fromarray(phantom.draw(rng, pathogen, short_side=side))
+    image.save(folder / label / f"{number}.jpeg", quality=90)
+
+
+def repeated(folder: Path, times: int, target: Path) -> Path:
+    """A folder with each file of `folder` several times, by links."""
+    for path in sorted(folder.rglob("*.jp*g")):
+        for number in range(times):
+            link = target / path.relative_to(folder).with_stem(f"{path.stem}_{number}")
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(path.resolve())
+    return target
+
+
+def files(folder: Path) -> list[Path]:
+    """The images below a folder, in order."""
+    return sorted(folder.rglob("*.jp*g"))
+
+
+def cache(folder: Path, target: Path) -> Split:
+    """The images of a folder as the pipeline caches them, in `target`."""
+    paths = files(folder)
+    index = pd.DataFrame({"label": [path.parent.name for path in paths]})
+    write_split(target, read_all(paths, IMAGE), index)
+    return open_split(target)

@@ -1,0 +1,105 @@
+"""Where the time of a training step and of decoding goes: `python -m benchmarks.profiling`.
+
+Shows what the targets of the other benchmarks leave to be gained.
+"""
+
+import re
+import statistics
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pandas as pd
+import tensorflow as tf
+from tensorflow.tsl.profiler.protobuf import xplane_pb2
+
+from benchmarks import images, notebook
+from benchmarks.steps import inputs, learner, steps
+from benchmarks.timing import seconds_of
+from cxr.document import Table
+from cxr.errors import run_stage
+from cxr.files import replacing
+from cxr.images import open_image
+from cxr.params import read_params
+
+RESULT = Path(__file__).parent / "profile.md"
+ROUNDS = 3
+SHOWN = 16  # kinds of operations
+# What oneDNN and fusion add to the name of an operation.
+ADDED = re.compile(r"^_(Mkl(Native)?)?(Fused)?|WithBias$")
+
+
+def main() -> None:
+    step = of_a_step()
+    decoding = of_decoding()
+    text = "\n\n".join(
+        [
+            "Milliseconds of a training step of the baseline by kind of operation (what runs at "
+            "the same time counts twice):",
+            Table(step.reset_index().round(1)).to_markdown(),
+            "Milliseconds to decode an image on one core:",
+            Table(decoding.round(2)).to_markdown(),
+        ]
+    )
+    with replacing(RESULT) as part:
+        part.write_text(text + "\n", encoding="utf-8")
+    print(text)
+
+
+def of_a_step() -> pd.DataFrame:
+    """Milliseconds by kind of operation: a row for each, columns notebook's way and pipeline."""
+    batch, grey, labels = inputs()
+    table = pd.DataFrame(
+        {
+            "notebook's way": _operations(notebook.small_cnn(), grey, labels),
+            "pipeline": _operations(learner(read_params()), batch, labels),
+        }
+    ).fillna(0.0)
+    table = table.loc[table.max(axis=1).sort_values(ascending=False).index]
+    rest = table.iloc[SHOWN:].sum().rename("all others")
+    return pd.concat([table.iloc[:SHOWN], rest.to_frame().T]).rename_axis("operation")
+
+
+def _operations(model: keras.Model, batch: Any, labels: Any) -> dict[str, float]:
+    """Milliseconds of each kind of operation in a step."""
+    steps(model, batch, labels)  # compiles
+    with tempfile.TemporaryDirectory() as folder:
+        tf.profiler.experimental.start(folder)
+        count = ROUNDS * steps(model, batch, labels)
+        for _ in range(ROUNDS - 1):
+            steps(model, batch, labels)
+        tf.profiler.experimental.stop()
+        (file,) = Path(folder).rglob("*.xplane.pb")
+        space = xplane_pb2.XSpace.FromString(file.read_bytes())
+    total: Counter[str] = Counter()
+    for plane in space.planes:
+        for event in (event for line in plane.lines for event in line.events):
+            name = plane.event_metadata[event.metadata_id].name
+            if "/" in name and ":" in name:  # layer/.../operation:Kind, not what runs it
+                total[ADDED.sub("", name.rsplit(":", 1)[1])] += event.duration_ps
+    return {kind: picoseconds / 1e9 / count for kind, picoseconds in total.items()}
+
+
+def of_decoding() -> pd.DataFrame:
+    """By the part of the picture that is decoded; an eighth of the side takes little more than
+    reading the compressed numbers, which no way of decoding can leave out.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        folder, kind = images.full_size(Path(scratch))
+        paths = images.files(folder / "train")
+        rows = []
+        for enough, name in ((0, "whole"), (256, "as much as side 256 needs"), (1, "an eighth")):
+            seconds = [seconds_of(lambda: _decode(paths, enough)) for _ in range(ROUNDS)]  # noqa: B023
+            rows.append((name, 1000 * statistics.median(seconds) / len(paths)))
+    return pd.DataFrame(rows, columns=[f"decoded of {len(paths)} {kind}", "milliseconds"])
+
+
+def _decode(paths: list[Path], enough: int) -> int:
+    return int(np.sum([open_image(path, enough).size for path in paths]))
+
+
+if __name__ == "__main__":
+    run_stage(main)

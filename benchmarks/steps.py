@@ -1,0 +1,96 @@
+"""A training step of the baseline, and what its input adds to it."""
+
+import statistics
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from keras.src.trainers.data_adapters.py_dataset_adapter import PyDatasetAdapter
+
+from benchmarks import images, notebook
+from benchmarks.timing import Comparison, Times, alternate
+from cxr import faster, networks, training
+from cxr.datasets import image_batches
+from cxr.params import Params, read_params
+
+REPEATS = 9
+COPIES = 4  # of each file, for its input
+STEPS = 4  # of each way, in turn
+
+
+def measure() -> list[Comparison]:
+    batch, grey, labels = inputs()
+    ours, theirs = learner(read_params()), notebook.small_cnn()
+    for model, rows in ((ours, batch), (theirs, grey)):
+        steps(model, rows, labels)  # compiles
+    times = alternate(
+        lambda: steps(ours, batch, labels), lambda: steps(theirs, grey, labels), REPEATS
+    )
+    each = Times(*([seconds / STEPS for seconds in way] for way in (times.ours, times.notebook)))
+    sizes = f"batch {len(batch)}, side {notebook.SIZE}"
+    step = each.compare("training step of the baseline", target=0.65, sizes=sizes)
+    return [step, of_input(step.ours)]
+
+
+def inputs() -> tuple[Any, Any, Any]:
+    """Images of one batch as the pipeline keeps them and as Keras reads them, and their labels."""
+    shape = (notebook.BATCH_SIZE, notebook.SIZE, notebook.SIZE, 1)
+    batch = np.random.default_rng(1).integers(0, 256, shape, np.uint8)
+    labels = (np.arange(len(batch)) % 2).astype(np.float32)[:, np.newaxis]
+    return batch, batch.astype(np.float32), labels
+
+
+def learner(params: Params) -> keras.Model:
+    """The baseline as the pipeline trains it, of the notebook's size; but TensorFlow is not made
+    deterministic, as that would meet the notebook's way as well.
+    """
+    image = keras.Input((notebook.SIZE, notebook.SIZE, 1), dtype="uint8")
+    network = networks.small_cnn(params.model)
+    networks.apply(network, image)
+    model = keras.Model(image, networks.apply(faster.for_training(network), image))
+    model.compile(
+        optimizer=training.optimizer(params.model, 100),
+        loss="binary_crossentropy",
+        metrics=["accuracy"],
+    )
+    return model
+
+
+def steps(model: keras.Model, batch: Any, labels: Any) -> int:
+    """Take some training steps; how many."""
+    for _ in range(STEPS):
+        model.train_on_batch(batch, labels)
+    return STEPS
+
+
+def of_input(step: float) -> Comparison:
+    """Seconds that a batch takes from the cache, and from the notebook's folders; the ratio is ours
+    to the step.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        folder, kind = images.full_size(Path(scratch) / "images")
+        train = images.repeated(folder / "train", COPIES, Path(scratch) / "many")
+        split = images.cache(train, Path(scratch) / "arrays")
+        batches = image_batches(split, notebook.BATCH_SIZE, shuffle_seed=1)
+        adapter, decoded = PyDatasetAdapter(batches, None), notebook.read(train)
+
+        def epoch() -> None:
+            adapter.on_epoch_begin()
+            list(adapter.get_tf_dataset())
+            adapter.on_epoch_end()
+
+        times = alternate(epoch, lambda: list(decoded), REPEATS)
+        count = len(split.images)
+    ours = statistics.median(times.ours) / count * notebook.BATCH_SIZE
+    return Comparison(
+        what="input of a batch, from the second epoch on, as share of the step",
+        ours=ours,
+        notebook=statistics.median(times.notebook) / count * notebook.BATCH_SIZE,
+        unit="s",
+        ratio=ours / step,
+        target=0.02,
+        repeats=REPEATS,
+        sizes=f"batch {notebook.BATCH_SIZE}, {count} {kind}",
+    )
