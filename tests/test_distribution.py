@@ -19,25 +19,28 @@ from cxr.errors import CxrError
 
 pytestmark = pytest.mark.slow
 
-HISTORY = paths.history("baseline")
+PREPARED = ("fetch", "preprocess", "stress", "fetch_weights", "extract_features")
 LOSSES = ["loss", "accuracy", "val_loss", "val_accuracy"]
-SETTINGS = QUICK | {"model.epochs": 3, "model.batch_size": 16}
+SETTINGS = QUICK | {
+    **{"model.epochs": 3, "model.batch_size": 16},
+    **{"transfer.epochs": 3, "transfer.batch_size": 16},
+}
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the project with cached arrays."""
+    """A copy of the project with cached arrays and features."""
     folder = tmp_path_factory.mktemp("distributed")
     demo.copy_project(folder)
     demo.set_params(folder / "params.yaml", SETTINGS)
-    for stage in ("fetch", "preprocess"):
+    for stage in PREPARED:
         process = start(folder, stage)
         output, _ = process.communicate()
         assert process.returncode == 0, output
     return folder
 
 
-def start(folder: Path, stage: str = "train_baseline", **variables: str) -> subprocess.Popen[str]:
+def start(folder: Path, stage: str = "train_transfer", **variables: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", f"stages.{stage}"],
         cwd=folder,
@@ -68,12 +71,16 @@ def set_distribution(folder: Path, mode: str, **settings: object) -> None:
     demo.set_params(folder / "params.yaml", {"train.distribution": mode} | settings)
 
 
-def history_of_one(folder: Path, backend: str) -> pd.DataFrame:
+def history_of_one(folder: Path, variant: str, backend: str) -> pd.DataFrame:
     set_distribution(folder, "none")
-    alone = start(folder, KERAS_BACKEND=backend)
+    alone = start(folder, f"train_{variant}", KERAS_BACKEND=backend)
     output, _ = alone.communicate()
     assert alone.returncode == 0, output
-    return pd.read_csv(folder / HISTORY)[LOSSES]
+    return losses(folder, variant)
+
+
+def losses(folder: Path, variant: str) -> pd.DataFrame:
+    return pd.read_csv(folder / paths.history(variant))[LOSSES]
 
 
 def epochs(output: str) -> list[str]:
@@ -83,8 +90,8 @@ def epochs(output: str) -> list[str]:
 
 
 def test_two_processes_learn_what_one_learns(project: Path) -> None:
-    alone = history_of_one(project, "jax")
-    model = project / paths.model("baseline")
+    alone = history_of_one(project, "transfer", "jax")
+    model = project / paths.model("transfer")
     model.unlink()
     set_distribution(project, "multihost")
     both = start_two(project)
@@ -92,16 +99,17 @@ def test_two_processes_learn_what_one_learns(project: Path) -> None:
     assert [process.returncode for process in both] == [0, 0], outputs
     said = [epochs(output) for output in outputs]
     assert said[0] == said[1]
-    assert len(said[0]) == SETTINGS["model.epochs"]
-    together = pd.read_csv(project / HISTORY)[LOSSES]
+    assert len(said[0]) == SETTINGS["transfer.epochs"]
+    together = losses(project, "transfer")
     assert np.allclose(alone, together, rtol=0, atol=1e-4)
     assert keras.saving.load_model(model).count_params() > 0  # on this test's backend
 
 
 @pytest.mark.parametrize("dies", [0, 1])
 def test_where_one_process_dies_the_other_ends(project: Path, dies: int) -> None:
-    (project / HISTORY).unlink(missing_ok=True)
-    set_distribution(project, "multihost", **{"model.epochs": 100_000})
+    history = project / paths.history("transfer")
+    history.unlink(missing_ok=True)
+    set_distribution(project, "multihost", **{"transfer.epochs": 100_000})
     both = start_two(project)
     other = both[1 - dies]
     for line in both[dies].stdout or ():
@@ -114,8 +122,8 @@ def test_where_one_process_dies_the_other_ends(project: Path, dies: int) -> None
     assert time.monotonic() - started < 2 * distribution.LOST_AFTER
     assert other.returncode == 1, output
     assert "error: another process of this training ended" in output
-    assert not (project / HISTORY).exists()
-    set_distribution(project, "none", **{"model.epochs": SETTINGS["model.epochs"]})
+    assert not history.exists()
+    set_distribution(project, "none", **{"transfer.epochs": SETTINGS["transfer.epochs"]})
 
 
 def test_a_process_that_is_told_of_no_others_says_so(project: Path) -> None:
@@ -147,14 +155,14 @@ def test_two_devices_learn_what_one_learns(project: Path) -> None:
     # Devices draw their own dropout.
     off = {"model.conv_dropout": 0.0, "model.dense_dropout": 0.0}
     demo.set_params(project / "params.yaml", off)
-    alone = history_of_one(project, "tensorflow")
+    alone = history_of_one(project, "baseline", "tensorflow")
     set_distribution(project, "mirrored")
     done = subprocess.run(
         [sys.executable, "-c", MIRRORED], cwd=project, capture_output=True, text=True, check=False
     )
     set_distribution(project, "none")
     assert done.returncode == 0, done.stdout + done.stderr
-    mirrored = pd.read_csv(project / HISTORY)[LOSSES]
+    mirrored = losses(project, "baseline")
     assert np.allclose(alone, mirrored, rtol=0, atol=1e-4), f"{alone}\n{mirrored}"
 
 
