@@ -129,6 +129,10 @@ class FitSection(Section):
         return self
 
 
+# Where and how work is done, not what comes out of it: no stage of dvc.yaml depends on them.
+WITHOUT_RESULT = frozenset({"preprocess.scheduler", "train.resume"})
+
+
 class PreprocessParams(Section):
     scheduler: Annotated[str, Field(pattern=r"^$|^[a-z]+://.+:\d+$")]
 

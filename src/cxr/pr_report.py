@@ -20,7 +20,7 @@ from ruamel.yaml.error import YAMLError
 from cxr import paths
 from cxr.errors import CxrError, run_stage
 from cxr.intervals import intervals, thresholds
-from cxr.params import leaves, read_params
+from cxr.params import WITHOUT_RESULT, leaves, read_params
 from cxr.recommendation import best_variant, recommend, signed, signed_span
 from cxr.variants import EVALUATED, VARIANTS
 
@@ -112,7 +112,7 @@ def _stale(revision: str | None, where: str) -> str:
         return ""  # nothing was run yet
     stands = leaves(_read(paths.PARAMS, revision))
     other = {key for key, value in used if key not in stands or stands[key] != value}
-    other |= set(stands) - {key for key, _ in used}
+    other |= set(stands) - {key for key, _ in used} - WITHOUT_RESULT
     if not other:
         return ""
     keys = ", ".join(f"`{key}`" for key in sorted(other))
