@@ -13,6 +13,7 @@ from benchmarks.timing import Comparison, alternate, cores, seconds_of
 from benchmarks.transfer import backbone_weights
 from cxr import demo, paths
 from cxr.arrays import open_split
+from cxr.errors import CxrError
 from cxr.labels import SPLITS
 from cxr.params import Params, read_params
 
@@ -87,7 +88,7 @@ def run(project: Path) -> None:
         ["dvc", "repro"], cwd=project, env=demo.environment(), capture_output=True, text=True
     )
     if done.returncode:
-        raise RuntimeError(f"dvc repro failed:\n{done.stdout}{done.stderr}")
+        raise CxrError(f"dvc repro failed:\n{done.stdout}{done.stderr}")
 
 
 def as_folders(project: Path, folder: Path) -> Path:
