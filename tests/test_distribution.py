@@ -1,11 +1,14 @@
 """A training over several devices or processes learns what one device learns."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import keras
@@ -14,73 +17,92 @@ import pandas as pd
 import pytest
 from conftest import QUICK
 
+import stages.fetch
+import stages.preprocess
 from cxr import datasets, demo, distribution, paths
 from cxr.errors import CxrError
 
 pytestmark = pytest.mark.slow
 
-PREPARED = ("fetch", "preprocess", "stress", "fetch_weights", "extract_features")
 LOSSES = ["loss", "accuracy", "val_loss", "val_accuracy"]
-SETTINGS = QUICK | {
-    **{"model.epochs": 3, "model.batch_size": 16},
-    **{"transfer.epochs": 3, "transfer.batch_size": 16},
-}
+EPOCHS = 3
+STAGE = ("-m", "stages.train_baseline")
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the project with cached arrays and features."""
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the project with cached arrays."""
     folder = tmp_path_factory.mktemp("distributed")
     demo.copy_project(folder)
-    demo.set_params(folder / "params.yaml", SETTINGS)
-    for stage in PREPARED:
-        process = start(folder, stage)
-        output, _ = process.communicate()
-        assert process.returncode == 0, output
+    settings = QUICK | {"model.epochs": EPOCHS, "model.batch_size": 16}
+    demo.set_params(folder / "params.yaml", settings)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        stages.fetch.main()
+        stages.preprocess.main()
     return folder
 
 
-def start(folder: Path, stage: str = "train_transfer", **variables: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", f"stages.{stage}"],
-        cwd=folder,
-        env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"} | variables,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+class Trained:
+    """A training of the small network in a copy of the project."""
 
+    def __init__(self, prepared: Path, folder: Path, mode: str, **settings: object) -> None:
+        self.folder = shutil.copytree(prepared, folder)
+        demo.set_params(folder / "params.yaml", {"train.distribution": mode} | settings)
+        self.started: list[subprocess.Popen[str]] = []
 
-def start_two(folder: Path) -> list[subprocess.Popen[str]]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    return [
-        start(
-            folder,
-            KERAS_BACKEND="jax",
-            KERAS_DISTRIBUTION_JOB_ADDRESSES=address,
-            KERAS_DISTRIBUTION_NUM_PROCESSES="2",
-            KERAS_DISTRIBUTION_PROCESS_ID=str(number),
+    def start(self, *command: str, **variables: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, *(command or STAGE)],
+            cwd=self.folder,
+            env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"} | variables,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
-        for number in range(2)
-    ]
+        self.started.append(process)
+        return process
+
+    def start_two(self, *second: str) -> list[subprocess.Popen[str]]:
+        """Two processes of one training; the second one may run another command."""
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            address = f"127.0.0.1:{free.getsockname()[1]}"
+        return [
+            self.start(
+                *command,
+                KERAS_BACKEND="jax",
+                KERAS_DISTRIBUTION_JOB_ADDRESSES=address,
+                KERAS_DISTRIBUTION_NUM_PROCESSES="2",
+                KERAS_DISTRIBUTION_PROCESS_ID=str(number),
+            )
+            for number, command in enumerate([(), second])
+        ]
+
+    @property
+    def history(self) -> Path:
+        return self.folder / paths.history("baseline")
+
+    def losses(self) -> pd.DataFrame:
+        return pd.read_csv(self.history)[LOSSES]
 
 
-def set_distribution(folder: Path, mode: str, **settings: object) -> None:
-    demo.set_params(folder / "params.yaml", {"train.distribution": mode} | settings)
+Train = Callable[..., Trained]
 
 
-def history_of_one(folder: Path, variant: str, backend: str) -> pd.DataFrame:
-    set_distribution(folder, "none")
-    alone = start(folder, f"train_{variant}", KERAS_BACKEND=backend)
-    output, _ = alone.communicate()
-    assert alone.returncode == 0, output
-    return losses(folder, variant)
+@pytest.fixture
+def training(prepared: Path, tmp_path: Path) -> Iterator[Train]:
+    """Makes trainings; none of their processes outlives the test, whatever happens in it."""
+    made: list[Trained] = []
 
+    def make(mode: str, **settings: object) -> Trained:
+        made.append(Trained(prepared, tmp_path / str(len(made)), mode, **settings))
+        return made[-1]
 
-def losses(folder: Path, variant: str) -> pd.DataFrame:
-    return pd.read_csv(folder / paths.history(variant))[LOSSES]
+    yield make
+    for process in [process for one in made for process in one.started]:
+        with process:  # closes its pipe
+            process.kill()
 
 
 def epochs(output: str) -> list[str]:
@@ -89,48 +111,102 @@ def epochs(output: str) -> list[str]:
     return [line[line.index("accuracy") : line.index(" - seconds")] for line in lines]
 
 
-def test_two_processes_learn_what_one_learns(project: Path) -> None:
-    alone = history_of_one(project, "transfer", "jax")
-    model = project / paths.model("transfer")
-    model.unlink()
-    set_distribution(project, "multihost")
-    both = start_two(project)
-    outputs = [process.communicate()[0] for process in both]
-    assert [process.returncode for process in both] == [0, 0], outputs
+def assert_done(*processes: subprocess.Popen[str]) -> list[str]:
+    """Wait for processes; what they said."""
+    outputs = [process.communicate()[0] for process in processes]
+    assert not any(process.returncode for process in processes), "\n".join(outputs)
+    return outputs
+
+
+def test_two_processes_learn_what_one_learns(training: Train) -> None:
+    alone = training("none")
+    together = training("multihost")
+    outputs = assert_done(*together.start_two(), alone.start(KERAS_BACKEND="jax"))
     said = [epochs(output) for output in outputs]
     assert said[0] == said[1]
-    assert len(said[0]) == SETTINGS["transfer.epochs"]
-    together = losses(project, "transfer")
-    assert np.allclose(alone, together, rtol=0, atol=1e-4)
+    assert len(said[0]) == EPOCHS
+    assert np.allclose(alone.losses(), together.losses(), rtol=0, atol=1e-4)
+    model = together.folder / paths.model("baseline")
     assert keras.saving.load_model(model).count_params() > 0  # on this test's backend
 
 
 @pytest.mark.parametrize("dies", [0, 1])
-def test_where_one_process_dies_the_other_ends(project: Path, dies: int) -> None:
-    history = project / paths.history("transfer")
-    history.unlink(missing_ok=True)
-    set_distribution(project, "multihost", **{"transfer.epochs": 100_000})
-    both = start_two(project)
-    other = both[1 - dies]
-    for line in both[dies].stdout or ():
-        if line.startswith("Epoch 2"):
-            break
+def test_where_one_process_dies_the_other_ends(training: Train, dies: int) -> None:
+    together = training("multihost", **{"model.epochs": 100_000})
+    both = together.start_two()
+    wait_for_second_epoch(both[dies])
     both[dies].send_signal(signal.SIGKILL)
     both[dies].communicate()
+    assert_told_of_the_end(both[1 - dies])
+    assert not together.history.exists()
+
+
+def wait_for_second_epoch(process: subprocess.Popen[str]) -> None:
+    for line in process.stdout or ():
+        if line.startswith("Epoch 2"):
+            break
+
+
+def assert_told_of_the_end(process: subprocess.Popen[str]) -> None:
+    """It ends in time and says that another one did."""
     started = time.monotonic()
-    output, _ = other.communicate(timeout=2 * distribution.LOST_AFTER)
+    output, _ = process.communicate(timeout=2 * distribution.LOST_AFTER)
     assert time.monotonic() - started < 2 * distribution.LOST_AFTER
-    assert other.returncode == 1, output
+    assert process.returncode == 1, output
     assert "error: another process of this training ended" in output
-    assert not history.exists()
-    set_distribution(project, "none", **{"transfer.epochs": SETTINGS["transfer.epochs"]})
 
 
-def test_a_process_that_is_told_of_no_others_says_so(project: Path) -> None:
-    set_distribution(project, "multihost")
-    alone = start(project, KERAS_BACKEND="jax")
+# Asks for more memory than there is in the third epoch.
+FAILING = """
+import jax, keras
+import stages.train_baseline as stage
+from cxr import training
+class Full(keras.callbacks.Callback):
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == 2:
+            jax.numpy.zeros(2**46).block_until_ready()
+callbacks = training._callbacks
+training._callbacks = lambda params: [Full(), *callbacks(params)]
+stage.run_stage(stage.main)
+"""
+
+
+def test_a_process_tells_of_its_own_failure(training: Train) -> None:
+    together = training("multihost", **{"model.epochs": 100_000})
+    other, failing = together.start_two("-c", FAILING)
+    wait_for_second_epoch(failing)
+    output, _ = failing.communicate(timeout=2 * distribution.LOST_AFTER)
+    assert failing.returncode == 1, output
+    assert "Traceback" in output
+    assert "JaxRuntimeError: RESOURCE_EXHAUSTED" in output
+    assert "another process" not in output
+    assert_told_of_the_end(other)
+
+
+@pytest.mark.parametrize(
+    ("said", "lost"),
+    [
+        ("UNAVAILABLE: Failed to send RPC to coordination service.", True),
+        ("DEADLINE_EXCEEDED: Barrier timed out.", True),
+        ("UNKNOWN: Gloo all-reduce failed: Connection closed by peer [127.0.0.1]:5045", True),
+        ("INTERNAL: Error while lowering", False),
+        ("INVALID_ARGUMENT: Argument does not match", False),
+        ("the rows were UNAVAILABLE: sorry", False),
+    ],
+)
+def test_which_errors_are_of_lost_processes(said: str, lost: bool) -> None:
+    assert bool(distribution.LOST.match(said)) == lost
+
+
+def test_hosts_need_equally_many_devices() -> None:
+    distribution._refuse_unequal(Counter([0, 1, 0, 1]))
+    with pytest.raises(CxrError, match="process 0 has 1, process 1 has 2"):
+        distribution._refuse_unequal(Counter([0, 1, 1]))
+
+
+def test_a_process_that_is_told_of_no_others_says_so(training: Train) -> None:
+    alone = training("multihost").start(KERAS_BACKEND="jax")
     output, _ = alone.communicate()
-    set_distribution(project, "none")
     assert alone.returncode == 1
     assert "did not find each other" in output
     assert "KERAS_DISTRIBUTION_JOB_ADDRESSES" in output
@@ -151,19 +227,23 @@ stage.run_stage(stage.main)
 """
 
 
-def test_two_devices_learn_what_one_learns(project: Path) -> None:
-    # Devices draw their own dropout.
-    off = {"model.conv_dropout": 0.0, "model.dense_dropout": 0.0}
-    demo.set_params(project / "params.yaml", off)
-    alone = history_of_one(project, "baseline", "tensorflow")
-    set_distribution(project, "mirrored")
-    done = subprocess.run(
-        [sys.executable, "-c", MIRRORED], cwd=project, capture_output=True, text=True, check=False
-    )
-    set_distribution(project, "none")
-    assert done.returncode == 0, done.stdout + done.stderr
-    mirrored = losses(project, "baseline")
-    assert np.allclose(alone, mirrored, rtol=0, atol=1e-4), f"{alone}\n{mirrored}"
+def test_two_devices_learn_what_one_learns(training: Train) -> None:
+    off = {"model.conv_dropout": 0.0, "model.dense_dropout": 0.0}  # devices draw their own
+    alone = training("none", **off)
+    mirrored = training("mirrored", **off)
+    assert_done(alone.start(), mirrored.start("-c", MIRRORED))
+    assert np.allclose(alone.losses(), mirrored.losses(), rtol=0, atol=1e-4)
+
+
+def test_mirrored_batches_are_split_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distribution, "_replicas", lambda: 3)
+    rows = np.arange(11, dtype=np.float32)[:, np.newaxis]
+    batches = datasets.Batches(rows, np.zeros(11, int), 6, shuffle_seed=1)
+    assert [len(batches[number][0]) for number in range(len(batches))] == [6, 3]
+    whole = datasets.Batches(rows, np.zeros(11, int), 6)
+    assert np.concatenate([whole[0][0], whole[1][0]])[:, 0].tolist() == list(range(11))
+    with pytest.raises(CxrError, match="batch_size 4 cannot be split over 3 devices"):
+        datasets.Batches(rows, np.zeros(11, int), 4)
 
 
 @pytest.fixture

@@ -1,5 +1,9 @@
 """The fast layers are the same functions with the same gradients; the fast Adam steps alike."""
 
+import os
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -60,6 +64,33 @@ def test_same_function_of_the_same_weights_and_same_gradients(changes):
     expected, found = gradients(plain, rows), gradients(fast, rows)
     for path, gradient in expected.items():
         np.testing.assert_allclose(found[path], gradient, atol=1e-5, rtol=1e-5)
+
+
+ON_JAX = """
+import keras
+import numpy as np
+from test_faster import both, images
+assert keras.backend.backend() == "jax"
+plain, fast = both(31, pool_size=3, filters=(4,), dense_units=4)
+rows = images(4, 31)
+np.testing.assert_allclose(fast(rows), plain(rows), atol=1e-5)
+before = [np.asarray(weight) for weight in fast.trainable_weights]
+fast.compile("sgd", "binary_crossentropy")
+fast.fit(rows, np.array([0, 1, 0, 1]), verbose=0)  # dropout too
+assert any((a != b).any() for a, b in zip(before, map(np.asarray, fast.trainable_weights)))
+"""
+
+
+@pytest.mark.slow
+def test_the_layers_run_on_jax_too():
+    done = subprocess.run(
+        [sys.executable, "-c", ON_JAX],
+        env=os.environ | {"KERAS_BACKEND": "jax", "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_what_is_replaced_is_convolutions_before_pooling_and_dropout():

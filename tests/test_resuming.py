@@ -1,6 +1,8 @@
 """A training that is cut off and started again ends with the weights of one that never was."""
 
 import shutil
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import keras
@@ -8,10 +10,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import tensorflow as tf
+from numpy.typing import NDArray
 
 from cxr import faster, networks, paths, resuming, training
 from cxr.datasets import Batches
 from cxr.demo import PROJECT
+from cxr.errors import CxrError
 from cxr.params import ModelParams, read_params
 
 SIDE = 12
@@ -26,6 +30,9 @@ VARIATIONS = {
     "normalised": {"batch_norm": True},
     "stopped": {"learning_rate": 0.02, "early_stopping": 4, "epochs": 12},
 }
+
+
+VALUES = "{seed: 1, transfer: {backbone: small, epochs: 3}}"
 
 
 class CutOffError(Exception):
@@ -47,12 +54,19 @@ class Cut(Batches):
 
 @pytest.fixture(autouse=True)
 def pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder with a dvc.yaml of one stage that depends on one file."""
     monkeypatch.chdir(tmp_path)
-    Path("dvc.yaml").write_text("stages: {train_unit: {deps: [images]}}")
-    Path("params.yaml").write_text("seed: 1")
-    Path("images").mkdir()
-    Path("images/a").write_bytes(b"images")
+    write_pipeline()
+
+
+def write_pipeline() -> None:
+    """A dvc.yaml of one stage that depends on images, weights and the seed."""
+    Path("dvc.yaml").write_text(
+        "stages: {train_unit: {deps: [images, 'weights/${transfer.backbone}.h5'], params: [seed]}}"
+    )
+    Path("params.yaml").write_text(VALUES)
+    for file in ("images/a", "weights/small.h5", "weights/large.h5"):
+        Path(file).parent.mkdir(exist_ok=True)
+        Path(file).write_text(file)
 
 
 def train(params: ModelParams, cut: int = -1, resume: bool = True) -> keras.Model:
@@ -92,8 +106,7 @@ def test_a_cut_changes_nothing(
     found = train(params)
     assert "goes on after epoch" in capsys.readouterr().out
     pd.testing.assert_frame_equal(history(), expected)
-    for ours, theirs in zip(found.get_weights(), whole.get_weights(), strict=True):
-        np.testing.assert_array_equal(ours, theirs)
+    assert_equal(found, whole.get_weights())
 
 
 @pytest.mark.parametrize("variation", ["plain", "stopped"])
@@ -103,19 +116,148 @@ def test_a_finished_training_is_not_trained_on(variation: str) -> None:
     whole, expected = train(params), history()
     found = train(params)
     pd.testing.assert_frame_equal(history(), expected)
-    for ours, theirs in zip(found.get_weights(), whole.get_weights(), strict=True):
+    assert_equal(found, whole.get_weights())
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> list[NDArray[np.float32]]:
+    """Weights after a training in one go."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("whole"))
+        weights: list[NDArray[np.float32]] = train(PARAMS, resume=False).get_weights()
+        return weights
+
+
+@pytest.fixture(scope="module")
+def left(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a training leaves that is cut off in its third epoch."""
+    folder = tmp_path_factory.mktemp("left")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        write_pipeline()
+        with pytest.raises(tf.errors.UnknownError, match="CutOffError"):
+            train(PARAMS, cut=12)
+    return folder / paths.resume("unit")
+
+
+@pytest.fixture
+def kept(left: Path) -> Path:
+    """The second epoch of a training that was cut off here in its third."""
+    return shutil.copytree(left, paths.resume("unit")) / "epoch000002"
+
+
+def assert_equal(model: keras.Model, weights: list[NDArray[np.float32]]) -> None:
+    for ours, theirs in zip(model.get_weights(), weights, strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
 
-@pytest.mark.parametrize("changed", ["images/a", "params.yaml"])
+@pytest.mark.parametrize("changed", ["images/a", "weights/small.h5", "params.yaml"])
 def test_what_belongs_to_other_inputs_is_not_used(
-    changed: str, capsys: pytest.CaptureFixture[str]
+    changed: str, kept: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(tf.errors.UnknownError, match="CutOffError"):
-        train(PARAMS, cut=12)
-    Path(changed).write_text("other")
+    Path(changed).write_text(VALUES.replace("seed: 1", "seed: 2"))
     train(PARAMS)
-    assert "begins anew" in capsys.readouterr().out
+    said = [line for line in capsys.readouterr().out.splitlines() if "begins anew" in line]
+    assert said == [f"{kept} is of other data, code, parameters or libraries: begins anew"]
+
+
+@pytest.mark.usefixtures("kept")
+def test_what_the_stage_does_not_read_may_change(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("params.yaml").write_text(VALUES.replace("epochs: 3", "epochs: 4"))
+    Path("weights/large.h5").write_text("other")
+    train(PARAMS)
+    assert "goes on after epoch 2" in capsys.readouterr().out
+
+
+def shorten(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+def flip_a_bit(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def put_a_file(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.touch()
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "short weights": lambda kept: shorten(kept / "model.weights.h5"),
+    "flipped weights": lambda kept: flip_a_bit(kept / "model.weights.h5"),
+    "no random states": lambda kept: (kept / "random.npz").unlink(),
+    "short state": lambda kept: shorten(kept / "state.json"),
+    "no state": lambda kept: (kept / "state.json").unlink(),
+    "another state": lambda kept: (kept / "state.json").write_text("[]"),
+    "a file": put_a_file,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_state_is_told_and_replaced(
+    damage: str,
+    kept: Path,
+    whole: list[NDArray[np.float32]],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    DAMAGES[damage](kept)
+    assert_equal(train(PARAMS), whole)
+    said = [line for line in capsys.readouterr().out.splitlines() if "begins anew" in line]
+    assert said == [f"{kept} is damaged: begins anew"]
+    assert [folder.name for folder in paths.resume("unit").iterdir()] == ["epoch000005"]
+
+
+def test_a_whole_state_is_used_where_a_later_one_is_damaged(
+    kept: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    later = shutil.copytree(kept, kept.with_name("epoch000003"))
+    shorten(later / "random.npz")
+    train(PARAMS)
+    assert "goes on after epoch 2" in capsys.readouterr().out
+
+
+def test_there_is_a_whole_state_at_every_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What a kill would leave before each change of the folder, told by Python's audit events."""
+    params = PARAMS.model_copy(update={"epochs": 3})
+    moments: list[Path] = []
+    looking = True
+
+    def look(event: str, arguments: tuple[object, ...]) -> None:
+        nonlocal looking
+        if looking and event in ("os.rename", "os.remove", "os.rmdir", "os.mkdir"):
+            looking = False
+            moments.append(tmp_path / "moments" / str(len(moments)))
+            shutil.copytree(paths.resume("unit"), moments[-1], dirs_exist_ok=True)
+            looking = True
+
+    paths.resume("unit").mkdir(parents=True)
+    sys.addaudithook(look)
+    weights = train(params).get_weights()
+    looking = False
+    standing = [len(list(moment.glob("epoch*"))) for moment in moments]
+    assert set(standing) == {0, 1, 2}
+    assert 0 not in standing[standing.index(1) :]
+    for moment in moments[standing.index(1) :]:
+        shutil.rmtree(paths.resume("unit"))
+        shutil.copytree(moment, paths.resume("unit"))
+        capsys.readouterr()
+        with monkeypatch.context() as patch:
+            patch.setattr(keras.Model, "fit", cut_before_fit)
+            with pytest.raises(CutOffError):
+                train(params)
+        assert "goes on after epoch" in capsys.readouterr().out, sorted(moment.rglob("*"))
+    between = moments[standing.index(2)]
+    shutil.rmtree(paths.resume("unit"))
+    shutil.copytree(between, paths.resume("unit"))
+    assert_equal(train(params), weights)
+
+
+def cut_before_fit(*arguments: object, **named: object) -> None:
+    raise CutOffError
 
 
 def test_the_saved_model_ends_it() -> None:
@@ -126,14 +268,12 @@ def test_the_saved_model_ends_it() -> None:
     assert paths.model("unit").exists()
 
 
-def test_a_half_written_state_is_not_used() -> None:
-    with pytest.raises(tf.errors.UnknownError, match="CutOffError"):
-        train(PARAMS, cut=12)
-    kept = paths.resume("unit")
-    shutil.copytree(kept, kept.with_name(f".part-{kept.name}"))
-    (kept.with_name(f".part-{kept.name}") / "state.json").unlink()
+def test_a_half_written_state_is_not_used(kept: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(kept, kept.with_name(".part-epoch000003"))
+    (kept.with_name(".part-epoch000003") / "state.json").unlink()
     train(PARAMS)
-    assert not kept.with_name(f".part-{kept.name}").exists()
+    assert "goes on after epoch 2" in capsys.readouterr().out
+    assert [folder.name for folder in paths.resume("unit").iterdir()] == ["epoch000005"]
 
 
 def test_without_resume_nothing_is_kept() -> None:
@@ -146,3 +286,17 @@ def test_the_mark_is_of_every_file_below_a_folder() -> None:
     Path("images/more").mkdir()
     Path("images/more/labels.csv").write_text("label")
     assert resuming.mark_of("train_unit") != before
+
+
+@pytest.mark.parametrize("library", ["keras", "numpy", "tensorflow"])
+def test_the_mark_is_of_the_libraries(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = resuming.mark_of("train_unit")
+    monkeypatch.setattr(f"{library}.__version__", "0")
+    assert resuming.mark_of("train_unit") != before
+
+
+@pytest.mark.parametrize("missing", ["images", "weights/small.h5"])
+def test_a_missing_input_is_named(missing: str) -> None:
+    Path(missing).rename("elsewhere")
+    with pytest.raises(CxrError, match=f"{missing} is missing.*run `dvc repro train_unit`"):
+        resuming.mark_of("train_unit")

@@ -18,8 +18,8 @@ class Ordered(keras.utils.PyDataset):
     """Batches of row numbers, each row once per epoch.
 
     Where a training is spread over several devices (`distribution`), shuffled batches are split
-    evenly, and up to one row less than there are devices is left out of an epoch. Others go to each
-    device as a whole, so that their mean loss is exact.
+    evenly, and up to one row less than there are devices is left out of an epoch. By `multihost`,
+    others go to each device as a whole, so that their mean loss is exact.
 
     Args:
         count: rows.
@@ -34,7 +34,7 @@ class Ordered(keras.utils.PyDataset):
     def __init__(self, count: int, batch_size: int, shuffle_seed: int | None) -> None:
         super().__init__()
         self.place = distribution.place()
-        devices = self.place.processes * self.place.devices
+        devices = distribution.devices()
         if batch_size % devices:
             raise CxrError(
                 f"batch_size {batch_size} cannot be split over {devices} devices; "
@@ -43,10 +43,14 @@ class Ordered(keras.utils.PyDataset):
         self.batch_size, self.shuffle_seed = batch_size, shuffle_seed
         self.used = count if shuffle_seed is None else count - count % devices
         self.order = np.arange(count)
-        self.epoch = -1  # `fit` begins with a first look, which it ends as it ends an epoch
+        self.epoch = -1  # of the end that `fit` tells before the first epoch
 
     def on_epoch_end(self) -> None:
-        """Draw the order of the next epoch; at its begin, Keras may have fetched batches of it."""
+        """Draw the order of the next epoch.
+
+        Not at its begin: Keras ends one epoch before the first on every backend, whereas how many
+        it begins depends on the backend.
+        """
         self.epoch += 1
         if self.shuffle_seed is not None:
             drawn = np.random.default_rng([self.shuffle_seed, self.epoch])

@@ -3,9 +3,11 @@
 docs/scaling.md has the commands.
 """
 
+import atexit
 import os
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -18,6 +20,13 @@ from cxr.errors import CxrError
 LOST_AFTER = 30  # seconds without a sign of life after which a process counts as dead
 JOIN_WITHIN = 300  # seconds in which all processes must have been started
 
+# What JAX says where another process is lost. Any other status is of this process's own work, as
+# RESOURCE_EXHAUSTED where its memory is.
+LOST = re.compile(
+    r"(UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|CANCELLED): "
+    r"|[A-Z_]+: .*(Gloo|remote process exited)"  # of processors, of graphics cards
+)
+
 
 def spread(mode: str) -> AbstractContextManager[Any]:
     """What a model must be made and trained within.
@@ -28,7 +37,8 @@ def spread(mode: str) -> AbstractContextManager[Any]:
             JAX).
 
     Raises:
-        CxrError: Keras runs on the wrong backend, or the other processes cannot be reached.
+        CxrError: Keras runs on the wrong backend, the other processes cannot be reached, or they
+            have other numbers of devices; while training, another process is lost.
     """
     if mode == "none":
         return nullcontext()
@@ -69,24 +79,41 @@ def _joined() -> AbstractContextManager[Any]:
     return _ending_together()
 
 
+def _refuse_unequal(devices: Counter[int]) -> None:
+    """Each process takes an equal part of a batch, so each needs equally many devices."""
+    if len(set(devices.values())) > 1:
+        raise CxrError(
+            "train.distribution: multihost needs equally many devices on each host; process "
+            + ", process ".join(f"{number} has {count}" for number, count in devices.items())
+            + " (CUDA_VISIBLE_DEVICES chooses among graphics cards)"
+        )
+
+
 @contextmanager
 def _ending_together() -> Iterator[None]:
-    """Split batches over all devices of all hosts; where another process ends, end this one."""
+    """Split batches over all devices of all hosts; where one process ends, all end."""
     import jax
 
-    with keras.distribution.DataParallel(auto_shard_dataset=False).scope():
-        try:
+    try:
+        _refuse_unequal(Counter(device.process_index for device in jax.devices()))
+        with keras.distribution.DataParallel(auto_shard_dataset=False).scope():
             yield
-        except (jax.errors.JaxRuntimeError, ValueError) as error:
-            if not re.match("[A-Z_]+: ", str(error)):  # a status, as UNAVAILABLE, of the network
-                raise
-            print(
-                "\nerror: another process of this training ended, or cannot be reached any more; "
-                f"see what it said, then start all of them again ({str(error).splitlines()[0]})",
-                file=sys.stderr,
-                flush=True,
-            )
-            os._exit(1)  # else JAX waits for the lost process, and aborts
+    except BaseException as error:
+        atexit.register(_leave)
+        status = isinstance(error, jax.errors.JaxRuntimeError | ValueError)
+        if status and LOST.match(str(error)):
+            raise CxrError(
+                "another process of this training ended, or cannot be reached any more; see what "
+                f"it said, then start all of them again ({str(error).splitlines()[0]})"
+            ) from error
+        raise
+
+
+def _leave() -> None:
+    """End after the error was told, before JAX waits for the others and aborts."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)
 
 
 def _number(variable: str) -> int | None:
@@ -117,6 +144,21 @@ def place() -> Place:
     import jax  # is there, as the distribution is its
 
     return Place(jax.process_index(), jax.process_count(), jax.local_device_count())
+
+
+def devices() -> int:
+    """Over how many devices, of all processes together, each batch is split."""
+    here = place()
+    return here.processes * here.devices * _replicas()
+
+
+def _replicas() -> int:
+    """Devices of this process by `mirrored`; 1 in any other training."""
+    if keras.backend.backend() != "tensorflow":
+        return 1
+    import tensorflow as tf  # only with this backend
+
+    return int(tf.distribute.get_strategy().num_replicas_in_sync)
 
 
 def is_first() -> bool:

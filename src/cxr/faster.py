@@ -49,7 +49,9 @@ class ConvPool(layers.Layer):
 
     def call(self, images: Any) -> Any:
         maps = ops.conv(images, self.convolution.kernel)
-        return ops.max_pool(maps, self.pool_size) + self.convolution.bias
+        # Without strides, Keras's JAX backend makes wrong ones of the pool size.
+        pooled = ops.max_pool(maps, self.pool_size, strides=self.pool_size)
+        return pooled + self.convolution.bias
 
 
 class ByteDropout(layers.Layer):

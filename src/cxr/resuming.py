@@ -1,7 +1,9 @@
 """A training that was cut off goes on after its last finished epoch, as if nothing had happened."""
 
 import hashlib
+import importlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,81 +14,94 @@ from ruamel.yaml import YAML
 
 from cxr import distribution, paths
 from cxr.datasets import Ordered
-from cxr.files import replacing
+from cxr.errors import CxrError
+from cxr.files import remove, replacing
 
 Row = dict[str, float]
+STATE = "state.json"  # names the other files of an epoch, with their hashes
 
 
 class Progress(keras.callbacks.Callback):
     """Keeps the history, and after each epoch on disk all that the rest of a training depends on:
     weights, the optimizer's state, the state of random numbers, and how early stopping stands.
 
-    What is on disk belongs to one state of data, code and parameters, its `mark`; any other is
-    not used.
+    Each epoch has a folder of its own, and the one before it is removed only then, so that there is
+    a whole one whenever the training is cut off. It belongs to one state of data, code, parameters
+    and libraries, its `mark`; any other is not used, and none that is damaged.
 
     Args:
-        folder: for the state; None keeps nothing on disk.
-        mark: of what the training depends on.
+        variant: of the training.
+        resume: whether to keep it on disk; a training over several processes never does, as hosts
+            without a common folder would go on from different epochs.
         batches: of the training, to go on with their epochs.
         stopping: the callback that ends the training early, if there is one.
+
+    Raises:
+        CxrError: something is missing on which the training's stage depends.
     """
 
     def __init__(
         self,
-        folder: Path | None,
-        mark: str,
+        variant: str,
+        resume: bool,
         batches: Ordered,
         stopping: keras.callbacks.EarlyStopping | None,
     ) -> None:
         super().__init__()
-        # Hosts without a common folder would go on from different epochs.
-        self.folder = folder if distribution.place().processes == 1 else None
-        self.mark, self.batches, self.stopping = mark, batches, stopping
+        self.kept = resume and distribution.place().processes == 1
+        self.folder = paths.resume(variant)
+        self.mark = mark_of(f"train_{variant}") if self.kept else ""
+        self.batches, self.stopping = batches, stopping
         self.rows: list[Row] = []
         self.found: dict[str, Any] = {}
 
     def restore(self, model: keras.Model) -> int:
         """Bring a compiled model to where it was; the number of epochs that it has had."""
-        if self.folder is None or not (state := self._read()):
+        if not self.kept or (folder := self._usable()) is None:
             return 0
+        state = _read(folder)
         model.optimizer.build(model.trainable_variables)
-        model.load_weights(self.folder / "model.weights.h5")
+        model.load_weights(folder / "model.weights.h5")
         states = _random_states(model)
-        for variable, value in zip(states, _load(self.folder / "random.npz"), strict=True):
+        for variable, value in zip(states, _load(folder / "random.npz"), strict=True):
             variable.assign(value)
         self.rows, self.found = state["rows"], state["stopping"]
+        if self.found:
+            self.found["best_weights"] = _load(folder / "best.npz")
         self.batches.go_on_after(len(self.rows))
-        print(f"goes on after epoch {len(self.rows)}, which was kept in {self.folder}")
+        print(f"goes on after epoch {len(self.rows)}, which was kept in {folder}")
         return len(self.rows)
+
+    def _usable(self) -> Path | None:
+        """Folder of the last epoch from which this training can go on."""
+        epochs = sorted(self.folder.glob("epoch*"), reverse=True)
+        marks = [_read(epoch).get("mark") for epoch in epochs]
+        if self.mark in marks:
+            return epochs[marks.index(self.mark)]
+        if epochs:
+            other = "of other data, code, parameters or libraries" if marks[0] else "damaged"
+            print(f"{epochs[0]} is {other}: begins anew")
+        return None
 
     @property
     def stopped(self) -> bool:
         """Whether early stopping had ended the training that is restored."""
         return bool(self.found) and self.found["wait"] >= self.found["patience"]
 
-    def _read(self) -> dict[str, Any]:
-        if self.folder is None or not (file := self.folder / "state.json").exists():
-            return {}
-        state: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        if state["mark"] != self.mark:
-            print(f"{self.folder} is of other data, code or parameters: begins anew")
-            return {}
-        return state
-
     def on_train_begin(self, logs: Row | None = None) -> None:
         """Set early stopping, which Keras has just reset; it stands before this callback."""
-        if self.folder is None or self.stopping is None or not self.found:
-            return
         for name, value in self.found.items():
             setattr(self.stopping, name, value)
-        self.stopping.best_weights = _load(self.folder / "best.npz")
 
     def on_epoch_end(self, epoch: int, logs: Row | None = None) -> None:
         self.rows.append({name: float(value) for name, value in (logs or {}).items()})
-        if self.folder is not None and np.isfinite(list(self.rows[-1].values())).all():
-            with replacing(self.folder) as part:
+        if self.kept and np.isfinite(list(self.rows[-1].values())).all():
+            folder = self.folder / f"epoch{len(self.rows):06}"
+            with replacing(folder) as part:
                 part.mkdir()
                 self._write(part)
+            for other in set(self.folder.iterdir()) - {folder}:
+                remove(other)
 
     def _write(self, folder: Path) -> None:
         self.model.save_weights(folder / "model.weights.h5")  # and the optimizer's
@@ -98,8 +113,19 @@ class Progress(keras.callbacks.Callback):
             }
             stopping["best"] = None if self.stopping.best is None else float(self.stopping.best)
             np.savez(folder / "best.npz", *(self.stopping.best_weights or []))
-        state = {"mark": self.mark, "rows": self.rows, "stopping": stopping}
-        (folder / "state.json").write_text(json.dumps(state), encoding="utf-8")
+        files = {file.name: _hash(file) for file in folder.iterdir()}
+        state = {"mark": self.mark, "files": files, "rows": self.rows, "stopping": stopping}
+        (folder / STATE).write_text(json.dumps(state), encoding="utf-8")
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    """The state of an epoch; empty where a file of it is not there as it was written."""
+    try:
+        state: dict[str, Any] = json.loads((folder / STATE).read_text(encoding="utf-8"))
+        whole = all(_hash(folder / name) == value for name, value in state["files"].items())
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return {}
+    return state if whole else {}
 
 
 def _random_states(model: keras.Model) -> list[Any]:
@@ -109,21 +135,48 @@ def _random_states(model: keras.Model) -> list[Any]:
 
 
 def _load(file: Path) -> list[NDArray[Any]]:
-    with np.load(file) as arrays:
+    with np.load(file, allow_pickle=False) as arrays:
         return [arrays[name] for name in arrays.files]
 
 
 def mark_of(stage: str) -> str:
-    """Hash over everything that a stage of dvc.yaml depends on, and over the parameters."""
-    digest = hashlib.sha256(paths.PARAMS.read_bytes())
-    pipeline = YAML(typ="safe").load(Path("dvc.yaml").read_text(encoding="utf-8"))
-    for dep in pipeline["stages"][stage]["deps"]:
-        for file in _files(Path(dep)):
-            with file.open("rb") as content:
-                digest.update(hashlib.file_digest(content, "sha256").digest())
+    """Hash over all that the result of a stage of dvc.yaml depends on: the files that it names, the
+    parameters that it names, the libraries that compute it, and the number of devices.
+
+    Raises:
+        CxrError: one of the files is missing.
+    """
+    named = _yaml(Path("dvc.yaml"))["stages"][stage]
+    params = _yaml(paths.PARAMS)
+    libraries = map(importlib.import_module, ("keras", keras.backend.backend(), "numpy"))
+    known = {
+        "params": {key: _value(params, key) for key in named.get("params", [])},
+        "libraries": [f"{library.__name__} {library.__version__}" for library in libraries],
+        "devices": distribution.devices(),
+    }
+    digest = hashlib.sha256(json.dumps(known, sort_keys=True).encode())
+    for dep in named["deps"]:
+        path = Path(re.sub(r"\$\{(.+?)\}", lambda key: str(_value(params, key[1])), dep))
+        if not path.exists():
+            raise CxrError(f"{path} is missing, on which {stage} depends: run `dvc repro {stage}`")
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            if file.is_file():
+                digest.update(f"{file.as_posix()} {_hash(file)}\n".encode())
     return digest.hexdigest()
 
 
-def _files(path: Path) -> list[Path]:
-    found = sorted(path.rglob("*")) if path.is_dir() else [path]
-    return [file for file in found if file.is_file()]
+def _yaml(file: Path) -> dict[str, Any]:
+    content: dict[str, Any] = YAML(typ="safe").load(file.read_text(encoding="utf-8"))
+    return content
+
+
+def _value(params: dict[str, Any], key: str) -> Any:
+    """Of a key as `transfer.backbone`."""
+    for name in key.split("."):
+        params = params[name]
+    return params
+
+
+def _hash(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()

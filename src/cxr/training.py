@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from cxr import distribution, paths, reproducible, resuming
+from cxr import distribution, paths, reproducible
 from cxr.datasets import Ordered
 from cxr.errors import CxrError
 from cxr.faster import OneKernelAdam
@@ -100,8 +100,14 @@ def train(
             training of the same data, code and parameters left when it was cut off.
 
     Raises:
-        CxrError: the loss became NaN or infinite.
+        CxrError: the loss became NaN or infinite; `groups` are given in a training over several
+            devices; something is missing on which the training's stage depends.
     """
+    if groups is not None and distribution.devices() > 1:
+        raise CxrError(
+            "finetune.early_stopping_by: worst_group cannot judge a training over several devices "
+            "(train.distribution): set the one to val_loss, or the other to none"
+        )
     crossentropy = (
         keras.losses.BinaryCrossentropy
         if model.output_shape[-1] == 1
@@ -115,8 +121,7 @@ def train(
     monitor = "val_loss" if groups is None else WORST_GROUP
     added = [] if groups is None else [WorstGroup(val, groups)]
     stopping = _early_stopping(params, monitor) if params.early_stopping else None
-    mark = resuming.mark_of(f"train_{variant}") if resume else ""
-    progress = Progress(paths.resume(variant) if resume else None, mark, batches, stopping)
+    progress = Progress(variant, resume, batches, stopping)
     finished = progress.restore(model)
     model.fit(
         batches,
