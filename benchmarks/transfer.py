@@ -5,12 +5,11 @@ import tempfile
 from pathlib import Path
 
 import keras
-import numpy as np
 
 from benchmarks import images, notebook
 from benchmarks.timing import Comparison, Times, alternate, cores, seconds_of
 from cxr import backbones, features, networks, paths, training
-from cxr.arrays import open_split
+from cxr.arrays import open_rows, open_split
 from cxr.datasets import Batches, class_weights, image_input
 from cxr.params import TransferParams, read_params
 
@@ -76,7 +75,7 @@ def train_head(params: TransferParams) -> None:
     batches = {}
     for name, seed in (("train", 1), ("val", None)):
         labels = open_split(paths.ARRAYS / name).labels
-        rows = np.load(paths.features(name), mmap_mode="r")
+        rows = open_rows(paths.features(name))
         batches[name] = Batches(rows, labels, params.batch_size, seed)
     head = networks.transfer_head(batches["train"].rows.shape[1:], params)
     weights = class_weights(batches["train"].labels, params.class_weights)

@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cxr import activations, backbones
+from cxr import activations, backbones, engines
 from cxr.arrays import open_split, write_split
 from cxr.demo import PROJECT
 from cxr.errors import CxrError
@@ -106,6 +106,28 @@ def test_activations_are_those_of_the_images_and_their_copies(split, tmp_path):
     assert np.abs(found[1] - found[2]).max() > 0.1
     activations.write_copies(tmp_path / "b.npy", *arguments)
     assert (tmp_path / "a.npy").read_bytes() == (tmp_path / "b.npy").read_bytes()
+
+
+@pytest.mark.parametrize("engine", ["openvino", "tensorflow"])
+def test_views_and_copies_are_those_of_models_of_their_size(
+    weights, split, tmp_path, monkeypatch, engine
+):
+    """Byte for byte, though one runner takes images of all sizes."""
+    frozen, zooms, runners = cut(weights).frozen, (1, 0.5, 1.2), []
+    made = engines.runner
+    monkeypatch.setattr(engines, "runner", lambda *given: runners.append(given) or made(*given))
+    activations.write_views(tmp_path / "views.npy", frozen, engine, split, zooms)
+    activations.write_copies(tmp_path / "copies.npy", frozen, engine, split, 0, PARAMS.perturb)
+    assert len(runners) == 2
+    expected = []
+    for zoom in zooms:
+        image = image_input()
+        run = made(keras.Model(image, frozen(activations.look(image, zoom))), engine)
+        batches = activations.in_batches(split.images, len(split.images))
+        expected.append(np.concatenate([run(batch).copy() for batch in batches]))
+    expected = np.stack(expected).astype(np.float16)
+    assert np.load(tmp_path / "views.npy").tobytes() == expected.tobytes()
+    assert np.load(tmp_path / "copies.npy").tobytes() == expected[0].tobytes()
 
 
 def test_views_are_from_nearer_and_farther(split, tmp_path):

@@ -1,20 +1,26 @@
 """A Dask cluster on loopback gives what this machine gives alone, byte for byte."""
 
+import operator
 import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import dask.config
+import distributed
 import keras
 import numpy as np
 import pytest
 
 from cxr import cluster
 from cxr.cleaning import read_prepared
+from cxr.demo import PROJECT
 from cxr.engines import run_over
 from cxr.errors import CxrError
 from cxr.images import ImageError
@@ -29,40 +35,54 @@ pytestmark = pytest.mark.slow
 class Cluster:
     """A scheduler with workers, none of which is started again when it dies."""
 
-    def __init__(self, folder: Path, workers: int = 2) -> None:
+    def __init__(self, folder: Path, workers: int = 2, **environment: str) -> None:
         self.folder, self.workers = folder, []
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
         port = self.address.rsplit(":", 1)[1]
-        self.scheduler = self.start("scheduler", "--host=127.0.0.1", f"--port={port}")
+        self.scheduler = self.start(
+            "scheduler", "--host=127.0.0.1", f"--port={port}", **environment
+        )
         for _ in range(workers):
             self.add_worker()
 
-    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
+    def start(self, *arguments: str, **environment: str) -> subprocess.Popen[bytes]:
+        here = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
         return subprocess.Popen(
             [sys.executable, "-m", "dask", *arguments, "--no-dashboard"],
             cwd=self.folder,
-            env={key: value for key, value in os.environ.items() if key != "PYTHONPATH"},
+            env={**here, **environment},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
 
-    def add_worker(self) -> None:
-        worker = self.start("worker", self.address, "--no-nanny", "--nthreads=1")
-        self.workers.append(worker)
+    def add_worker(self, **environment: str) -> subprocess.Popen[bytes]:
+        options = ("--no-nanny", "--nthreads=1", f"--local-directory={self.folder}")
+        self.workers.append(self.start("worker", self.address, *options, **environment))
+        return self.workers[-1]
 
-    def end(self) -> None:
+    def brought(self) -> tuple[list[str], list[str]]:
+        """Names of the runs of which the scheduler has a plugin, and a worker a folder."""
+        with distributed.Client(self.address, set_as_default=False) as client:
+            found = client.run_on_scheduler(lambda dask_scheduler: [*dask_scheduler.worker_plugins])
+        runs = [name for name in found if name.startswith(cluster.PREFIX)]
+        return runs, sorted({path.name for path in self.folder.rglob(f"{cluster.PREFIX}*")})
+
+    def __enter__(self) -> "Cluster":
+        return self
+
+    def __exit__(self, *_: object) -> None:
         for process in (*self.workers, self.scheduler):
             process.kill()
             process.wait()
 
 
-@pytest.fixture
-def dask(tmp_path: Path) -> Iterator[Cluster]:
-    started = Cluster(tmp_path)
-    yield started
-    started.end()
+@pytest.fixture(scope="module")
+def dask_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Two workers. Leave them alive."""
+    with Cluster(tmp_path_factory.mktemp("dask")) as started:
+        yield started
 
 
 @pytest.fixture(scope="module")
@@ -70,13 +90,13 @@ def files(phantoms: Path) -> list[Path]:
     return sorted(phantoms.rglob("*.jpeg"))
 
 
-def test_images_are_those_of_this_machine(dask: Cluster, files: list[Path]) -> None:
+def test_images_are_those_of_this_machine(dask_cluster: Cluster, files: list[Path]) -> None:
     assert len(files) > 2 * TASK
-    found = np.stack(list(read_all(files, PARAMS, dask.address)))
+    found = np.stack(list(read_all(files, PARAMS, dask_cluster.address)))
     assert np.array_equal(found, np.stack(list(read_all(files, PARAMS))))
 
 
-def test_a_model_gives_the_same_on_workers(dask: Cluster) -> None:
+def test_a_model_gives_the_same_on_workers(dask_cluster: Cluster) -> None:
     keras.utils.set_random_seed(1)
     image = keras.Input((32, 32, 1), dtype="uint8")
     maps = keras.layers.Conv2D(8, 3)(keras.layers.Rescaling(1 / 255)(image))
@@ -84,74 +104,154 @@ def test_a_model_gives_the_same_on_workers(dask: Cluster) -> None:
     drawn = np.random.default_rng(1).integers(0, 256, (7, 4, 32, 32, 1), np.uint8)
     here, there = (
         np.concatenate(list(run_over(model, "openvino", drawn, scheduler)))
-        for scheduler in ("", dask.address)
+        for scheduler in ("", dask_cluster.address)
     )
     assert here.shape == (28, 8)
     assert np.array_equal(here, there)
 
 
-def test_a_worker_that_dies_is_survived(dask: Cluster, files: list[Path]) -> None:
-    many = files * 30
-    images = read_all(many, PARAMS, dask.address)
-    first = next(images)
-    os.kill(dask.workers[0].pid, signal.SIGKILL)
-    found = np.stack([first, *images])
-    expected = np.stack([read_prepared(path, PARAMS) for path in files])
-    assert np.array_equal(found, np.concatenate([expected] * 30))
-
-
-def test_all_workers_lost_is_an_error(
-    dask: Cluster, files: list[Path], monkeypatch: pytest.MonkeyPatch
+def test_workers_come_and_go(
+    tmp_path: Path, files: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    images = read_all(files * 30, PARAMS, dask.address)
-    next(images)
-    monkeypatch.setattr(cluster, "FIND_WITHIN", 2)
-    for worker in dask.workers:
-        worker.kill()
-    with pytest.raises(CxrError, match="has no worker"):
-        list(images)
+    """One that joins late is brought the code, one that dies is survived, none left is an error."""
+    with Cluster(tmp_path, workers=1) as started:
+        images = read_all(files * 30, PARAMS, started.address)
+        first = next(images)
+        started.add_worker()
+        os.kill(started.workers[0].pid, signal.SIGKILL)
+        found = np.stack([first, *images])
+        expected = np.stack([read_prepared(path, PARAMS) for path in files])
+        assert np.array_equal(found, np.concatenate([expected] * 30))
+
+        images = read_all(files * 30, PARAMS, started.address)
+        next(images)
+        monkeypatch.setattr(cluster, "FIND_WITHIN", 2)
+        started.workers[1].kill()
+        with pytest.raises(CxrError, match="has no worker"):
+            list(images)
+        with pytest.raises(CxrError, match="has no worker"):  # from the start
+            list(read_all(files, PARAMS, started.address))
 
 
-def test_a_damaged_image_is_named(dask: Cluster, files: list[Path], tmp_path: Path) -> None:
+def test_a_damaged_image_is_named(dask_cluster: Cluster, files: list[Path], tmp_path: Path) -> None:
     damaged = tmp_path / "damaged.jpeg"
     damaged.write_bytes(files[0].read_bytes()[:200])
     with pytest.raises(ImageError, match=r"damaged\.jpeg"):
-        list(read_all([*files, damaged], PARAMS, dask.address))
+        list(read_all([*files, damaged], PARAMS, dask_cluster.address))
 
 
 def test_other_libraries_are_refused(
-    dask: Cluster, files: list[Path], monkeypatch: pytest.MonkeyPatch
+    dask_cluster: Cluster, files: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cluster, "LIBRARIES", ("pillow",))
-    monkeypatch.setattr(cluster, "version", lambda name: "1.0")  # here alone
+    monkeypatch.setattr(cluster, "_versions", lambda: {"pillow": "1.0"})  # here alone
     with pytest.raises(CxrError, match=r"worker tcp://.* has pillow \d+.*, not 1\.0"):
-        list(read_all(files, PARAMS, dask.address))
+        list(read_all(files, PARAMS, dask_cluster.address))
+
+
+def test_other_libraries_of_a_late_worker_are_refused(
+    dask_cluster: Cluster, tmp_path: Path
+) -> None:
+    (tmp_path / "pillow-1.0.dist-info").mkdir()
+    (tmp_path / "pillow-1.0.dist-info" / "METADATA").write_text("Name: pillow\nVersion: 1.0\n")
+    naps = cluster.over(time.sleep, [0.1] * 1200, dask_cluster.address)
+    next(naps)
+    late = dask_cluster.add_worker(PYTHONPATH=str(tmp_path))
+    try:
+        with pytest.raises(CxrError, match=r"worker tcp://.* has pillow 1\.0, not \d+"):
+            list(naps)
+    finally:
+        late.terminate()
+        late.wait()
 
 
 def test_workers_run_todays_code(
-    dask: Cluster, files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    dask_cluster: Cluster, files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert np.stack(list(read_all(files[:2], PARAMS, dask.address))).any()
+    many = files * 4  # work for both workers
+    assert np.stack(list(read_all(many, PARAMS, dask_cluster.address))).any()
     package = tmp_path / "other" / "cxr"
     shutil.copytree(Path(cluster.__file__).parent, package)
     code = (package / "cleaning.py").read_text(encoding="utf-8")
     changed = code.replace("return standardise(", "return 0 * standardise(")
     (package / "cleaning.py").write_text(changed, encoding="utf-8")
     monkeypatch.setattr(cluster, "__file__", str(package / "cluster.py"))
-    assert not np.stack(list(read_all(files[:2], PARAMS, dask.address))).any()
+    assert not np.stack(list(read_all(many, PARAMS, dask_cluster.address))).any()
+
+
+def test_a_second_run_waits_and_nothing_is_left(
+    dask_cluster: Cluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = cluster.over(operator.neg, range(20), dask_cluster.address)
+    found = [next(first)]
+    (plugin,), (folder,) = dask_cluster.brought()
+    assert plugin == folder
+    others: list[int] = []
+    second = threading.Thread(
+        target=lambda: others.extend(cluster.over(abs, [-1, -2], dask_cluster.address))
+    )
+    second.start()
+    told = ""
+    while second.is_alive() and not told:
+        time.sleep(0.1)
+        told += capsys.readouterr().err
+    assert f"another run has the cluster {dask_cluster.address}" in told and not others
+    found += first
+    second.join()
+    assert found == [-number for number in range(20)] and others == [1, 2]
+    assert dask_cluster.brought() == ([], [])
+
+
+HOLDER = """
+import operator, sys
+from cxr.cluster import over
+results = over(operator.neg, range(100), sys.argv[1])
+print(next(results), flush=True)
+sys.stdin.readline()
+list(results)
+"""
+
+
+@pytest.fixture
+def quick_to_free(tmp_path: Path) -> Iterator[tuple[Cluster, subprocess.Popen[str]]]:
+    """A cluster that frees its lock after two seconds, and a run that holds it."""
+    locks = "DASK_DISTRIBUTED__SCHEDULER__LOCKS__LEASE_"
+    with (
+        Cluster(tmp_path, workers=1, **{f"{locks}VALIDATION_INTERVAL": "500ms"}) as started,
+        subprocess.Popen(
+            [sys.executable, "-c", HOLDER, started.address],
+            env={**os.environ, f"{locks}TIMEOUT": "2s", "PYTHONPATH": str(PROJECT / "src")},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as holder,
+        dask.config.set({"distributed.scheduler.locks.lease-timeout": "2s"}),
+    ):
+        assert holder.stdout and holder.stdout.readline() == "0\n"
+        yield started, holder
+        holder.kill()
+
+
+def test_a_run_that_hangs_is_passed_by_and_told(
+    quick_to_free: tuple[Cluster, subprocess.Popen[str]],
+) -> None:
+    """As is one that was killed: the scheduler does not hear of either."""
+    started, holder = quick_to_free
+    (its_name,), _ = started.brought()
+    holder.send_signal(signal.SIGSTOP)
+    mine = cluster.over(operator.neg, range(20), started.address)
+    found = [next(mine)]
+    (my_name,), folders = started.brought()
+    assert my_name != its_name and folders == [my_name]
+    holder.send_signal(signal.SIGCONT)
+    _, errors = holder.communicate("go on\n", timeout=60)
+    assert f"{started.address} is gone: another run has it" in errors
+    found += mine
+    assert found == [-number for number in range(20)]
+    assert started.brought() == ([], [])
 
 
 def test_no_scheduler_is_an_error(files: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "FIND_WITHIN", 1)
     with pytest.raises(CxrError, match=r"tcp://127\.0\.0\.1:9: no scheduler answers"):
         list(read_all(files, PARAMS, "tcp://127.0.0.1:9"))
-
-
-def test_a_scheduler_without_workers_is_an_error(
-    tmp_path: Path, files: list[Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(cluster, "FIND_WITHIN", 5)
-    started = Cluster(tmp_path, workers=0)
-    with pytest.raises(CxrError, match="has no worker"):
-        list(read_all(files, PARAMS, started.address))
-    started.end()

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -21,7 +22,6 @@ from cxr import paths
 from cxr.arrays import Split, write_rows
 from cxr.augmentation import augment
 from cxr.backbones import BACKBONES, UNSCALED, load_backbone
-from cxr.datasets import image_input
 from cxr.engines import run_over
 from cxr.errors import CxrError
 from cxr.params import FinetuneParams, PerturbParams, TransferParams
@@ -158,9 +158,9 @@ def in_batches(images: Iterable[NDArray[np.uint8]], count: int) -> Iterator[NDAr
             batch.clear()
 
 
-def look(image: keras.KerasTensor, zoom: float) -> keras.KerasTensor:
+def look(image: Any, zoom: float) -> Any:
     """The image from nearer (zoom above 1: its margins are cut off) or farther (below 1: there are
-    black margins around it); symbolic, uint8 (N, S, S, 1) to (N, S / zoom, S / zoom, 1).
+    black margins around it); symbolic or not, uint8 (N, S, S, 1) to (N, S / zoom, S / zoom, 1).
     """
     margin = round(image.shape[1] * (1 / zoom - 1) / 2)
     if margin == 0:
@@ -182,7 +182,7 @@ def write_copies(
 
     Args:
         path: .npy file.
-        frozen: uint8 (N, S, S, 1) -> float32 (N, h, w, c).
+        frozen: images uint8 of any size (N, S, S, 1) -> float32 (N, h, w, c).
         engine: that runs it, as `transfer.engine`.
         split: the images.
         copies: perturbed ones of each image.
@@ -191,7 +191,7 @@ def write_copies(
     """
     images = chain.from_iterable(perturbed(split, copy, params) for copy in range(1 + copies))
     batches = in_batches(images, (1 + copies) * len(split.images))
-    rows = run_over(_of_split(frozen, split), engine, batches, scheduler)
+    rows = run_over(frozen, engine, batches, scheduler)
     write_rows(path, rows, _shape(1 + copies, split, frozen), "float16")
 
 
@@ -207,29 +207,19 @@ def write_views(
 
     Args:
         path: .npy file.
-        frozen: uint8 (N, S, S, 1) -> float32 (N, h, w, c).
+        frozen: images uint8 of any size (N, S, S, 1) -> float32 (N, h, w, c).
         engine: that runs it, as `transfer.engine`.
         split: the images.
         zooms: as `look` takes them.
         scheduler: as `preprocess.scheduler`.
     """
-    rows = (
-        row
+    views = (
+        np.asarray(look(batch, zoom))
         for zoom in zooms
-        for row in run_over(
-            _of_split(frozen, split, zoom),
-            engine,
-            in_batches(split.images, len(split.images)),
-            scheduler,
-        )
+        for batch in in_batches(split.images, len(split.images))
     )
+    rows = run_over(frozen, engine, views, scheduler)
     write_rows(path, rows, _shape(len(zooms), split, frozen), "float16")
-
-
-def _of_split(frozen: keras.Model, split: Split, zoom: float = 1.0) -> keras.Model:
-    """The frozen part for images of the split's size, seen at a zoom."""
-    image = image_input(split)
-    return keras.Model(image, frozen(look(image, zoom)))
 
 
 def _shape(blocks: int, split: Split, frozen: keras.Model) -> tuple[int, ...]:

@@ -3,11 +3,14 @@
 docs/scaling.md has the commands that start one.
 """
 
+import pickle
 import shutil
-import tempfile
+import sys
+import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,14 +22,7 @@ Result = TypeVar("Result")
 
 FIND_WITHIN = 30  # seconds for the scheduler and its first worker to answer
 AHEAD = 3  # tasks sent for each thread of the cluster: none waits, and memory stays flat
-# Run on each worker, to which another run may have brought another version of this package.
-FORGET = """
-import importlib, sys, zipimport
-for name in [name for name in sys.modules if name.split(".")[0] == "cxr"]:
-    del sys.modules[name]
-zipimport._zip_directory_cache.clear()
-importlib.invalidate_caches()
-"""
+PREFIX = "cxr-"  # of the names of runs, under which the cluster has what they brought
 # What decides the bytes of a result has to be the same everywhere.
 LIBRARIES = ("keras", "numpy", "opencv-python-headless", "openvino", "pillow", "tensorflow")
 
@@ -39,21 +35,28 @@ def over(
 ) -> Iterator[Result]:
     """Results of a function for each item, in order; an item whose worker dies goes to another.
 
+    One run at a time has the cluster. A second one says so and waits.
+
     Args:
         function: of the package or a `partial` of one; what it raises is raised here.
-        items: are sent to the workers; paths have to be theirs, too.
+        items: built-in types and arrays; paths have to be those of the workers, too.
         scheduler: address, as tcp://10.0.0.1:8786.
         file: is brought to each worker, which finds it as `brought(name)`.
 
     Raises:
-        CxrError: no scheduler or worker answers, all workers are lost, or theirs are other
-            libraries.
+        CxrError: no scheduler or worker answers, all workers are lost, one has other libraries, or
+            another run has the cluster, as this one was not heard of for too long.
     """
-    with _connected(scheduler, file) as client:
+    with (
+        _connected(scheduler) as client,
+        _alone(client, scheduler),
+        _brought_to_workers(client, function, file) as run,
+    ):
+        task = _task(run)
         most = AHEAD * max(1, sum(client.nthreads().values()))
         waiting: deque[Any] = deque()
         for item in items:
-            waiting.append(client.submit(function, item, pure=False))
+            waiting.append(client.submit(task, item, pure=False))
             if len(waiting) >= most:
                 yield _result(client, waiting.popleft(), scheduler)
         while waiting:
@@ -61,8 +64,8 @@ def over(
 
 
 @contextmanager
-def _connected(scheduler: str, file: Path | None) -> Iterator[Any]:
-    """A client whose workers have this package's code and the file."""
+def _connected(scheduler: str) -> Iterator[Any]:
+    """A client of a scheduler that has a worker."""
     try:
         import distributed  # an extra: cluster
     except ImportError as error:
@@ -76,18 +79,15 @@ def _connected(scheduler: str, file: Path | None) -> Iterator[Any]:
             f"preprocess.scheduler {scheduler}: no scheduler answers there ({error}); start one "
             "with `dask scheduler`, or leave the key empty to use this machine"
         ) from error
-    with client, tempfile.TemporaryDirectory() as folder:
+    with client:
         try:
             client.wait_for_workers(1, timeout=FIND_WITHIN)
         except TimeoutError as error:
             raise _no_worker(scheduler) from error
-        client.run(exec, FORGET)
-        package = Path(__file__).parent
-        code = shutil.make_archive(f"{folder}/{package.name}", "zip", package.parent, package.name)
-        for path in filter(None, (code, file)):
-            client.upload_file(str(path))
-        _compare_libraries(client)
-        yield client
+        try:
+            yield client
+        except (OSError, distributed.client.FutureCancelledError) as error:
+            raise CxrError(f"preprocess.scheduler {scheduler} is gone: {error}") from error
 
 
 def _no_worker(scheduler: str) -> CxrError:
@@ -97,19 +97,105 @@ def _no_worker(scheduler: str) -> CxrError:
     )
 
 
-def _compare_libraries(client: Any) -> None:
-    here = _versions()
-    for worker, there in client.run(_versions).items():
-        other = [
-            f"{name} {there[name]}, not {here[name]}" for name in here if there[name] != here[name]
-        ]
-        if other:
-            raise CxrError(
-                f"the worker {worker} has {', '.join(other)}: install the same "
-                "requirements.lock everywhere"
-            )
+@contextmanager
+def _alone(client: Any, scheduler: str) -> Iterator[None]:
+    """Wait for the end of another run: a worker can have the code of one at a time.
+
+    Dask frees the lock of a client that it has not heard of for `lease-timeout`, 30 seconds.
+    """
+    import distributed
+
+    lock = distributed.Lock("cxr", scheduler_rpc=client.scheduler, loop=client.loop)
+    if not lock.acquire(blocking=False):
+        print(f"another run has the cluster {scheduler}: waiting for its end", file=sys.stderr)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
+@contextmanager
+def _brought_to_workers(
+    client: Any, function: Callable[[Item], Result], file: Path | None
+) -> Iterator[str]:
+    """The name of a run that all workers know, also those that come later."""
+    for name in client.run_on_scheduler(lambda dask_scheduler: list(dask_scheduler.worker_plugins)):
+        if name.startswith(PREFIX):  # a run that was killed
+            client.unregister_worker_plugin(name)
+    run = f"{PREFIX}{uuid.uuid4()}"
+    try:
+        client.register_plugin(_plugin(run, function, file), name=run)
+        yield run
+    finally:
+        with suppress(OSError, ValueError):  # the scheduler is gone, or another run did this
+            client.unregister_worker_plugin(run)
+
+
+def _plugin(run: str, function: Callable[[Item], Result], file: Path | None) -> Any:
+    """What puts this package and a file into a folder of a worker, and calls a function there.
+
+    The class is local, so that Dask sends its code: workers know nothing of this package yet.
+    """
+    from distributed.diagnostics.plugin import WorkerPlugin
+
+    package = Path(__file__).parent
+    files = {f"cxr/{path.name}": path.read_bytes() for path in package.glob("*.py")}
+    if file:
+        files[file.name] = file.read_bytes()
+    on_worker = pickle.dumps(partial(_on_worker, pickle.dumps(function), _versions()))
+
+    class Brought(WorkerPlugin):
+        def setup(self, worker: Any) -> None:
+            self.folder = Path(worker.local_directory) / run
+            (self.folder / "cxr").mkdir(parents=True)
+            for name, content in files.items():
+                (self.folder / name).write_bytes(content)
+            sys.path.insert(0, str(self.folder))
+            for name in [name for name in sys.modules if name.split(".")[0] == "cxr"]:
+                del sys.modules[name]  # the code of another run
+
+        def call(self, item: Any) -> Any:
+            return pickle.loads(on_worker)(item)
+
+        def teardown(self, worker: Any) -> None:
+            sys.path.remove(str(self.folder))
+            shutil.rmtree(self.folder)
+
+    return Brought()
+
+
+def _task(run: str) -> Callable[[Any], Any]:
+    """What is done with an item; local for the same reason."""
+
+    def task(item: Any) -> Any:
+        import distributed
+
+        plugin: Any = distributed.get_worker().plugins.get(run)
+        if not plugin:
+            raise ConnectionAbortedError("another run has it; run the same command again")
+        return plugin.call(item)
+
+    return task
+
+
+def _on_worker(function: bytes, wanted: dict[str, str], item: Any) -> Any:
+    """The result of a function whose modules are imported only beside the right libraries."""
+    found = _versions()
+    other = [
+        f"{name} {found[name]}, not {own}" for name, own in wanted.items() if found[name] != own
+    ]
+    if other:
+        import distributed
+
+        raise CxrError(
+            f"the worker {distributed.get_worker().address} has {', '.join(other)}: install the "
+            "same requirements.lock everywhere"
+        )
+    return pickle.loads(function)(item)
+
+
+@cache
 def _versions() -> dict[str, str]:
     found = {}
     for name in LIBRARIES:
@@ -132,12 +218,8 @@ def _result(client: Any, future: Any, scheduler: str) -> Any:
                 raise _no_worker(scheduler) from None
         except distributed.KilledWorker as error:
             raise CxrError(f"several workers died of the same images: {error}") from error
-        except (OSError, distributed.client.FutureCancelledError) as error:
-            raise CxrError(f"preprocess.scheduler {scheduler} is gone: {error}") from error
 
 
 def brought(name: str) -> Path:
-    """Where a worker has the file that `over` brought."""
-    import distributed
-
-    return Path(distributed.get_worker().local_directory) / name
+    """Where a worker has the file that `over` brought: beside the package."""
+    return Path(__file__).parents[1] / name

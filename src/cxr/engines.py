@@ -6,7 +6,6 @@ its features differ by 2e-6 where the largest is 1.7.
 
 import sys
 import tempfile
-import uuid
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache, partial
 from pathlib import Path
@@ -19,6 +18,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from cxr import cluster
+from cxr.errors import interrupted
 
 Run = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
@@ -37,6 +37,8 @@ def runner(model: keras.Model, engine: str) -> Run:
         try:
             return _openvino(model)
         except (ImportError, RuntimeError) as error:
+            if interrupted.is_set():  # what OpenVINO makes of Ctrl-C
+                raise KeyboardInterrupt from error
             print(f"OpenVINO cannot be used, TensorFlow is: {error}", file=sys.stderr)
     return model.predict_on_batch
 
@@ -59,7 +61,7 @@ def run_over(
         yield from map(runner(model, engine), batches)
         return
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / f"{uuid.uuid4()}.keras"  # a worker keeps those of other runs, too
+        file = Path(folder) / "model.keras"
         model.save(file)
         function = partial(_run_brought, name=file.name, engine=engine)
         yield from cluster.over(function, batches, scheduler, file)
@@ -73,7 +75,7 @@ def _run_brought(images: NDArray[np.uint8], name: str, engine: str) -> NDArray[n
 
 @lru_cache(maxsize=1)
 def _brought(name: str, engine: str) -> Run:
-    return runner(keras.saving.load_model(cluster.brought(name)), engine)
+    return runner(keras.saving.load_model(cluster.brought(name), safe_mode=True), engine)
 
 
 def _openvino(model: keras.Model) -> Run:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from cxr import paths
 from cxr.activations import look
-from cxr.arrays import Split
+from cxr.arrays import Split, open_rows
 from cxr.datasets import Ordered, class_weights
 from cxr.errors import CxrError
 from cxr.params import FinetuneParams
@@ -41,14 +41,15 @@ class Copies(Ordered):
     ) -> None:
         super().__init__(len(targets), batch_size, seed)
         self.activations, self.targets, self.weights = activations, targets, weights
-        self.first = np.zeros(len(targets), int)
+        self.first = None
         if seed is not None:
             self.first = np.random.default_rng(seed).integers(0, len(activations), len(targets))
 
     def __getitem__(self, number: int) -> tuple[Any, Any, Any]:
         rows = self.chosen(number)
-        turn = 0 if self.shuffle_seed is None else self.epoch
-        copies = (self.first[rows] + turn) % len(self.activations)
+        copies: Any = 0
+        if self.first is not None:
+            copies = (self.first[rows] + self.epoch) % len(self.activations)
         batch = self.activations[copies, rows].astype(np.float32)
         return batch, self.targets[rows], self.weights[rows]
 
@@ -72,10 +73,7 @@ def batches(name: str, split: Split, params: FinetuneParams, seed: int | None = 
         CxrError: the activations are missing or belong to other images.
     """
     path = paths.activations(name)
-    try:
-        activations = np.lib.format.open_memmap(path, mode="r")
-    except (OSError, ValueError) as error:
-        raise CxrError(f"{path} cannot be read ({error}); run `dvc repro`") from error
+    activations = open_rows(path)
     if activations.shape[1] != len(split.index):
         raise CxrError(f"{path} holds {activations.shape[1]} images, not {len(split.index)}")
     weights = image_weights(split.labels, params.class_weights if seed is not None else "none")
@@ -103,7 +101,7 @@ def stopping_groups(labels: NDArray[np.int64], params: FinetuneParams) -> NDArra
 
 def styles_of(split: str) -> NDArray[np.int64]:
     """Acquisition style of each image of a split (N,), by clusters of the training images."""
-    train, rows = (np.load(paths.features(name), mmap_mode="r") for name in ("train", split))
+    train, rows = (open_rows(paths.features(name)) for name in ("train", split))
     return np.asarray(find_styles(train).predict(rows), np.int64)
 
 
