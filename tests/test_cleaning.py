@@ -1,12 +1,14 @@
 """Borders, lungs and intensity: what is cut off and what is left, on drawn radiographs."""
 
+import hashlib
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from cxr import cleaning
 from cxr.demo import PROJECT
-from cxr.images import to_grey, to_square
+from cxr.images import ImageError, to_grey, to_square
 from cxr.params import read_params
 
 PARAMS = read_params(PROJECT / "params.yaml").image.model_copy(update={"size": 64})
@@ -130,3 +132,15 @@ def test_images_that_are_cropped_are_decoded_whole(tmp_path, monkeypatch, change
     )
     cleaning.read_prepared(tmp_path / "x.jpeg", PARAMS.model_copy(update=change))
     assert sizes == [(1000, 800) if is_decoded_whole else (125, 100)]
+
+
+def test_a_file_that_is_another_than_was_verified_is_named(tmp_path):
+    path = tmp_path / "x.png"
+    Image.fromarray(thorax()).save(path)
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    np.testing.assert_array_equal(
+        cleaning.read_prepared(path, PARAMS, sha256), cleaning.read_prepared(path, PARAMS)
+    )
+    Image.fromarray(thorax(scale=0.9)).save(path)
+    with pytest.raises(ImageError, match=r"x\.png: changed since it was verified"):
+        cleaning.read_prepared(path, PARAMS, sha256)

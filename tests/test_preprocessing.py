@@ -105,9 +105,9 @@ def test_no_more_than_a_chunk_is_decoded_ahead(
     assert 3 <= len(decoded) <= 3 * len(SPLITS)
 
 
-@pytest.mark.parametrize("damage", ["emptied", "truncated", "removed"])
+@pytest.mark.parametrize("damage", ["emptied", "truncated", "removed", "replaced"])
 @pytest.mark.parametrize("row", [0, 9])
-def test_image_that_became_unreadable(
+def test_image_that_changed_since_it_was_verified(
     raw: Path, manifest: pd.DataFrame, tmp_path: Path, damage: str, row: int
 ) -> None:
     name = manifest["path"][mixed(manifest) == "val"].iloc[row]
@@ -116,6 +116,8 @@ def test_image_that_became_unreadable(
         (copy / path).parent.mkdir(parents=True, exist_ok=True)
         (copy / path).write_bytes((raw / path).read_bytes())
     match damage:
+        case "replaced":
+            (copy / name).write_bytes((raw / manifest["path"].iloc[0]).read_bytes())
         case "removed":
             (copy / name).unlink()
         case "emptied":

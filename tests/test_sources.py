@@ -1,29 +1,27 @@
 """How the raw images get into place: whole or not at all, and never over a user's own."""
 
-import contextlib
 import hashlib
 import io
 import json
 import os
 import shutil
+import socket
 import stat
-import threading
+import struct
 import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import astuple, dataclass, field, replace
-from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
 
 import kagglehub
 import pytest
 import requests
+from servers import Serve, Tree, zipped
+from urllib3.util import Retry
 
 from cxr import phantom, sources
 from cxr.sources import Archive, SourceError, ensure_raw
-
-Tree = dict[str, bytes]
 
 CLEAN: Tree = {
     "train/NORMAL/IM-0001-0001.jpeg": b"train normal",
@@ -210,7 +208,7 @@ def test_an_interrupted_attempt_leaves_nothing(
 def test_leftovers_of_a_killed_run_are_removed(tmp_path: Path) -> None:
     raw = tmp_path / "phantom"
     for patients in (8, 8, 9):
-        write(tmp_path / ".phantom.part", {"train/NORMAL/half.jpeg": b"half"})
+        write(tmp_path / f".part-{os.getpid()}-phantom", {"train/NORMAL/half.jpeg": b"half"})
         write(tmp_path / ".phantom.old", {"train/NORMAL/old.jpeg": b"old"})
         ensure_raw(raw, "phantom", phantom_patients=patients)
         assert list(read(raw)) == ["train/NORMAL/a.jpeg"]
@@ -303,7 +301,7 @@ def test_directory_is_copied_without_strays(
 ) -> None:
     mine = write(tmp_path / "mine", {**CLEAN, "notes.txt": b"x", "train/.DS_Store": b"x"})
     secret = write(tmp_path / "secret", {"train/NORMAL/s.jpeg": b"secret"})
-    (mine / "train/NORMAL/link.jpeg").symlink_to(secret / "train/NORMAL/s.jpeg")
+    (mine / "train/link.jpeg").symlink_to(secret / "train/NORMAL/s.jpeg")
     (mine / "val").symlink_to(secret / "train")
     before = state(mine)
     raw = tmp_path / "raw" / "directory"
@@ -459,88 +457,11 @@ def test_kaggle_without_images_is_an_error(tmp_path: Path, monkeypatch: pytest.M
 # --- mendeley ------------------------------------------------------------------------------------
 
 
-@dataclass
-class Site:
-    """A file on a server that can misbehave; `ranges` notes what each request asked for."""
-
-    data: bytes
-    broken: list[int] = field(default_factory=list)  # statuses of the first answers
-    ranged: bool = True
-    cut_at: int | None = None  # bytes after which the first full answer breaks off
-    length: bool = True  # tell the length of the body
-    ranges: list[str | None] = field(default_factory=list)
-
-
-class Handler(BaseHTTPRequestHandler):
-    """Serve one `Site`."""
-
-    def __init__(self, site: Site, *args: Any) -> None:
-        self.site = site
-        super().__init__(*args)
-
-    def do_GET(self) -> None:
-        """Answer as the site is told to misbehave."""
-        asked = self.headers.get("Range")
-        self.site.ranges.append(asked)
-        start = int(asked.split("=")[1].rstrip("-")) if asked and self.site.ranged else 0
-        if self.headers["Accept-Encoding"] != "identity":
-            self.answer(406, b"ranges count the bytes of the file itself")
-        elif self.site.broken:
-            self.answer(self.site.broken.pop(0), b"sorry")
-        elif start >= len(self.site.data):
-            self.answer(416, b"")
-        else:
-            self.answer(206 if asked and self.site.ranged else 200, self.site.data[start:])
-
-    def answer(self, status: int, body: bytes) -> None:
-        """Send a whole answer, or break off if this is the one to be cut."""
-        self.send_response(status)
-        if self.site.length:
-            self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        if status < 300:
-            body, self.site.cut_at = body[: self.site.cut_at], None
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        """Keep the tests quiet."""
-
-
-def zipped(tree: Tree) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for name, data in tree.items():
-            archive.writestr(name, data)
-    return buffer.getvalue()
-
-
 MENDELEY: Tree = {
     **{f"chest_xray/{name}": data for name, data in CLEAN.items()},
     "chest_xray/train/NORMAL/.DS_Store": b"mac",
     "__MACOSX/chest_xray/train/NORMAL/._IM-0001-0001.jpeg": b"mac",
 }
-Serve = Callable[..., Site]
-
-
-@pytest.fixture
-def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
-    """Serve bytes as the Mendeley archive, without waits between retries."""
-    monkeypatch.setattr(sources, "BACKOFF_SECONDS", 0)
-    monkeypatch.setattr(sources, "CHUNK_BYTES", 16)
-    with contextlib.ExitStack() as stack:
-
-        def start(data: bytes, **behaviour: Any) -> Site:
-            site = Site(data, **behaviour)
-            server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, site))
-            stack.callback(server.server_close)
-            stack.callback(server.shutdown)
-            threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-            url = f"http://127.0.0.1:{server.server_port}/file_downloaded"
-            archive = Archive(url, len(data), hashlib.sha256(data).hexdigest())
-            monkeypatch.setattr(sources, "MENDELEY", archive)
-            return site
-
-        yield start
 
 
 @pytest.fixture
@@ -741,4 +662,152 @@ def test_mendeley_disk_full_while_unpacking_keeps_the_zip(
     with pytest.raises(SourceError, match=f"{raw.parent}: No space left"):
         ensure_raw(raw, "mendeley")
     assert left_beside(raw) == [".mendeley.zip.part"]
+    assert not raw.exists()
+
+
+def test_mendeley_slow_server_is_left_and_resumed(
+    raw: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = serve(zipped(MENDELEY), stall_at=100)
+    with monkeypatch.context() as patch, pytest.raises(SourceError, match="run again to resume"):
+        patch.setattr(sources, "TIMEOUT_SECONDS", (1.0, 1.0))
+        ensure_raw(raw, "mendeley")
+    assert not raw.exists()
+    have = len((raw.parent / ".mendeley.zip.part").read_bytes())
+    assert 0 < have <= 100
+    site.stall_at = None
+    ensure_raw(raw, "mendeley")
+    assert site.ranges[-1] == f"bytes={have}-"
+    assert read(raw) == CLEAN
+
+
+def test_mendeley_server_that_never_answers(
+    raw: Path, monkeypatch: pytest.MonkeyPatch, serve: Serve
+) -> None:
+    monkeypatch.setattr(sources, "TIMEOUT_SECONDS", (0.1, 0.1))
+    serve(b"x")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/x"
+        monkeypatch.setattr(sources, "MENDELEY", Archive(url, 10, ""))
+        with pytest.raises(SourceError, match="could not be downloaded"):
+            ensure_raw(raw, "mendeley")
+    assert list(raw.parent.iterdir()) == []
+
+
+def test_mendeley_waits_longer_before_each_retry(
+    raw: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+    serve(zipped(MENDELEY), broken=[503] * 3)
+    monkeypatch.setattr(sources, "BACKOFF_SECONDS", 1.0)
+    monkeypatch.setattr(Retry, "_sleep_backoff", lambda self: waits.append(self.get_backoff_time()))
+    ensure_raw(raw, "mendeley")
+    assert waits == [0, 2, 4]
+
+
+def deflated(tree: Tree) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in tree.items():
+            archive.writestr(name, data)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("members", [1, 60])
+def test_mendeley_archive_that_grows_too_much_is_no_archive(
+    raw: Path, serve: Serve, members: int
+) -> None:
+    zeros = bytes(6_000_000 // members)
+    bombs = {f"chest_xray/test/NORMAL/{number}.jpeg": zeros for number in range(members)}
+    serve(deflated({**MENDELEY, **bombs}))
+    with pytest.raises(SourceError, match=r"unpacks to 6,000,\d+"):
+        ensure_raw(raw, "mendeley")
+    assert not raw.exists()
+
+
+def with_size(data: bytes, name: str, size: int) -> bytes:
+    """The central directory says that a member has `size` bytes."""
+    at = data.rindex(name.encode()) - 46
+    assert data[at : at + 4] == b"PK\1\2"
+    return data[: at + 24] + struct.pack("<I", size) + data[at + 28 :]
+
+
+PACKS = pytest.mark.parametrize("pack", [zipped, deflated])
+
+
+@PACKS
+def test_mendeley_member_that_says_too_much_is_whole(
+    raw: Path, serve: Serve, pack: Callable[[Tree], bytes]
+) -> None:
+    name = "chest_xray/test/NORMAL/IM-0002-0001.jpeg"
+    serve(with_size(pack({**MENDELEY, "a/pad.bin": os.urandom(2_000)}), name, 1_000))
+    ensure_raw(raw, "mendeley")
+    assert read(raw) == CLEAN
+
+
+@PACKS
+@pytest.mark.parametrize("size", [0, 5])
+def test_mendeley_member_that_says_too_little_is_refused(
+    raw: Path, serve: Serve, size: int, pack: Callable[[Tree], bytes]
+) -> None:
+    name = "chest_xray/test/NORMAL/IM-0002-0001.jpeg"
+    serve(with_size(pack({**MENDELEY, "a/pad.bin": os.urandom(2_000)}), name, size))
+    with pytest.raises(SourceError, match="cannot be unpacked"):
+        ensure_raw(raw, "mendeley")
+    assert not raw.exists()
+
+
+def test_mendeley_member_never_gets_larger_than_it_says(
+    raw: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A small size hides millions of bytes; no more than it says is ever written."""
+    written: list[int] = []
+    copy = shutil.copyfileobj
+
+    def counting(data: Any, file: Any) -> None:
+        try:
+            copy(data, file)
+        finally:
+            written.append(file.tell())
+
+    monkeypatch.setattr(shutil, "copyfileobj", counting)
+    name = "chest_xray/test/NORMAL/bomb.jpeg"
+    serve(with_size(deflated({name: bytes(5_000_000)}), name, 50))
+    with pytest.raises(SourceError, match="cannot be unpacked"):
+        ensure_raw(raw, "mendeley")
+    assert len(written) == 1
+    assert written[0] <= 50
+
+
+def flagged(data: bytes, offset: int, value: bytes) -> bytes:
+    """The first member's header and entry are changed; the entry has two bytes more before it."""
+    for signature, at in ((b"PK\3\4", offset), (b"PK\1\2", offset + 2)):
+        start = data.index(signature) + at
+        data = data[:start] + value + data[start + len(value) :]
+    return data
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        flagged(zipped(CLEAN), 6, b"\1\0"),
+        flagged(zipped(CLEAN), 8, b"\x63\0"),
+        flagged(zipped(CLEAN), 4, b"\xff\0"),
+        flagged(zipped(CLEAN), 6, b"\0\x08").replace(b"IM-0001", b"IM-\xff\xfe01"),
+        zipped(CLEAN)[:-30],
+        zipped(CLEAN)[40:],
+    ],
+    ids=["encrypted", "unknown method", "of the future", "no UTF-8", "no end", "no begin"],
+)
+def test_mendeley_archive_that_zipfile_refuses(raw: Path, serve: Serve, data: bytes) -> None:
+    serve(data)
+    with pytest.raises(SourceError, match=r"cannot (be unpacked|read)"):
+        ensure_raw(raw, "mendeley")
+    assert not raw.exists()
+
+
+def test_mendeley_member_with_too_long_a_name_is_named(raw: Path, serve: Serve) -> None:
+    serve(zipped({**MENDELEY, f"chest_xray/test/NORMAL/{'n' * 300}.jpeg": b"x"}))
+    with pytest.raises(SourceError, match=r"nnn\.jpeg: File name too long"):
+        ensure_raw(raw, "mendeley")
     assert not raw.exists()

@@ -1,5 +1,7 @@
 """JPEG or PNG files -> 8-bit grey, square arrays."""
 
+import io
+import stat
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,8 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+# The largest radiographs have about 20 million. Pillow's own limit is 179 million.
+MOST_PIXELS = 50_000_000
 
 
 class ImageError(CxrError):
@@ -27,10 +31,34 @@ class ImageError(CxrError):
 
 
 def open_image(path: Path, enough: int = 0) -> Image.Image:
-    """Decode a whole JPEG or PNG file, turned upright as its EXIF data say; mode as in the file.
+    """Read and `decode` a file.
+
+    Raises:
+        ImageError: it cannot be read, or is not an image as `decode` wants it.
+    """
+    return decode(read_file(path), path, enough)
+
+
+def read_file(path: Path) -> bytes:
+    """The bytes of a file.
+
+    Raises:
+        ImageError: missing, a folder, a pipe or a device, or not permitted.
+    """
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would keep us waiting for ever
+            raise ImageError(f"{path}: not a file")
+        return path.read_bytes()
+    except (OSError, ValueError) as error:
+        raise ImageError(f"{path}: {getattr(error, 'strerror', error)}") from error
+
+
+def decode(content: bytes, path: Path, enough: int = 0) -> Image.Image:
+    """Decode all of a JPEG or PNG file, turned upright as its EXIF data say; mode as in the file.
 
     Args:
-        path: the file.
+        content: of the file.
+        path: names the file in errors.
         enough: pixels that suffice for the shorter side. A large JPEG is then decoded in grey and
             at a half, a quarter or an eighth of its size, from a part of its coefficients (DCT
             scaling), which is about twice as fast. 0: at full size.
@@ -38,26 +66,23 @@ def open_image(path: Path, enough: int = 0) -> Image.Image:
     Raises:
         ImageError: empty, truncated, not JPEG or PNG, or of a size that suggests an attack.
     """
+    if not content:
+        raise ImageError(f"{path}: empty file")
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            if image.width * image.height > MOST_PIXELS:
+                raise ValueError(f"{image.width} x {image.height} pixels suggest a bomb")
             if 0 < enough <= min(image.size) // 2:
                 image.draft("L", (enough, enough))
             image.load()
             turn = UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
             return image.copy() if turn is None else image.transpose(turn)
-    except (
-        OSError,
-        SyntaxError,
-        ValueError,
-        UnidentifiedImageError,
-        Image.DecompressionBombError,
-    ) as error:
-        reason = "empty file" if _is_empty(path) else str(error).replace(str(path), "file")
-        raise ImageError(f"{path}: {reason}") from error
-
-
-def _is_empty(path: Path) -> bool:
-    return path.is_file() and path.stat().st_size == 0
+    except UnidentifiedImageError as error:
+        raise ImageError(f"{path}: cannot identify a JPEG or PNG image") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # damaged files make Pillow raise nearly anything
+        raise ImageError(f"{path}: {error or type(error).__name__}") from error
 
 
 def to_grey(image: Image.Image) -> Image.Image:

@@ -1,6 +1,7 @@
 """Where the images of a radiograph folder are: <root>/<split>/<label>/<name>."""
 
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -11,6 +12,8 @@ from cxr.labels import LABELS, SPLITS
 
 IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png")
 ORIGIN_NAME = "origin.json"
+# Control characters and bytes that are not UTF-8: no table or log can hold such a name unharmed.
+UNFIT = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 
 
 class SourceError(CxrError):
@@ -79,7 +82,9 @@ def list_files(folder: Path) -> tuple[list[PurePosixPath], int]:
     """List all files below a folder without leaving it.
 
     A symbolic link to a file that lies below the same folder counts as a file. All other
-    symbolic links (to folders, to anything outside, to nothing) are skipped.
+    symbolic links (to folders, to anything outside, to nothing) are skipped. Whatever stands in
+    the place of an image is listed, though, also a folder or a link that leads out: `obstacle`
+    tells it from an image, so that none is left out unnoticed.
 
     Args:
         folder: An existing folder.
@@ -94,13 +99,32 @@ def list_files(folder: Path) -> tuple[list[PurePosixPath], int]:
     files: list[PurePosixPath] = []
     skipped = 0
     for base, folders, names in os.walk(home, onerror=_raise):
-        skipped += sum(Path(base, name).is_symlink() for name in folders)
-        for path in (Path(base, name) for name in names):
-            if path.is_symlink() and not _stays_inside(path, home):
+        for path in (Path(base, name) for name in (*folders, *names)):
+            relative = PurePosixPath(path.relative_to(home).as_posix())
+            if _is_classified(relative) and not _is_stray(relative):
+                files.append(relative)
+            elif path.is_symlink() and not _stays_inside(path, home):
                 skipped += 1
-            else:
-                files.append(PurePosixPath(path.relative_to(home).as_posix()))
+            elif not path.is_dir():
+                files.append(relative)
     return sorted(files), skipped
+
+
+def obstacle(folder: Path, path: PurePosixPath) -> str:
+    """Why what is listed as an image cannot be read as a file of the folder; empty if it can."""
+    if UNFIT.search(str(path)):
+        return "its name holds control characters or is not UTF-8"
+    place = folder / path
+    if place.is_symlink() and not _stays_inside(place, folder.resolve()):
+        return "a symbolic link to nothing or to what lies elsewhere; it is not followed"
+    if not place.is_file():
+        return "not a file"
+    return "" if os.access(place, os.R_OK) else "permission denied"
+
+
+def shown(path: PurePosixPath) -> str:
+    """A path as text that is safe to print and to keep, escaped where it is `UNFIT`."""
+    return UNFIT.sub(lambda sign: sign[0].encode("unicode_escape").decode(), str(path))
 
 
 def _is_stray(path: PurePosixPath) -> bool:

@@ -7,23 +7,27 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import imagehash
 import pandas as pd
 from tqdm import tqdm
 
 from cxr.errors import CxrError
-from cxr.images import ImageError, open_image
+from cxr.images import ImageError, decode, read_file, to_grey
 from cxr.labels import LABELS, SPLITS
-from cxr.layout import Selection, list_files, select_images
+from cxr.layout import Selection, list_files, obstacle, select_images, shown
 
 COLUMNS = [
     *("path", "split", "label", "patient", "pathogen"),
-    *("width", "height", "mode", "bytes", "sha256"),
+    *("width", "height", "mode", "bytes", "sha256", "phash"),
 ]
 
 # The data set's file names carry the patient. Its four series are numbered independently, so the
 # series is part of the patient's name.
 PNEUMONIA_NAME = re.compile(r"person(\d+)_(bacteria|virus)_\d+(?:_\d+)*")
 NORMAL_NAME = re.compile(r"((?:NORMAL2-)?IM-\d+)-\d+(?:-\d+)*")
+
+HASH_SIDE = 16  # of the perceptual hash: it has the square of it as bits, four to a digit
+PHASH = re.compile(rf"[0-9a-f]{{{HASH_SIDE**2 // 4}}}")
 
 # Images of each split as published, to tell a whole copy from a part.
 KNOWN_COUNTS = {
@@ -57,9 +61,13 @@ def verify(folder: Path, on_bad_image: str) -> Verified:
         on_bad_image: `error` or `skip`.
 
     Raises:
-        CxrError: no images, an empty class, or (with `error`) every unreadable file by name.
+        CxrError: no images, an empty class, a folder that cannot be read, or (with `error`) every
+            unreadable file by name.
     """
-    files, links = list_files(folder)
+    try:
+        files, links = list_files(folder)
+    except OSError as error:
+        raise CxrError(f"{error.filename} cannot be read: {error.strerror}") from error
     selection = select_images(files)
     rows, rejects = _examine_all(folder, selection)
     if rejects and on_bad_image == "error":
@@ -83,14 +91,19 @@ def read(path: Path) -> pd.DataFrame:
     """Read the manifest that `verify` made; text columns stay text.
 
     Raises:
-        CxrError: the file is missing or lacks columns.
+        CxrError: the file is missing, damaged or lacks columns.
     """
     try:
         numbers = {"width": int, "height": int, "bytes": int}
         text = {column: str for column in COLUMNS if column not in numbers}
-        return pd.read_csv(path, dtype=text | numbers, usecols=COLUMNS, keep_default_na=False)
-    except (OSError, ValueError) as error:
+        table = pd.read_csv(path, dtype=text | numbers, usecols=COLUMNS, keep_default_na=False)
+        if not (table["label"].isin(LABELS) & table["split"].isin(SPLITS)).all():
+            raise ValueError("a row has no known split and label")
+        if not table["phash"].str.fullmatch(PHASH).all():
+            raise ValueError("a row ends early")
+    except (OSError, ValueError, OverflowError) as error:
         raise CxrError(f"{path} cannot be read ({error}); run `dvc repro fetch`") from error
+    return table
 
 
 def _examine_all(
@@ -104,7 +117,7 @@ def _examine_all(
         for (path, (split, label)), result in zip(selection.images.items(), progress, strict=True):
             if isinstance(result, ImageError):
                 reason = str(result).removeprefix(f"{folder / path}: ")
-                rejects.append({"path": str(path), "reason": reason})
+                rejects.append({"path": shown(path), "reason": reason})
             else:
                 patient, pathogen = identify(path, label)
                 named = {"split": split, "label": label, "patient": patient, "pathogen": pathogen}
@@ -113,19 +126,20 @@ def _examine_all(
 
 
 def _examine(folder: Path, path: PurePosixPath) -> dict[str, Any] | ImageError:
+    if reason := obstacle(folder, path):
+        return ImageError(reason)
     try:
-        image = open_image(folder / path)
-        content = (folder / path).read_bytes()
+        content = read_file(folder / path)  # once: what is decoded is what the hash belongs to
+        image = decode(content, folder / path)
     except ImageError as error:
         return error
-    except OSError as error:
-        return ImageError(f"{folder / path}: {error.strerror}")
     return {
         "width": image.width,
         "height": image.height,
         "mode": image.mode,
         "bytes": len(content),
         "sha256": hashlib.sha256(content).hexdigest(),
+        "phash": str(imagehash.phash(to_grey(image), HASH_SIDE)),
     }
 
 

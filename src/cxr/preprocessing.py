@@ -18,7 +18,8 @@ from cxr.labels import SPLITS
 from cxr.params import ImageParams
 
 TASK = 16  # images that a worker of a cluster reads in one go
-CHUNK = 256  # images decoded ahead of the writer: memory stays flat as the data set grows
+CHUNK = 64  # images decoded ahead of the writer: memory stays flat as the data set grows
+File = tuple[Path, str]  # and the SHA-256 that it has to have
 
 
 def cache_splits(
@@ -40,18 +41,22 @@ def cache_splits(
         scheduler: as `preprocess.scheduler`.
 
     Raises:
-        ImageError: an image became unreadable since it was verified.
+        ImageError: an image changed or became unreadable since it was verified.
     """
     for split in SPLITS:
-        index = manifest[assigned == split].drop(columns=["split", "sha256"])
+        rows = manifest[assigned == split]
+        index = rows.drop(columns=["split", "sha256", "phash"])
         paths = [raw / path for path in index["path"]]
-        read = read_all(paths, params, scheduler)
+        read = read_all(paths, params, scheduler, list(rows["sha256"]))
         images = tqdm(read, split, len(paths), unit="image", disable=None)
         write_split(folder / split, images, index)
 
 
 def read_all(
-    paths: list[Path], params: ImageParams, scheduler: str = ""
+    paths: list[Path],
+    params: ImageParams,
+    scheduler: str = "",
+    hashes: list[str] | None = None,
 ) -> Iterator[NDArray[np.uint8]]:
     """Decode and prepare files, on all cores or all machines; uint8 (S, S) each, in order.
 
@@ -59,24 +64,25 @@ def read_all(
         paths: files; where there is a scheduler, its workers find them at the same absolute paths.
         params: as `prepare` takes them.
         scheduler: as `preprocess.scheduler`.
+        hashes: SHA-256 that each file has to have; None: whatever they have.
     """
+    files = list(zip(map(Path.absolute, paths), hashes or [""] * len(paths), strict=True))
     if scheduler:
-        chunks = (list(map(Path.absolute, chunk)) for chunk in batched(paths, TASK))
         read = partial(_read_chunk, params=params)
-        yield from chain.from_iterable(cluster.over(read, chunks, scheduler))
+        yield from chain.from_iterable(cluster.over(read, batched(files, TASK), scheduler))
         return
     with ThreadPoolExecutor() as pool:
-        for chunk in batched(paths, CHUNK):
-            yield from pool.map(lambda path: read_prepared(path, params), chunk)
+        for chunk in batched(files, CHUNK):
+            yield from pool.map(lambda file: read_prepared(file[0], params, file[1]), chunk)
 
 
-def _read_chunk(paths: list[Path], params: ImageParams) -> list[NDArray[np.uint8]]:
-    return [read_prepared(path, params) for path in paths]
+def _read_chunk(files: list[File], params: ImageParams) -> list[NDArray[np.uint8]]:
+    return [read_prepared(path, params, sha256) for path, sha256 in files]
 
 
-def batched(paths: list[Path], size: int) -> Iterator[list[Path]]:
-    """Consecutive parts of a list, of `size` paths but for the last."""
-    return (paths[start : start + size] for start in range(0, len(paths), size))
+def batched(files: list[File], size: int) -> Iterator[list[File]]:
+    """Consecutive parts of a list, of `size` files but for the last."""
+    return (files[start : start + size] for start in range(0, len(files), size))
 
 
 def class_balance(manifest: pd.DataFrame, assigned: pd.Series) -> pd.DataFrame:

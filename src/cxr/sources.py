@@ -18,8 +18,17 @@ from requests.adapters import HTTPAdapter
 from tqdm import tqdm
 from urllib3.util import Retry
 
-from cxr.files import remove
-from cxr.layout import ORIGIN_NAME, Selection, SourceError, is_image, list_files, select_images
+from cxr.files import part_of, remove
+from cxr.layout import (
+    ORIGIN_NAME,
+    Selection,
+    SourceError,
+    is_image,
+    list_files,
+    obstacle,
+    select_images,
+    shown,
+)
 
 __all__ = ["KAGGLE_DATASET", "MENDELEY", "SOURCES", "Archive", "SourceError", "ensure_raw"]
 
@@ -56,6 +65,8 @@ BACKOFF_SECONDS = 1.0
 CHUNK_BYTES = 1 << 20
 # The largest radiograph is about 2 MB; a member far above that is not one.
 MEMBER_LIMIT_BYTES = 64 << 20
+# Radiographs are compressed already; an archive that grows by more is a bomb.
+RATIO_LIMIT = 20
 
 
 def ensure_raw(
@@ -94,9 +105,9 @@ def ensure_raw(
         raise SourceError(f"data.source is {source!r}, it must be one of {', '.join(SOURCES)}")
     fill, settings = makers[source]
     origin = {"source": source, **settings}
-    part, old = (raw.parent / f".{source}.{suffix}" for suffix in ("part", "old"))
+    old = raw.parent / f".{source}.old"
     try:
-        remove(part)
+        part = part_of(raw)
         remove(old)
         if not _is_ready(raw, origin):
             _make(raw, part, old, fill, origin)
@@ -179,6 +190,7 @@ def _from_kaggle(raw: Path, part: Path) -> None:
         raise _unreachable(f"Kaggle's {KAGGLE_DATASET}", raw, e) from e
     files, links = list_files(folder)
     selection = _some(select_images(files), f"Kaggle's {KAGGLE_DATASET}")
+    _refuse_obstacles(folder, selection)
     for path, target in _targets(selection, part, "copy"):
         _link_or_copy(folder / path, target)
     _report("kaggle", selection, links)
@@ -205,6 +217,7 @@ def _from_directory(raw: Path, directory: str, part: Path) -> None:
             f"data.directory is {directory!r}, which has no such images: {wanted} "
             f"({links} symbolic links in it were not followed)"
         )
+    _refuse_obstacles(folder, selection)
     for path, target in _targets(selection, part, "copy"):
         # Never linked: a change to the user's file must not reach our copy, nor the reverse.
         shutil.copy2(folder / path, target)
@@ -224,7 +237,8 @@ def _from_mendeley(raw: Path, part: Path) -> None:
     try:
         with zipfile.ZipFile(zip_path) as archive:
             _extract(archive, part)
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+    # zipfile has no one error: the last two are those of names, encryption and methods.
+    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError) as error:
         raise SourceError(f"{zip_path} cannot be unpacked: {error}") from error
     zip_path.unlink()
 
@@ -233,6 +247,18 @@ def _some(selection: Selection, where: str) -> Selection:
     if not selection.images:
         raise SourceError(f"{where} holds no images in train|test|val/NORMAL|PNEUMONIA")
     return selection
+
+
+def _refuse_obstacles(folder: Path, selection: Selection) -> None:
+    """Raise SourceError with the name of each image that cannot be copied."""
+    reasons = {path: obstacle(folder, path) for path in selection.images}
+    refused = [f"  {shown(path)}: {reason}" for path, reason in reasons.items() if reason]
+    if refused:
+        listed = "\n".join(refused)
+        raise SourceError(
+            f"{len(refused)} image(s) in {folder} cannot be copied:\n{listed}\n"
+            "  Replace or remove them."
+        )
 
 
 def _targets(selection: Selection, part: Path, verb: str) -> Iterator[tuple[PurePosixPath, Path]]:
@@ -349,6 +375,9 @@ def _extract(archive: zipfile.ZipFile, part: Path) -> None:
     for path in selection.images:
         if members[path].file_size > MEMBER_LIMIT_BYTES:
             raise SourceError(f"{path} in the archive has {members[path].file_size:,} bytes")
+    unpacked = sum(members[path].file_size for path in selection.images)
+    if unpacked > RATIO_LIMIT * MENDELEY.bytes:
+        raise SourceError(f"the archive of {MENDELEY.bytes:,} bytes unpacks to {unpacked:,}")
     for path, target in _targets(selection, part, "unpack"):
         with archive.open(members[path]) as data, target.open("xb") as file:
             shutil.copyfileobj(data, file)
