@@ -1,11 +1,15 @@
 """A file or folder is written whole or not at all."""
 
+import errno
 import json
+import os
+import subprocess
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from cxr.errors import CxrError
 from cxr.files import remove, replacing, write_csv, write_json
 
 
@@ -86,15 +90,37 @@ def test_error_leaves_nothing_where_nothing_was(tmp_path: Path, kind: str) -> No
 @KINDS
 def test_leftover_of_a_killed_run_is_removed_first(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "result"
-    with pytest.raises(FileNotFoundError), replacing(path) as stale:
-        pass
-    fill(stale, kind, "stale")
+    ended = subprocess.run(["sh", "-c", "echo $$"], stdout=subprocess.PIPE, check=True).stdout
+    for pid in (int(ended), os.getpid()):  # a number may be given again
+        fill(tmp_path / f".part-{pid}-result", kind, "stale")
     with replacing(path) as part:
-        assert part == stale
-        assert not part.exists()
+        assert names(tmp_path) == []
         part.write_text("new")
     assert names(tmp_path) == ["result"]
     assert content(path) == "new"
+
+
+@KINDS
+def test_a_process_that_still_writes_the_same_result_is_let_be(tmp_path: Path, kind: str) -> None:
+    """A stage goes on for a while when its `dvc repro` was killed, and the next one starts."""
+    path, other = tmp_path / "result", tmp_path / f".part-{os.getppid()}-result"
+    fill(other, kind, "other")
+    with replacing(path) as part:
+        part.write_text("new")
+    assert content(path) == "new"
+    assert content(other) == "other"
+
+
+def test_what_cannot_be_written_is_named(tmp_path: Path) -> None:
+    with (
+        pytest.raises(CxrError, match=r"result.csv cannot be written: .*No space left"),
+        replacing(tmp_path / "result.csv"),
+    ):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # as a full disk does
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(CxrError, match="result cannot be written"):
+        write_json(tmp_path / "file" / "result", {})
+    assert names(tmp_path) == ["file"]
 
 
 def test_link_is_replaced_and_its_target_kept(tmp_path: Path) -> None:

@@ -1,7 +1,15 @@
 """The one exception type for mistakes that the user can mend, and how a stage reports it."""
 
+import signal
 import sys
+import threading
 from collections.abc import Callable
+from functools import partial
+from types import TracebackType
+
+INTERRUPTED = "\nerror: interrupted; nothing half-written was kept, run the same command again"
+
+interrupted = threading.Event()  # set by Ctrl-C, whatever a library makes of it
 
 
 class CxrError(RuntimeError):
@@ -9,10 +17,48 @@ class CxrError(RuntimeError):
 
 
 def run_stage(main: Callable[[], None]) -> None:
-    """Run a stage; a mistake of the user ends it with one message instead of a traceback."""
+    """Run a stage; what the user can mend ends it with one message instead of a traceback."""
     try:
         main()
-    except CxrError as error:
+    except (CxrError, OSError) as error:
         sys.exit(f"\nerror: {error}")
+    except MemoryError as error:
+        sys.exit(
+            f"\nerror: not enough memory. {error}\n"
+            "  End other programs, or use a smaller image.size or batch_size."
+        )
     except KeyboardInterrupt:
-        sys.exit("\nerror: interrupted; nothing half-written was kept, run the same command again")
+        sys.exit(INTERRUPTED)
+
+
+def catch_every_interrupt() -> None:
+    """Let Ctrl-C end a stage with one message also where `run_stage` does not see it: while
+    libraries are being imported, or where they drop it or turn it into an error of their own.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is to be ignored
+        signal.signal(signal.SIGINT, _note_interrupt)
+    sys.excepthook = _report
+    sys.unraisablehook = partial(_send_again, otherwise=sys.unraisablehook)
+
+
+def _note_interrupt(*_: object) -> None:
+    interrupted.set()
+    raise KeyboardInterrupt
+
+
+def _report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    if interrupted.is_set():
+        print(INTERRUPTED, file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
+def _send_again(
+    found: "sys.UnraisableHookArgs", otherwise: Callable[["sys.UnraisableHookArgs"], object]
+) -> None:
+    """Python drops an interrupt that meets a destructor or a callback, as one of JAX's."""
+    if issubclass(found.exc_type, KeyboardInterrupt):
+        main = threading.get_ident()  # interrupts reach no other thread
+        threading.Timer(0.1, signal.pthread_kill, (main, signal.SIGINT)).start()
+    else:
+        otherwise(found)

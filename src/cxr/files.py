@@ -1,5 +1,6 @@
 """Write a file whole or not at all."""
 
+import glob
 import json
 import os
 import shutil
@@ -9,25 +10,48 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import psutil  # type: ignore[import-untyped]
+
+from cxr.errors import CxrError
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside `path` (same suffix); rename it to `path` on success.
 
-    Works for files and for folders. Whatever stood at the temporary name before, or is left there
-    by an error, is removed, so that nothing half-written can be mistaken for a result.
+    Works for files and for folders. What is left at the temporary name by an error is removed, so
+    that nothing half-written can be mistaken for a result.
+
+    Raises:
+        CxrError: the disk is full, the folder cannot be written to, or the like.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".part-{path.name}")
-    remove(temporary)
     try:
-        yield temporary
-        if temporary.is_dir():
-            remove(path)
-        os.replace(temporary, path)
-    finally:
-        remove(temporary)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = part_of(path)
+        try:
+            yield temporary
+            if temporary.is_dir():
+                remove(path)
+            os.replace(temporary, path)
+        finally:
+            remove(temporary)
+    except OSError as error:
+        # Of a full disk it names no file, and HDF5's is of many lines.
+        reason = os.strerror(error.errno) if error.errno and not error.filename else error
+        raise CxrError(f"{path} cannot be written: {reason}") from error
+
+
+def part_of(path: Path) -> Path:
+    """A temporary name beside `path` (same suffix) for this process alone, at which nothing stands.
+
+    What ended processes have left at theirs is removed. One that still runs, as a stage does
+    whose `dvc repro` was killed, is let be: two that write the same result do not meet.
+    """
+    for part in path.parent.glob(f".part-*-{glob.escape(path.name)}"):
+        pid = part.name.split("-")[1]
+        if pid == str(os.getpid()) or not (pid.isdigit() and psutil.pid_exists(int(pid))):
+            remove(part)
+    return path.with_name(f".part-{os.getpid()}-{path.name}")
 
 
 def remove(path: Path) -> None:

@@ -1,0 +1,83 @@
+"""A stage ends with one error, also where Ctrl-C comes at an awkward moment."""
+
+import signal
+import subprocess
+import sys
+
+import keras
+import pytest
+
+from cxr import engines, errors
+from cxr.demo import PROJECT
+from cxr.errors import CxrError, run_stage
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (CxrError("data/x is missing"), "error: data/x is missing"),
+        (OSError(28, "No space left on device"), "No space left on device"),
+        (MemoryError("Unable to allocate 3 GiB"), "not enough memory. Unable to allocate 3 GiB"),
+        (KeyboardInterrupt(), "error: interrupted"),
+    ],
+)
+def test_what_the_user_can_mend_is_one_message(error: BaseException, told: str) -> None:
+    def stage() -> None:
+        raise error
+
+    with pytest.raises(SystemExit, match=told):
+        run_stage(stage)
+
+
+def test_a_mistake_of_ours_keeps_its_traceback() -> None:
+    with pytest.raises(ZeroDivisionError):
+        run_stage(lambda: print(1 / 0))
+
+
+# What a library may be doing when Ctrl-C comes. Each says when it begins.
+IMPORTING = "say(); time.sleep(20)"
+IN_A_DESTRUCTOR = """
+class Wait:
+    def __del__(self):
+        say()
+        time.sleep(20)
+Wait()
+time.sleep(20)
+"""
+MADE_ANOTHER_ERROR = """
+try:
+    say()
+    time.sleep(20)
+except KeyboardInterrupt:
+    raise ImportError("generic_type is already registered")
+"""
+
+
+@pytest.mark.parametrize("doing", [IMPORTING, IN_A_DESTRUCTOR, MADE_ANOTHER_ERROR])
+def test_ctrl_c_is_one_message(doing: str) -> None:
+    program = f"import stages, time\ndef say(): print('now', flush=True)\n{doing}\nprint('went on')"
+    process = subprocess.Popen(
+        [sys.executable, "-c", program],
+        cwd=PROJECT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "now\n"
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=15)[0]
+    assert process.returncode != 0
+    assert said.strip() == errors.INTERRUPTED.strip()
+
+
+def test_ctrl_c_is_not_taken_for_a_missing_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorFlow would stand in, and its features differ in the last digits."""
+
+    def convert(_: keras.Model) -> None:
+        raise ImportError("generic_type: type is already registered")
+
+    monkeypatch.setattr(engines, "_openvino", convert)
+    monkeypatch.setattr(errors.interrupted, "is_set", lambda: True)
+    with pytest.raises(KeyboardInterrupt):
+        engines.runner(keras.Sequential(), "openvino")
