@@ -4,8 +4,10 @@ A stage reads the whole file, so that a typing error anywhere is found by the fi
 runs, and passes on only the keys that it declares in dvc.yaml.
 """
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import (
     AfterValidator,
@@ -16,8 +18,8 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
+from pydantic.fields import FieldInfo
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from cxr import paths
 from cxr.errors import CxrError
@@ -31,36 +33,33 @@ LearningRate = Annotated[float, Field(gt=0, le=10)]
 ClassWeights = Literal["balanced", "none"]
 
 
-def _has_a_block(filters: tuple[int, ...]) -> tuple[int, ...]:
-    if not filters:
-        raise ValueError("model.filters: [] has no convolution block; give at least one number")
-    return filters
+def _is_not_empty(items: tuple[Any, ...]) -> tuple[Any, ...]:
+    if not items:
+        raise ValueError("it is empty")
+    return items
 
 
 # Strict(False): YAML gives a list.
-Filters = Annotated[tuple[Count, ...], Strict(False), AfterValidator(_has_a_block)]
-
-
-def _has_a_view(zooms: tuple[float, ...]) -> tuple[float, ...]:
-    if not zooms:
-        raise ValueError("finetune.zooms: [] gives no view of an image; give at least [1]")
-    return zooms
-
-
+Filters = Annotated[tuple[Count, ...], Strict(False), AfterValidator(_is_not_empty)]
 Zooms = Annotated[
-    tuple[Annotated[float, Field(ge=0.25, le=4)], ...], Strict(False), AfterValidator(_has_a_view)
+    tuple[Annotated[float, Field(ge=0.25, le=4)], ...], Strict(False), AfterValidator(_is_not_empty)
+]
+Address = Annotated[
+    str,
+    Field(pattern=r"^$|^[a-z]+://.+:\d+$", description='"" or an address, as tcp://10.0.0.1:8786'),
 ]
 
 
 def _are_different(members: tuple[str, ...]) -> tuple[str, ...]:
-    if not members or len(set(members)) < len(members):
-        raise ValueError(f"evaluate.ensemble: {list(members)} should be one or more, each once")
+    if len(set(members)) < len(members):
+        raise ValueError("one is named twice")
     return members
 
 
 Members = Annotated[
     tuple[Literal["baseline", "augmented", "transfer", "finetuned"], ...],
     Strict(False),
+    AfterValidator(_is_not_empty),
     AfterValidator(_are_different),
 ]
 
@@ -87,6 +86,8 @@ class DataParams(Section):
     source: Literal["kaggle", "mendeley", "directory", "phantom"]
     directory: str
     on_bad_image: Literal["error", "skip"]
+    on_leak: Literal["error", "warn", "drop"]
+    on_shortcut: Literal["error", "warn"]
     phantom: PhantomParams
 
 
@@ -123,8 +124,8 @@ class FitSection(Section):
     def _one_set_of_weights_is_kept(self) -> "FitSection":
         if self.early_stopping and self.weight_average:
             raise ValueError(
-                "early_stopping keeps the weights of one epoch, weight_average their average: "
-                "set one of them to 0"
+                f"early_stopping {self.early_stopping} keeps the weights of one epoch, "
+                f"weight_average {self.weight_average} their average: set one of them to 0"
             )
         return self
 
@@ -134,7 +135,7 @@ WITHOUT_RESULT = frozenset({"preprocess.scheduler", "train.resume"})
 
 
 class PreprocessParams(Section):
-    scheduler: Annotated[str, Field(pattern=r"^$|^[a-z]+://.+:\d+$")]
+    scheduler: Address
 
 
 class TrainParams(Section):
@@ -185,7 +186,7 @@ class TransferParams(FitSection):
 
 class FinetuneParams(FitSection):
     side: Annotated[int, Field(ge=16, le=2048)]
-    from_layer: Annotated[str, Field(min_length=1)]
+    from_layer: Annotated[str, Field(min_length=1, description="text, not empty")]
     copies: Annotated[int, Field(ge=0, le=100)]
     zooms: Zooms
     targets: Literal["pathogen", "label"]
@@ -275,7 +276,7 @@ def read_params(path: Path = paths.PARAMS) -> Params:
     """
     try:
         content = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError, YAMLError) as error:
+    except Exception as error:  # ruamel's parser raises nearly anything on damaged files
         raise CxrError(f"{path} cannot be read: {error}") from error
     if not isinstance(content, dict):
         raise CxrError(f"{path} holds no keys; `git checkout {path}` brings the file back")
@@ -286,17 +287,75 @@ def read_params(path: Path = paths.PARAMS) -> Params:
 
 
 def _explain(path: Path, error: ValidationError) -> str:
-    lines = []
-    for problem in error.errors(include_url=False):
-        key = ".".join(str(part) for part in problem["loc"])
-        match problem["type"]:
-            case "missing":
-                lines.append(f"  {key}: this key is missing")
-            case "extra_forbidden":
-                lines.append(f"  {key}: unknown key; remove it or correct its spelling")
-            case "value_error":
-                lines.append(f"  {problem['ctx']['error']}")
-            case _:
-                wanted = problem["msg"].replace("Input should be", "should be")
-                lines.append(f"  {key}: {problem['input']!r} {wanted}")
+    lines = [f"  {_what_is_wrong(problem)}" for problem in error.errors(include_url=False)]
     return "\n".join([f"{path} has {len(lines)} wrong value(s):", *lines])
+
+
+def _what_is_wrong(problem: Mapping[str, Any]) -> str:
+    """One line: the key, its value and what is allowed."""
+    place, kind, value = problem["loc"], problem["type"], _as_typed(problem["input"])
+    key, field = ".".join(map(str, place)), _field(place)
+    if field is None:
+        given = f" with the value {value}" if kind == "extra_forbidden" else ""
+        return f"{key}: unknown key{given}; there are {_keys(_field(place[:-1]))}"
+    if kind == "missing":
+        return f"{key}: this key is missing; it should be {_allowed(field)}"
+    reason = str(problem["ctx"]["error"]) if kind == "value_error" else ""
+    if reason and _section(field):  # about several of its keys
+        return ": ".join(filter(None, [key, reason]))
+    return f"{key}: {value} should be {_allowed(field)}" + f" ({reason})" * bool(reason)
+
+
+def _as_typed(value: Any) -> str:
+    """A value as it stands in YAML, where no value is `null` and `none` is a word."""
+    return json.dumps(value) if value is None or isinstance(value, bool) else repr(value)
+
+
+def _field(place: tuple[int | str, ...]) -> FieldInfo | None:
+    """The field at a place, such as `("model", "filters", 0)`; None where there is none."""
+    field = FieldInfo.from_annotation(Params)
+    for part in place:
+        if (section := _section(field)) is None:
+            field = _item(field)
+        elif part in section.model_fields:
+            field = section.model_fields[str(part)]
+        else:
+            return None
+    return field
+
+
+def _section(field: FieldInfo | None) -> type[Section] | None:
+    kind = field and field.annotation
+    return kind if isinstance(kind, type) and issubclass(kind, Section) else None
+
+
+def _keys(field: FieldInfo | None) -> str:
+    section = _section(field)
+    return ", ".join(section.model_fields) if section else "none"
+
+
+def _item(field: FieldInfo) -> FieldInfo:
+    """What each item of a list is."""
+    return FieldInfo.from_annotation(get_args(field.annotation)[0])
+
+
+def _allowed(field: FieldInfo) -> str:
+    """What a key may hold, in words."""
+    if field.description:
+        return field.description
+    if _section(field):
+        return f"a section with the keys {_keys(field)}"
+    kind: Any = field.annotation
+    if get_origin(kind) is Literal:
+        return "one of " + ", ".join(get_args(kind))
+    if get_origin(kind) is tuple:
+        return f"a list of one or more, each {_allowed(_item(field))}"
+    words = {bool: "true or false", str: "text", int: "a whole number", float: "a number"}
+    ends = {"ge": "from", "gt": "from above", "le": "to", "lt": "to below"}
+    said = [
+        f" {word} {getattr(bound, end)}"
+        for bound in field.metadata
+        for end, word in ends.items()
+        if hasattr(bound, end)
+    ]
+    return words[kind] + "".join(said)
