@@ -2,11 +2,10 @@
 
 import json
 
-import numpy as np
 import pandas as pd
 
-from cxr import paths, shift, styles
-from cxr.arrays import open_split
+from cxr import paths, shift, shortcuts, styles
+from cxr.arrays import open_rows, open_split
 from cxr.errors import run_stage
 from cxr.files import write_csv, write_json
 from cxr.labels import SPLITS
@@ -15,7 +14,7 @@ from cxr.variants import VARIANTS
 
 def main() -> None:
     splits = {name: open_split(paths.ARRAYS / name) for name in SPLITS}
-    features = {name: np.load(paths.features(name), mmap_mode="r") for name in SPLITS}
+    features = {name: open_rows(paths.features(name)) for name in SPLITS}
     aucs, unlike = shift.told_apart(splits, features)
     predictions = pd.read_csv(paths.PREDICTIONS)
     evaluation = json.loads(paths.EVALUATION.read_text())
@@ -26,7 +25,7 @@ def main() -> None:
     found = {
         "told_from_train": aucs,
         "least_alike_test_images": shift.on_least_alike(unlike, predictions, VARIANTS),
-        "label_alone": shift.label_alone(splits),
+        "label_alone": shortcuts.label_alone(splits),
     }
     write_csv(paths.UNLIKENESS, unlike)
     write_csv(paths.GROUPS, styles.right_by_group(predictions, groups, points))

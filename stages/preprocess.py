@@ -1,8 +1,9 @@
-"""Split by patient; decode and resize every image into the cached arrays."""
+"""Split by patient, look for leaks and shortcuts, cache every image decoded and resized."""
 
-from cxr import manifest, paths, preprocessing, splits
+from cxr import leaks, manifest, paths, preprocessing, shortcuts, splits
+from cxr.arrays import open_split
 from cxr.errors import run_stage
-from cxr.files import write_csv
+from cxr.files import write_csv, write_json
 from cxr.params import read_params
 
 
@@ -10,10 +11,17 @@ def main() -> None:
     params = read_params()
     images = manifest.read(paths.MANIFEST)
     assigned = splits.assign(images, params.split)
+    found = leaks.find(images, assigned, params.split.group_by)
+    write_csv(paths.LEAKS, found)
+    counts = leaks.guard(found, params.data.on_leak)
+    if params.data.on_leak == "drop":
+        images, assigned = splits.leave_out(found["path"], images, assigned, params.split)
     raw = paths.raw(params.data.source)
     scheduler = params.preprocess.scheduler
     preprocessing.cache_splits(raw, images, assigned, params.image, paths.ARRAYS, scheduler)
+    alone = shortcuts.guard(open_split(paths.ARRAYS / "train"), params.data.on_shortcut)
     write_csv(paths.PLOTS / "classes.csv", preprocessing.class_balance(images, assigned))
+    write_json(paths.GUARDS, {"leaks": counts, "label_alone": alone})
 
 
 if __name__ == "__main__":

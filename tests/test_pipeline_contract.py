@@ -173,7 +173,8 @@ def test_paths_are_the_declared_ones() -> None:
         *(str(paths.features(split)) for split in ("train", "val", "stress", "test")),
         *(str(paths.activations(split)) for split in ("train", "val", "stress", "test")),
         *(str(paths.ARRAYS / split) for split in ("train", "val", "stress", "test")),
-        *map(str, (paths.MANIFEST, paths.REJECTS, paths.PREDICTIONS, paths.UNLIKENESS)),
+        *map(str, (paths.MANIFEST, paths.REJECTS, paths.LEAKS)),
+        *map(str, (paths.PREDICTIONS, paths.UNLIKENESS, paths.GUARDS)),
         *map(str, (paths.DATA_METRICS, paths.EVALUATION, paths.INTERVALS, paths.SHIFT)),
         *map(str, (paths.REPORT, paths.REPORT_PAGE, paths.FIGURES)),
     }

@@ -17,7 +17,7 @@ import pytest
 from conftest import Project
 from playwright.sync_api import Browser, sync_playwright
 
-from cxr import charts, evaluation, shift, styles
+from cxr import charts, evaluation, shift, shortcuts, styles
 from cxr.arrays import Split
 from cxr.demo import PROJECT
 from cxr.experiments import COLUMNS
@@ -192,6 +192,7 @@ def made_up(probability: float | None = None) -> Results:
         | {"accuracy": [0.7], "val_accuracy": [0.6]}
     )
     return Results(
+        guards={"leaks": {"patient": 0, "identical": 0, "dropped": 0}},
         settings={"seed": 1, "data.source": "kaggle"}
         | flat(
             split=params.split,
@@ -227,7 +228,7 @@ def made_up(probability: float | None = None) -> Results:
         shift={
             "told_from_train": aucs,
             "least_alike_test_images": shift.on_least_alike(unlike, predictions, VARIANTS),
-            "label_alone": shift.label_alone(splits),
+            "label_alone": shortcuts.label_alone(splits),
         },
         confusions=evaluation.confusions(predictions, found),
         histories=dict.fromkeys(VARIANTS, history),
@@ -411,3 +412,14 @@ def test_thirds_of_many_sizes() -> None:
     found = _thirds(pd.Series(range(100, 400)).astype(float))
     names = ["100 to 199 pixels", "200 to 299 pixels", "300 to 399 pixels"]
     assert found.value_counts(sort=False).to_dict() == dict.fromkeys(names, 100)
+
+
+def test_leaks_are_told(results: Results) -> None:
+    def told(**counts: int) -> str:
+        changed = replace(results, guards={"leaks": counts})
+        return report(changed).to_markdown()
+
+    assert "copies under two labels: none." in told(patient=0, near_identical=0, dropped=0)
+    some = told(patient=0, near_identical=3, dropped=3)
+    assert "near identical 3 image(s); 3 left out." in some
+    assert "patient 0" not in some

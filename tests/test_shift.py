@@ -121,36 +121,3 @@ def test_right_calls_on_the_least_alike() -> None:
     assert found["PNEUMONIA"]["a"] == {"least_alike": 0.0, "rest": 1.0}
     assert found["PNEUMONIA"]["b"] == {"least_alike": 1.0, "rest": 1.0}
     assert found["NORMAL"]["images"] == found["PNEUMONIA"]["images"] == 2
-
-
-def test_numbers_that_tell_the_label(splits: dict[str, Split]) -> None:
-    found = shift.label_alone(splits)
-    assert found["aspect_ratio"]["train"] == found["aspect_ratio"]["test"] == 1
-    assert found["mean_brightness"]["val"] == found["border_brightness"]["val"] == 1
-    assert found["height"]["train"] == 0.5
-    assert 0.5 <= found["file_size"]["train"] < 0.65
-
-
-def test_direction_is_that_of_train(splits: dict[str, Split]) -> None:
-    """A number that means the opposite in test is worse than chance there, not better."""
-    turned = 255 - splits["test"].images
-    found = shift.label_alone(splits | {"test": Split(turned, splits["test"].index)})
-    assert found["mean_brightness"]["train"] == 1
-    assert found["mean_brightness"]["test"] == 0
-
-
-def test_sizes_of_the_files() -> None:
-    index = pd.DataFrame({"width": ["400", "300"], "height": ["100", "300"]}, index=[7, 8])
-    found = shift.sizes(index)
-    assert found.loc[7].to_dict() == {
-        **{"width": 400, "height": 100, "shorter": 100, "size": 200, "aspect_ratio": 4}
-    }
-    assert found.loc[8, "aspect_ratio"] == 1
-
-
-def test_border_is_the_outermost_sixteenth(splits: dict[str, Split]) -> None:
-    pixels = np.zeros((1, 32, 32), np.uint8)
-    pixels[:, 2:-2, 2:-2] = 255
-    found = shift.plain_numbers(Split(pixels, splits["train"].index.head(1)))
-    assert found["border_brightness"].tolist() == [0]
-    assert found["mean_brightness"].tolist() == pytest.approx([255 * 28**2 / 32**2])

@@ -1,5 +1,6 @@
 """Who goes where: whole patients, alike classes, the same with every run."""
 
+import hashlib
 from typing import Any
 
 import pandas as pd
@@ -10,12 +11,18 @@ from hypothesis import strategies as st
 from cxr.errors import CxrError
 from cxr.labels import LABELS
 from cxr.params import SplitParams
-from cxr.splits import assign, draw
+from cxr.splits import assign, draw, leave_out
 
-few = settings(max_examples=20, deadline=None, database=None, derandomize=True)
+few = settings(max_examples=20)
 # Numbers of images of the patients of one class.
 sizes = st.lists(st.integers(1, 6), min_size=20, max_size=60)
 fractions = st.floats(0.1, 0.5)
+
+
+# Numbers of images, normal and ill, of patients who may have both.
+patients = st.lists(
+    st.tuples(st.integers(0, 4), st.integers(0, 4)).filter(any), min_size=1, max_size=30
+)
 
 
 def params(**changes: Any) -> SplitParams:
@@ -74,6 +81,69 @@ def test_share_of_each_class_within_half_a_patient(
     for label, counts in zip(LABELS, (normal, ill), strict=True):
         found = drawn[manifest["label"] == label].sum()
         assert abs(found - fraction * sum(counts)) <= max(counts) / 2 + 1e-9
+
+
+def of_patients(counts: list[tuple[int, int]]) -> pd.DataFrame:
+    """One patient for each pair of numbers of images, normal and ill."""
+    rows = [
+        {"patient": f"p{number}", "label": label}
+        for number, pair in enumerate(counts)
+        for label, count in zip(LABELS, pair, strict=True)
+        for _ in range(count)
+    ]
+    return pd.DataFrame(rows)
+
+
+def drawn_one_by_one(counts: list[tuple[int, int]], fraction: float, key: str) -> set[str]:
+    """The rule of `draw` in words: in the order of the hash, while most of a patient fits."""
+    drawn = set()
+    for ill in (False, True):
+        numbers = [number for number, (_, of_ill) in enumerate(counts) if bool(of_ill) == ill]
+        wanted = fraction * sum(sum(counts[number]) for number in numbers)
+        taken = 0
+        for number in sorted(
+            numbers, key=lambda n: hashlib.sha256(f"{key}:p{n}".encode()).hexdigest()
+        ):
+            size = sum(counts[number])
+            if taken + size / 2 > wanted:
+                break
+            taken += size
+            drawn.add(f"p{number}")
+    return drawn
+
+
+@settings(max_examples=60)
+@given(
+    patients,
+    st.floats(0, 1) | st.sampled_from([0.25, 0.5, 0.75]),  # just half of a patient fits
+    st.text("ab", max_size=3),
+)
+def test_draw_is_the_one_by_one_rule(
+    counts: list[tuple[int, int]], fraction: float, key: str
+) -> None:
+    manifest = of_patients(counts)
+    drawn = draw(manifest["patient"], manifest["label"], fraction, key)
+    assert drawn.dtype == bool
+    assert set(manifest["patient"][drawn]) == drawn_one_by_one(counts, fraction, key)
+    assert not set(manifest["patient"][drawn]) & set(manifest["patient"][~drawn])
+
+
+@few
+@given(sizes, sizes, st.sampled_from(["official", "redrawn"]), fractions, fractions)
+def test_shares_of_each_class_in_every_split(
+    normal: list[int], ill: list[int], test: str, val_fraction: float, test_fraction: float
+) -> None:
+    manifest = official(normal, ill)
+    chosen = params(test=test, val_fraction=val_fraction, test_fraction=test_fraction)
+    assigned = assign(manifest, chosen)
+    for label in LABELS:
+        of_label = assigned[manifest["label"] == label]
+        half_a_patient = manifest[manifest["label"] == label].value_counts("patient").max() / 2
+        pool = of_label[of_label != "test"]
+        assert abs((pool == "val").sum() - val_fraction * len(pool)) <= half_a_patient + 1e-9
+        if test == "redrawn":
+            found = (of_label == "test").sum()
+            assert abs(found - test_fraction * len(of_label)) <= half_a_patient + 1e-9
 
 
 def test_validation_is_a_share_of_the_pool_and_test_of_all() -> None:
@@ -149,6 +219,60 @@ def test_new_patients_move_few_old_ones(added: int, seed: int) -> None:
     assert all("NORMAL" in patient for patient in moved)  # the other class is left alone
 
 
+@few
+@given(sizes, st.lists(st.integers(0, 3), min_size=60, max_size=60), st.data())
+def test_new_images_move_old_patients_one_way_and_few(
+    old: list[int], more: list[int], data: st.DataObject
+) -> None:
+    """Images added to old and new patients: the last in the row of the drawn go or are joined."""
+    fraction, seed = data.draw(fractions), data.draw(st.integers(0, 9))
+    grown = [count + extra for count, extra in zip([*old, *[0] * 60], more, strict=False)]
+    before, after = (
+        dict(zip(t["patient"], draw(t["patient"], t["label"], fraction, str(seed)), strict=True))
+        for t in (table(counts, []) for counts in (old, grown))
+    )
+    moved = {name: after[name] for name in before if before[name] != after[name]}
+    assert len(set(moved.values())) <= 1
+    images = sum(old[int(name.rsplit("-")[-1])] for name in moved)
+    assert images <= sum(grown) - sum(old) + (max(old) + max(grown)) / 2
+
+
+@few
+@given(sizes, st.integers(1, 20))
+def test_images_added_to_the_official_test_split_move_nobody(normal: list[int], added: int) -> None:
+    old = official(normal, [1, 2] * 20)
+    new = pd.concat([old, table([1] * added, [], "test").assign(patient="new")], ignore_index=True)
+    assert assign(new, params())[: len(old)].equals(assign(old, params()))
+
+
+@pytest.mark.parametrize("val_series", ["", "train-NORMAL-1"])
+@pytest.mark.parametrize("test", ["official", "redrawn"])
+def test_splits_stand_beside_the_rows_they_belong_to(test: str, val_series: str) -> None:
+    elsewhere = PLAIN.set_index(PLAIN.index + 1000)
+    found = assign(elsewhere, params(test=test, val_series=val_series))
+    assert found.name == "split"
+    assert found.index.equals(elsewhere.index)
+    wanted = assign(PLAIN, params(test=test, val_series=val_series))
+    assert found.tolist() == wanted.tolist()
+
+
+@few
+@given(st.sets(st.sampled_from(PLAIN["path"].tolist()), max_size=20))
+def test_what_is_left_out_moves_nothing_else(paths: set[str]) -> None:
+    assigned = assign(PLAIN, params())
+    images, left = leave_out(pd.Series(sorted(paths), dtype=str), PLAIN, assigned, params())
+    assert set(images["path"]) == set(PLAIN["path"]) - paths
+    pd.testing.assert_frame_equal(images, PLAIN.loc[images.index])
+    pd.testing.assert_series_equal(left, assigned[images.index])
+
+
+def test_a_class_must_be_left() -> None:
+    assigned = assign(PLAIN, params())
+    gone = PLAIN["path"][(assigned == "val") & (PLAIN["label"] == "NORMAL")]
+    with pytest.raises(CxrError, match="no image for val/NORMAL"):
+        leave_out(gone, PLAIN, assigned, params())
+
+
 def test_larger_test_split_leaves_most_of_validation_in_place() -> None:
     """Drawn in one and the same order, validation would be whoever follows after test."""
     manifest = table([1] * 100, [1] * 100)
@@ -215,6 +339,33 @@ def test_split_without_a_class(
 ) -> None:
     with pytest.raises(CxrError, match=f"no image for {lacking}\\. "):
         assign(manifest, params(**changes))
+
+
+def test_the_error_shows_the_counts() -> None:
+    """NORMAL and PNEUMONIA of train, val and test, those without any included."""
+    with pytest.raises(CxrError) as caught:
+        assign(official([1] * 30, []), params(val_fraction=0.1))
+    train, val, test = str(caught.value).splitlines()[-3:]
+    assert train.split() == ["train", "27", "0"]
+    assert val.split() == ["val", "3", "0"]
+    assert test.split() == ["test", "10", "10"]
+
+
+@few
+@given(
+    st.sampled_from(["train-NORMAL-1", "train-P", "test-", "val-N"]),
+    st.sampled_from(["official", "redrawn"]),
+    st.integers(0, 9),
+)
+def test_a_series_goes_to_validation_and_nobody_else_moves(
+    series: str, test: str, seed: int
+) -> None:
+    manifest = official([1, 2, 3] * 10, [2, 1, 4] * 20, val=30)  # some ill train without train-P
+    usual = assign(manifest, params(seed=seed, test=test))
+    held_out = assign(manifest, params(seed=seed, test=test, val_series=series))
+    held = manifest["patient"].str.startswith(series) & (usual != "test")
+    assert (held_out[held] == "val").all()
+    assert held_out[~held].equals(usual[~held])
 
 
 def test_a_series_of_patients_is_held_out() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cxr import charts, paths, scores, shift
+from cxr import charts, paths, scores, shortcuts
 from cxr.arrays import Split, open_split
 from cxr.document import Block, Chart, Document, Radiograph, Section, Table, code
 from cxr.intervals import COMPARED
@@ -44,6 +44,7 @@ class Results:
         unlikeness: content of data/unlikeness.csv.
         groups: content of plots/groups.csv.
         evaluation: content of metrics/evaluation.json.
+        guards: content of metrics/guards.json.
         intervals: content of metrics/intervals.json.
         shift: content of metrics/shift.json.
         confusions: content of plots/confusion.csv.
@@ -58,6 +59,7 @@ class Results:
     unlikeness: pd.DataFrame
     groups: pd.DataFrame
     evaluation: dict[str, Any]
+    guards: dict[str, Any]
     intervals: dict[str, Any]
     shift: dict[str, Any]
     confusions: pd.DataFrame
@@ -68,15 +70,17 @@ class Results:
     def test(self) -> pd.DataFrame:
         """Predictions of the test images with the size of their files, in pixels."""
         index = self.splits["test"].index
-        sizes = shift.sizes(index)[["size"]].assign(path=index["path"])
+        sizes = shortcuts.sizes(index)[["size"]].assign(path=index["path"])
         return self.predictions[self.predictions["split"] == "test"].merge(sizes, on="path")
 
     @property
     def files(self) -> pd.DataFrame:
-        """All images: split, label, patient, and the columns of `shift.sizes`."""
+        """All images: split, label, patient, and the columns of `shortcuts.sizes`."""
         return pd.concat(
             [
-                shift.sizes(split.index).join(split.index[["label", "patient"]]).assign(split=name)
+                shortcuts.sizes(split.index)
+                .join(split.index[["label", "patient"]])
+                .assign(split=name)
                 for name, split in self.splits.items()
             ]
         )
@@ -90,8 +94,9 @@ class Results:
 
 def read_results(settings: dict[str, Any], evaluate: EvaluateParams) -> Results:
     """Read what the stages before have written."""
-    evaluation, intervals, shift = (
-        json.loads(path.read_text()) for path in (paths.EVALUATION, paths.INTERVALS, paths.SHIFT)
+    evaluation, guards, intervals, shift = (
+        json.loads(path.read_text())
+        for path in (paths.EVALUATION, paths.GUARDS, paths.INTERVALS, paths.SHIFT)
     )
     return Results(
         settings=settings,
@@ -101,6 +106,7 @@ def read_results(settings: dict[str, Any], evaluate: EvaluateParams) -> Results:
         unlikeness=pd.read_csv(paths.UNLIKENESS),
         groups=pd.read_csv(paths.GROUPS, dtype={"group": str}),
         evaluation=evaluation,
+        guards=guards,
         intervals=intervals,
         shift=shift,
         confusions=pd.read_csv(paths.PLOTS / "confusion.csv"),
@@ -542,8 +548,9 @@ def _shift(results: Results) -> Section:
             Table(_told(found)),
             *_least_alike(results),
             "**What tells the label by itself?** ROC AUC of one plain number each, read in the "
-            "direction that fits train. Where it is far from 0.5 in train, a network may learn "
-            "the number in place of the lung; where it falls in test, that does not pay any more.",
+            "direction that fits train; edges are those in a corner, as of a side marker. Where it "
+            "is far from 0.5 in train, a network may learn the number in place of the lung; where "
+            "it falls in test, that does not pay any more.",
             Table(_label_alone(found)),
             [
                 Chart(
@@ -676,6 +683,7 @@ def _data(results: Results) -> Section:
         "The data at a glance",
         [
             Table(pd.DataFrame(rows)),
+            _leaks(results.guards["leaks"]),
             [
                 Chart("Images by split and class", charts.counts(images), "The counts above"),
                 Chart(
@@ -691,3 +699,14 @@ def _data(results: Results) -> Section:
             ],
         ],
     )
+
+
+def _leaks(counts: dict[str, int]) -> str:
+    """What `leaks.guard` counted."""
+    left_out = counts["dropped"]
+    kinds = {name.replace("_", " "): n for name, n in counts.items() if n and name != "dropped"}
+    asked = "Patients or copies of images on two sides, and copies under two labels: "
+    if not kinds:
+        return asked + "none."
+    listed = ", ".join(f"{name} {n}" for name, n in kinds.items())
+    return asked + f"{listed} image(s); {left_out} left out."

@@ -1,7 +1,5 @@
-"""How alike the splits are, and what tells the label by itself.
-
-The field's names are covariate shift, measured by a domain classifier (Ben-David 2010, Rabanser
-2019), and shortcut features (Geirhos 2020). Everything here explains; nothing is chosen by it.
+"""How alike the splits are: covariate shift, measured by a domain classifier (Ben-David 2010,
+Rabanser 2019). Everything here explains; nothing is chosen by it.
 """
 
 from typing import Any
@@ -26,7 +24,6 @@ STRENGTH = 0.001  # inverse regularisation: there are more features than test im
 WIDEST = 4096  # features; flattened maps have 50 times as many and are projected to half of that
 LEAST_ALIKE = 0.25  # share of a class's test images that count as the least alike
 ENOUGH = 10_000  # images of a class and split to compare: of 2048 features, 80 MB
-FRAME = 1 / 16  # of the image's side: width of its border
 
 Rows = NDArray[np.floating[Any]]
 
@@ -119,51 +116,3 @@ def on_least_alike(
             for variant in variants
         }
     return result
-
-
-def label_alone(splits: dict[str, Split]) -> dict[str, dict[str, float]]:
-    """How well one plain number tells PNEUMONIA: `{number: {split: ROC AUC}}`.
-
-    Each number is read in the direction (more or less means ill) that fits train. Size and shape
-    are the file's; border and mean brightness those of the square images that networks see.
-    """
-    numbers = {name: plain_numbers(split) for name, split in splits.items()}
-    result: dict[str, dict[str, float]] = {}
-    for column in numbers["train"]:
-        aucs = {n: float(roc_auc_score(s.labels, numbers[n][column])) for n, s in splits.items()}
-        result[column] = aucs if aucs["train"] >= 0.5 else {n: 1 - a for n, a in aucs.items()}
-    return result
-
-
-def sizes(index: pd.DataFrame) -> pd.DataFrame:
-    """Sizes of the image files, from a split's index: float64 columns width, height, shorter (the
-    shorter side), size (square root of width times height), all in pixels, and aspect_ratio (width
-    / height). Rows as in `index`.
-    """
-    found = index[["width", "height"]].astype(np.float64)
-    return found.assign(
-        shorter=found.min(axis=1),
-        size=np.sqrt(found["width"] * found["height"]),
-        aspect_ratio=found["width"] / found["height"],
-    )
-
-
-def plain_numbers(split: Split) -> pd.DataFrame:
-    """One row per image: aspect_ratio (width / height), width and height (pixels), file_size
-    (bytes), mean_brightness and border_brightness (0 to 255).
-    """
-    measured = sizes(split.index)
-    side = split.images.shape[1]
-    frame = np.ones((side, side), bool)
-    width = max(1, round(side * FRAME))
-    frame[width:-width, width:-width] = False
-    return pd.DataFrame(
-        {
-            "aspect_ratio": measured["aspect_ratio"],
-            "width": measured["width"],
-            "height": measured["height"],
-            "file_size": split.index["bytes"].astype(np.float64),
-            "mean_brightness": [image.mean() for image in split.images],
-            "border_brightness": [image[frame].mean() for image in split.images],
-        }
-    )

@@ -37,6 +37,19 @@ def assign(manifest: pd.DataFrame, params: SplitParams) -> pd.Series:
     return assigned
 
 
+def leave_out(
+    paths: pd.Series, manifest: pd.DataFrame, assigned: pd.Series, params: SplitParams
+) -> tuple[pd.DataFrame, pd.Series]:
+    """The manifest and `assign`'s splits without some images.
+
+    Raises:
+        CxrError: a split would lack a class.
+    """
+    kept = ~manifest["path"].isin(paths)
+    _check(assigned[kept], manifest.loc[kept, "label"], params)
+    return manifest[kept], assigned[kept]
+
+
 def _of_series(patients: pd.Series, series: str) -> pd.Series:
     if not series:
         return pd.Series(False, index=patients.index)

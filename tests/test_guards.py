@@ -1,0 +1,93 @@
+"""The guards of preprocess in the pipeline, and that no training needs a test image."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from conftest import Project
+from PIL import Image
+
+from cxr import demo
+from cxr.files import remove
+from cxr.variants import TRAINED
+
+pytestmark = pytest.mark.slow
+COPY = "train/NORMAL/a-copy.jpeg"
+
+
+@pytest.fixture
+def project(finished: Project, tmp_path: Path) -> Project:
+    """A copy of the finished project, results included."""
+    return finished.copy(tmp_path / "project")
+
+
+def preprocess(project: Project, **settings: str) -> str:
+    """Verify and preprocess the images as they are now; what was said."""
+    demo.set_params(project.folder / "params.yaml", {f"data.{k}": v for k, v in settings.items()})
+    for output in project.outputs()["preprocess"]:
+        remove(project.folder / output)
+    return project.run("python -m stages.fetch && python -m stages.preprocess", check=False)
+
+
+def paths_of(project: Project, split: str) -> set[str]:
+    return set(pd.read_csv(project.folder / f"data/arrays/{split}/index.csv")["path"])
+
+
+def guards(project: Project) -> dict[str, dict[str, float]]:
+    found: dict[str, dict[str, float]] = json.loads(
+        (project.folder / "metrics/guards.json").read_text(encoding="utf-8")
+    )
+    return found
+
+
+def test_a_copy_of_a_test_image_in_training(project: Project) -> None:
+    raw = project.folder / "data/raw/phantom"
+    original = sorted((raw / "test/NORMAL").iterdir())[0]
+    shutil.copy(original, raw / COPY)
+    said = preprocess(project, on_leak="error")
+    assert said.count("error: ") == 1
+    assert f"{COPY} (train): identical with test/NORMAL/{original.name} (test)" in said
+    assert not (project.folder / "data/arrays/train").exists()
+    assert "WARNING" in preprocess(project, on_leak="warn")
+    assert COPY in paths_of(project, "train")
+    assert guards(project)["leaks"]["identical"] == 1
+    with_copy = pd.read_csv(project.folder / "plots/classes.csv")["images"].sum()
+    preprocess(project, on_leak="drop")
+    assert COPY not in paths_of(project, "train")
+    assert f"test/NORMAL/{original.name}" in paths_of(project, "test")
+    assert guards(project)["leaks"] == {
+        **{"patient": 0, "identical": 1, "near_identical": 0, "label_conflict": 0, "dropped": 1}
+    }
+    assert pd.read_csv(project.folder / "plots/classes.csv")["images"].sum() == with_copy - 1
+
+
+def test_a_brighter_class_in_training(project: Project) -> None:
+    for file in (project.folder / "data/raw/phantom/train/PNEUMONIA").iterdir():
+        with Image.open(file) as image:
+            brighter = image.point(lambda level: level // 4 + 191)
+        file.unlink()  # DVC's cache may hold the same file
+        brighter.save(file, quality=95)
+    said = preprocess(project, on_shortcut="error")
+    assert said.count("error: ") == 1
+    assert "  mean_brightness: " in said
+    assert "  mean_brightness: " in preprocess(project, on_shortcut="warn")
+    assert guards(project)["label_alone"]["mean_brightness"] > 0.9
+
+
+def test_no_training_reads_a_test_image(project: Project) -> None:
+    """All four run where there are none, and one that tried would not."""
+    for kind in ("arrays/test", "features/test.npy", "activations/test.npy"):
+        remove(project.folder / "data" / kind)
+    before = project.contents([str(Path("models", f"{variant}.keras")) for variant in TRAINED])
+    for variant in TRAINED:
+        remove(project.folder / f"models/{variant}.keras")
+        project.run(f"python -m stages.train_{variant}")
+    after = project.contents([str(Path("models", f"{variant}.keras")) for variant in TRAINED])
+    assert after == before
+    assert len(after) == len(TRAINED)
+    code = project.folder / "src/cxr/datasets.py"
+    code.write_text(code.read_text().replace('paths.ARRAYS / "val"', 'paths.ARRAYS / "test"'))
+    said = project.run("python -m stages.train_baseline", check=False)
+    assert "data/arrays/test cannot be read" in said
