@@ -5,7 +5,7 @@ VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench repro summary record readme pr-report check format lock
+.PHONY: help demo test bench reliability repro summary record readme pr-report check format lock
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -17,6 +17,8 @@ $(VENV)/installed: requirements.lock
 	@$(PYTHON) -m venv --clear $(VENV)
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
 		--require-hashes --requirement requirements.lock
+	@# Beside the project, DVC would keep pickles in a folder that every user may write to.
+	@$(VENV)/bin/dvc config --local core.site_cache_dir "$(CURDIR)/.dvc/tmp/site-cache"
 	@touch $@
 
 demo: $(VENV)/installed ## run the whole pipeline on generated radiographs, in demo/
@@ -28,6 +30,9 @@ test: $(VENV)/installed ## run the tests
 bench: $(VENV)/installed ## measure speed and memory beside the notebook's way (an hour)
 	@python -m benchmarks
 	@python -m benchmarks.profiling
+
+reliability: $(VENV)/installed ## kill, starve, repeat, fuzz and mutate: docs/reliability.md (an hour)
+	@python -m reliability
 
 repro: $(VENV)/installed ## run the pipeline on the data that params.yaml names
 	@dvc repro
@@ -44,13 +49,14 @@ readme: $(VENV)/installed ## write the results into the tables of README.md
 pr-report: $(VENV)/installed ## what this branch changes, as Markdown: make pr-report BASE=main
 	@PYTHONPATH=src python -m cxr.pr_report --base="$${BASE:-main}"
 
-check: $(VENV)/installed ## lint, format and type checks, and the workflows
+check: $(VENV)/installed ## lint, format and types; workflows; vulnerabilities of dependencies
 	@ruff check .
 	@ruff format --check .
 	@mypy
 	@shellcheck .ci/run .github/*.sh
 	@check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	@zizmor --offline --quiet .github/workflows
+	@python .ci/audit.py
 
 format: $(VENV)/installed ## format the code
 	@ruff check --fix-only --quiet .

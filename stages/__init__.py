@@ -8,6 +8,14 @@ from pathlib import Path
 # temporary folder runs its own code, whatever is installed in the environment.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
+from cxr import errors
+
+errors.catch_every_interrupt()
+
+# Else these libraries write to the user's home, and settings found there would change results.
+for variable, library in {"KERAS_HOME": "keras", "MPLCONFIGDIR": "matplotlib"}.items():
+    os.environ.setdefault(variable, str(Path("data/libraries", library).resolve()))
+
 # TensorFlow's notes about the processor would hide what a stage has to say.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 

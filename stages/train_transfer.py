@@ -1,9 +1,7 @@
 """Train the head on the cached features; save it behind its backbone as one model."""
 
-import numpy as np
-
 from cxr import backbones, distribution, networks, paths, reproducible, training
-from cxr.arrays import open_split
+from cxr.arrays import open_rows, open_split
 from cxr.datasets import Batches, class_weights, image_input
 from cxr.errors import run_stage
 from cxr.params import read_params
@@ -15,7 +13,7 @@ def main() -> None:
     fit, resume = params.transfer, params.train.resume
     with distribution.spread(params.train.distribution):
         train, val = open_split(paths.ARRAYS / "train"), open_split(paths.ARRAYS / "val")
-        rows, val_rows = (np.load(paths.features(name), mmap_mode="r") for name in ("train", "val"))
+        rows, val_rows = (open_rows(paths.features(name)) for name in ("train", "val"))
         batches = Batches(rows, train.labels, fit.batch_size, params.seed)
         val_batches = Batches(val_rows, val.labels, fit.batch_size)
         head = networks.transfer_head(rows.shape[1:], fit)

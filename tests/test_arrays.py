@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from numpy.typing import NDArray
 
-from cxr.arrays import evenly, open_split, write_rows, write_split
+from cxr.arrays import evenly, open_rows, open_split, write_rows, write_split
 from cxr.errors import CxrError
 from cxr.files import write_csv
 
@@ -35,6 +35,25 @@ def test_file_is_that_of_numpy(tmp_path: Path, dtype: str, shape: tuple[int, ...
     np.save(tmp_path / "saved.npy", array)
     assert (tmp_path / "rows.npy").read_bytes() == (tmp_path / "saved.npy").read_bytes()
     assert names(tmp_path) == ["rows.npy", "saved.npy"]
+
+
+def test_rows_are_opened_where_they_are(tmp_path: Path) -> None:
+    array = np.arange(12, dtype=np.float32).reshape(3, 4)
+    write_rows(tmp_path / "rows.npy", iter(array), array.shape, "float32")
+    rows = open_rows(tmp_path / "rows.npy")
+    np.testing.assert_array_equal(rows, array)
+    assert isinstance(rows, np.memmap)
+    assert not rows.flags.writeable
+
+
+@pytest.mark.parametrize("kept", [None, 0, 60, 130])
+def test_rows_that_cannot_be_opened(tmp_path: Path, kept: int | None) -> None:
+    file = tmp_path / "rows.npy"
+    if kept is not None:
+        write_rows(file, iter(np.zeros((3, 4))), (3, 4), "float64")
+        file.write_bytes(file.read_bytes()[:kept])
+    with pytest.raises(CxrError, match=r"rows\.npy cannot be read .*dvc repro"):
+        open_rows(file)
 
 
 def test_blocks_of_rows_in_any_layout_and_type(tmp_path: Path) -> None:
@@ -142,7 +161,7 @@ def test_error_while_images_are_made_leaves_nothing(tmp_path: Path) -> None:
         yield images(1)[0]
         raise OSError("disk")
 
-    with pytest.raises(OSError, match="disk"):
+    with pytest.raises(CxrError, match="disk"):
         write_split(tmp_path / "train", rows(), index(3))
     assert names(tmp_path) == []
 

@@ -60,4 +60,5 @@ def test_demo_runs_from_an_unpacked_archive(
     assert (tmp_path / "demo/dvc_plots/index.html").exists()
     metrics = json.loads((tmp_path / "demo/metrics/evaluation.json").read_text())
     assert set(metrics) == {*VARIANTS, "majority"}
+    assert (tmp_path / "demo/.dvc/tmp/site-cache/repo").is_dir()
     assert (demo.PROJECT / "params.yaml").read_bytes() == before

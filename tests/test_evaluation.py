@@ -296,7 +296,7 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Model]
         "finetuned": Model(mean, Model(first)),
     }
     by_path = {paths.model(variant): model for variant, model in models.items()}
-    monkeypatch.setattr(evaluation.keras.saving, "load_model", by_path.__getitem__)
+    monkeypatch.setattr(evaluation, "load_model", by_path.__getitem__)
     return models
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -53,6 +54,18 @@ def write_rows(
             file.write(np.ascontiguousarray(row, dtype).data)
         if file.tell() - start != np.prod(shape) * np.dtype(dtype).itemsize:
             raise ValueError(f"{path}: rows do not fill the shape {shape}")
+
+
+def open_rows(path: Path) -> NDArray[Any]:
+    """Open what `write_rows` wrote, memory-mapped read-only; its shape and dtype are the file's.
+
+    Raises:
+        CxrError: the file is missing, damaged or holds pickled objects, which are never unpickled.
+    """
+    try:
+        return np.lib.format.open_memmap(path, mode="r")
+    except (OSError, ValueError) as error:
+        raise CxrError(f"{path} cannot be read ({error}); run `dvc repro`") from error
 
 
 def write_split(folder: Path, images: Iterable[NDArray[np.uint8]], index: pd.DataFrame) -> None:

@@ -89,8 +89,9 @@ def main() -> None:
     remove(FOLDER)
     copy_project(FOLDER)
     set_params(FOLDER / paths.PARAMS, SETTINGS)
+    inside = environment() | {"DVC_SITE_CACHE_DIR": str(FOLDER / ".dvc/tmp/site-cache")}
     for command in ("dvc config core.no_scm true", "dvc repro", "dvc plots show --quiet"):
-        finished = subprocess.run(command.split(), cwd=FOLDER, env=environment(), check=False)
+        finished = subprocess.run(command.split(), cwd=FOLDER, env=inside, check=False)
         if finished.returncode:
             sys.exit(f"error: `{command}` failed in {FOLDER}")
     evaluation = json.loads((FOLDER / paths.EVALUATION).read_text(encoding="utf-8"))

@@ -1,6 +1,7 @@
 """Predictions of every variant, and the tables that `scores` makes of them."""
 
 import logging
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from cxr import paths, scores
-from cxr.arrays import Split, open_split
+from cxr.arrays import Split, open_rows, open_split
 from cxr.datasets import Batch, Batches
 from cxr.errors import CxrError
 from cxr.variants import EVALUATED, SELECTION, TRAINED, VARIANTS
@@ -26,6 +27,22 @@ class SinglePrecision(Batches):
     def __getitem__(self, number: int) -> Batch:
         rows, labels = super().__getitem__(number)
         return rows.astype(np.float32), labels
+
+
+def load_model(path: Path) -> keras.Model:
+    """Open a saved model, to predict. It may hold built-in layers of Keras only: code in the file
+    is refused, not run.
+
+    Raises:
+        CxrError: the file is missing, damaged, or holds anything else.
+    """
+    try:
+        return keras.saving.load_model(path, compile=False, safe_mode=True)
+    except Exception as error:  # what is in the file decides where in Keras it fails
+        reason = textwrap.shorten(str(error), 200)
+        raise CxrError(
+            f"{path} is damaged, or holds more than layers of Keras; run `dvc repro` ({reason})"
+        ) from error
 
 
 def predict(model: keras.Model, rows: NDArray[Any], labels: NDArray[np.int64]) -> Any:
@@ -98,7 +115,7 @@ def predict_split(model: keras.Model, variant: str, name: str, split: Split) -> 
     if variant not in CACHES:
         return predict(model, split.images, split.labels)
     cache = CACHES[variant]
-    rows = np.load(cache.rows(name), mmap_mode="r")
+    rows = open_rows(cache.rows(name))
     views = rows if variant == "finetuned" else rows[np.newaxis]
     return predict_from_cache(model, split, views, cache, variant)
 
@@ -112,7 +129,7 @@ def predict_all(mirrored: Sequence[str] = ()) -> pd.DataFrame:
     """
     # One model after the other looks to TensorFlow like one that is traced again and again.
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
-    models = {variant: keras.saving.load_model(paths.model(variant)) for variant in TRAINED}
+    models = {variant: load_model(paths.model(variant)) for variant in TRAINED}
     tables = []
     for name in dict.fromkeys((*SELECTION, *EVALUATED)):
         split = open_split(paths.ARRAYS / name)
