@@ -1,32 +1,27 @@
 """Shared fixtures: generated radiographs, copies of the project, the real images where given."""
 
+import contextlib
+import hashlib
 import os
-import shutil
-import subprocess
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
+import hypothesis
 import pytest
+from servers import Handler, Serve, Site
 
-from cxr import demo, phantom
+from cxr import phantom, sources
+from reliability.project import QUICK, Project
 
-# Small and quick: what is tested is the pipeline, not what the networks learn.
-QUICK = {
-    "data.source": "phantom",
-    "data.phantom.patients": 60,
-    "data.phantom.short_side": 48,
-    "split.val_fraction": 0.2,
-    "image.size": 32,
-    "model.filters": [4],
-    "model.dense_units": 8,
-    "model.epochs": 1,
-    "transfer.backbone": "mobilenetv2",
-    "transfer.weights": "none",
-    "transfer.epochs": 1,
-    "finetune.side": 32,
-    "finetune.copies": 1,
-    "finetune.epochs": 1,
-    "evaluate.resamples": 100,
-}
+# The same examples in every run, however slow the machine is.
+hypothesis.settings.register_profile("same", derandomize=True, deadline=None, database=None)
+hypothesis.settings.load_profile("same")
+
+__all__ = ["QUICK", "Project"]
 
 
 @pytest.fixture(scope="session")
@@ -46,44 +41,25 @@ def real_data() -> Path:
     return folder
 
 
-class Project:
-    """A copy of the project in a git repository of its own, with quick parameters."""
+@pytest.fixture
+def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
+    """Serve bytes as the Mendeley archive, without waits between retries."""
+    monkeypatch.setattr(sources, "BACKOFF_SECONDS", 0)
+    monkeypatch.setattr(sources, "CHUNK_BYTES", 16)
+    with contextlib.ExitStack() as stack:
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.ran_at_first: list[str] = []
-        demo.copy_project(folder)
-        demo.set_params(folder / "params.yaml", QUICK)
-        shutil.copy(demo.PROJECT / ".gitignore", folder)
-        shutil.copy(demo.PROJECT / ".dvc" / ".gitignore", folder / ".dvc")
-        self.run("git init --quiet --initial-branch=main .")
-        self.run("git config user.email tests@example.org")
-        self.run("git config user.name tests")
-        self.commit("start")
+        def start(data: bytes, **behaviour: Any) -> Site:
+            site = Site(data, **behaviour)
+            server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, site))
+            stack.callback(server.server_close)
+            stack.callback(server.shutdown)
+            threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+            url = f"http://127.0.0.1:{server.server_port}/file_downloaded"
+            archive = sources.Archive(url, len(data), hashlib.sha256(data).hexdigest())
+            monkeypatch.setattr(sources, "MENDELEY", archive)
+            return site
 
-    def run(self, command: str, check: bool = True) -> str:
-        """Run a command in the project; its output, standard error included."""
-        done = subprocess.run(
-            command,
-            shell=True,
-            cwd=self.folder,
-            env=demo.environment(),
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            check=False,
-        )
-        assert not check or done.returncode == 0, f"{command}\n{done.stdout}"
-        return done.stdout
-
-    def commit(self, message: str) -> None:
-        self.run("git add --all")
-        self.run(f"git commit --quiet --message '{message}'")
-
-    def repro(self, *arguments: str) -> list[str]:
-        """`dvc repro`; the stages that ran, in order."""
-        output = self.run(" ".join(["dvc repro", *arguments]))
-        return [line.split("'")[1] for line in output.splitlines() if "Running stage" in line]
+        yield start
 
 
 @pytest.fixture(scope="session")
@@ -91,5 +67,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A project after one `dvc repro`, committed. Tests leave it as they found it."""
     project = Project(tmp_path_factory.mktemp("project"))
     project.ran_at_first = project.repro()
+    project.written_outside = list(project.outside.glob("*/**/*"))
     project.commit("results")
     return project

@@ -136,7 +136,12 @@ def test_evaluation_covers_every_image_once() -> None:
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", *(f"docs/{page.name}" for page in (PROJECT / "docs").glob("*.md"))]
+    "page",
+    [
+        "README.md",
+        "SECURITY.md",
+        *(f"docs/{page.name}" for page in (PROJECT / "docs").glob("*.md")),
+    ],
 )
 def test_links_lead_to_files(page: str) -> None:
     text = (PROJECT / page).read_text(encoding="utf-8")

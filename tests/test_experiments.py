@@ -250,7 +250,7 @@ def test_a_sweep_runs_unattended_past_a_failure(finished: Project) -> None:
             len(re.findall(r"as committed +(?:baseline|augmented|transfer) +2 .* ± ", printed)) == 3
         )
         assert "broken (model.epochs=0, seed 1): error: params.yaml has 1 wrong value" in printed
-        assert "model.epochs: 0 should be greater than or equal to 1" in printed
+        assert "model.epochs: 0 should be a whole number from 1 to 100000" in printed
     finally:
         finished.run("dvc queue stop --kill")
         finished.run("dvc queue remove --all", check=False)

@@ -5,6 +5,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import stats
 from sklearn import metrics
 
@@ -12,6 +14,21 @@ import cxr.intervals
 from cxr import scores
 from cxr.intervals import _cells_of_choice, _draws, _ranking, intervals, is_sure, thresholds
 from cxr.variants import VARIANTS
+
+few = settings(max_examples=20)
+# Patients with one to three images each: ill or not, and a probability with many ties.
+PROBABILITIES = st.sampled_from([0.0, 0.2, 0.3, 0.5, 0.6, 0.9, 1.0])
+images = st.tuples(st.booleans(), PROBABILITIES, PROBABILITIES)
+tables = st.lists(st.lists(images, min_size=1, max_size=3), min_size=2, max_size=8).map(
+    lambda patients: pd.DataFrame(
+        [
+            {"patient": f"p{number}", "label": "PNEUMONIA" if ill else "NORMAL", "a": a, "b": b}
+            for number, of_patient in enumerate(patients)
+            for ill, a, b in of_patient
+        ]
+    )
+)
+both_classes = tables.filter(lambda table: table["label"].nunique() == 2)
 
 POINTS = {"a": {"at_half": 0.5, "operating_point": 0.3}, "b": {"at_half": 0.5}}
 
@@ -200,6 +217,92 @@ def test_sure_is_an_interval_that_leaves_out_0(
     low: float | None, high: float | None, sure: bool
 ) -> None:
     assert is_sure({"value": 0.5, "low": low, "high": high}) is sure
+
+
+@few
+@given(tables, st.integers(0, 30))
+def test_a_draw_is_as_many_patients_each_with_all_images(table: pd.DataFrame, draws: int) -> None:
+    patient, names = pd.factorize(table["patient"])
+    weights = np.vstack(list(_draws(patient, len(names), draws)))
+    assert weights.shape == (draws + 1, len(table))
+    assert (weights[0] == 1).all()
+    of_patient = pd.DataFrame(weights.T).groupby(patient)
+    assert (of_patient.nunique() == 1).all(axis=None)
+    assert (of_patient.first().sum() == len(names)).all()
+
+
+def counted_one_by_one(table: pd.DataFrame, draws: int) -> pd.DataFrame:
+    """Metrics of column a on tables that repeat the images drawn, NaN without any case."""
+    patient, names = pd.factorize(table["patient"])
+    rows = []
+    for drawn in np.vstack(list(_draws(patient, len(names), draws))):
+        y_true, y_prob = as_test(table.loc[np.repeat(table.index, drawn)])
+        called = y_prob >= 0.5
+        hits, passed = (called & (y_true == 1)).sum(), (~called & (y_true == 0)).sum()
+        shares = {
+            "accuracy": (hits + passed, len(y_true)),
+            "precision": (hits, called.sum()),
+            "recall": (hits, y_true.sum()),
+            "specificity": (passed, (1 - y_true).sum()),
+        }
+        row = {name: part / whole if whole else np.nan for name, (part, whole) in shares.items()}
+        row["brier"] = np.mean((y_true - y_prob) ** 2)
+        both = len(set(y_true)) == 2
+        row["roc_auc"] = metrics.roc_auc_score(y_true, y_prob) if both else np.nan
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+@few
+@given(both_classes)
+def test_intervals_are_the_quantiles_of_scores_counted_one_by_one(table: pd.DataFrame) -> None:
+    found = intervals(table, {"a": {"at_half": 0.5}}, 0.2, 40)["columns"]["a"]
+    found |= found.pop("at_half")
+    for name, values in counted_one_by_one(table, 40).items():
+        seen, drawn = values.iloc[0], values.iloc[1:].dropna()
+        low, high = drawn.quantile([0.025, 0.975]) if len(drawn) else (None, None)
+        wanted = {"value": 0 if np.isnan(seen) else seen, "low": low, "high": high}
+        assert found[name] == pytest.approx(wanted), name
+
+
+@few
+@given(both_classes)
+def test_low_and_high_are_in_order_and_are_shares(table: pd.DataFrame) -> None:
+    points = {name: {"at_half": 0.5, "operating_point": 0.3} for name in "ab"}
+    for found in flat(intervals(table, points, 0.2, 40, 0.9)["columns"]):
+        assert 0 <= found["value"] <= 1
+        low, high = found["low"], found["high"]
+        assert (low is None and high is None) or 0 <= low <= high <= 1
+
+
+@few
+@given(both_classes)
+def test_every_image_twice_changes_no_interval(table: pd.DataFrame) -> None:
+    """Twice the images are no more patients."""
+    once = intervals(table, POINTS, 0.2, 40)
+    twice = intervals(table.loc[np.repeat(table.index, 2)], POINTS, 0.2, 40)
+    for found, wanted in zip(*map(flat, (twice, once)), strict=True):
+        assert found == pytest.approx(wanted)
+
+
+@few
+@given(both_classes)
+def test_a_difference_turned_round_changes_its_sign(table: pd.DataFrame) -> None:
+    points = {"a": {"at_half": 0.5}, "b": {"at_half": 0.5}}
+    one = intervals(table, points, 0.2, 40)["differences"]["b - a"]
+    other = intervals(table, dict(reversed(points.items())), 0.2, 40)["differences"]["a - b"]
+    for name in ("recall", "precision", "accuracy"):
+        found, turned = one["at_half"][name], other["at_half"][name]
+        assert found["value"] == pytest.approx(-turned["value"])
+        if found["low"] is not None:
+            assert (found["low"], found["high"]) == pytest.approx((-turned["high"], -turned["low"]))
+
+
+def flat(result: dict[str, Any]) -> list[dict[str, Any]]:
+    """Every interval of a result of `intervals`, differences included."""
+    if "value" in result:
+        return [result]
+    return [found for part in result.values() if isinstance(part, dict) for found in flat(part)]
 
 
 def test_same_numbers_every_time() -> None:

@@ -19,13 +19,14 @@ from cxr.scores import (
     operating_threshold,
     precision_recall_curve,
     predictive_values,
+    probability_bin,
     ranking,
     rates,
     roc_curve,
     threshold_curve,
 )
 
-many = settings(max_examples=30, deadline=None, database=None, derandomize=True)
+many = settings(max_examples=30)
 # Few different values make many ties.
 values = st.one_of(st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0]), st.floats(0, 1))
 cases = st.tuples(st.lists(values, min_size=1, max_size=12), st.lists(values, min_size=1)).map(
@@ -134,6 +135,48 @@ def test_rankings_are_those_of_scikit_learn_and_the_curves(case: tuple[Any, Any]
     assert steps.sum() == pytest.approx(found["average_precision"])
 
 
+@many
+@given(cases, values)
+def test_rates_are_those_of_scikit_learn(case: tuple[Any, Any], threshold: float) -> None:
+    y_true, called = case[0], case[1] >= threshold
+    found = at_threshold(*case, threshold)
+    assert found["accuracy"] == pytest.approx(metrics.accuracy_score(y_true, called))
+    zero: Any = {"zero_division": 0}
+    assert found["precision"] == pytest.approx(metrics.precision_score(y_true, called, **zero))
+    assert found["recall"] == pytest.approx(metrics.recall_score(y_true, called, **zero))
+    assert found["f1"] == pytest.approx(metrics.f1_score(y_true, called, **zero))
+    of_normal = metrics.recall_score(y_true, called, pos_label=0, **zero)
+    assert found["specificity"] == pytest.approx(of_normal)
+
+
+@many
+@given(cases, st.randoms(use_true_random=False))
+def test_order_of_images_does_not_matter(case: tuple[Any, Any], random: Any) -> None:
+    order = list(range(len(case[0])))
+    random.shuffle(order)
+    shuffled = case[0][order], case[1][order]
+    assert ranking(*shuffled) == pytest.approx(ranking(*case))
+    assert calibration(*shuffled) == pytest.approx(calibration(*case))
+    assert operating_threshold(*shuffled, 0.9) == operating_threshold(*case, 0.9)
+
+
+@many
+@given(cases)
+def test_roc_auc_of_the_other_class_is_the_rest(case: tuple[Any, Any]) -> None:
+    y_true, y_prob = arrays(case[0], case[1].round(3))  # that 1 - p merges no two values
+    assert ranking(y_true, 1 - y_prob)["roc_auc"] == pytest.approx(
+        1 - ranking(y_true, y_prob)["roc_auc"]
+    )
+
+
+@many
+@given(cases, values, values)
+def test_a_higher_threshold_calls_fewer_ill(case: tuple[Any, Any], one: float, two: float) -> None:
+    low, high = (at_threshold(*case, threshold) for threshold in sorted((one, two)))
+    assert low["recall"] >= high["recall"]
+    assert low["specificity"] <= high["specificity"]
+
+
 def by_hand(y_true: Any, y_prob: Any, min_recall: float) -> tuple[float, float]:
     """Best precision, and recall with it, of all thresholds that reach the recall."""
     found = []
@@ -152,6 +195,18 @@ def test_operating_threshold_is_the_best_of_all(case: tuple[Any, Any], min_recal
     found = at_threshold(*case, threshold)
     assert found["recall"] >= min_recall
     assert (found["precision"], found["recall"]) == pytest.approx(by_hand(*case, min_recall))
+
+
+@many
+@given(cases, st.floats(0.01, 1), st.floats(0.01, 1))
+def test_more_recall_asked_for_costs_precision(
+    case: tuple[Any, Any], one: float, two: float
+) -> None:
+    less, more = (
+        at_threshold(*case, operating_threshold(*case, recall)) for recall in sorted((one, two))
+    )
+    assert less["precision"] >= more["precision"]
+    assert less["recall"] <= more["recall"]
 
 
 @pytest.mark.parametrize(
@@ -266,6 +321,47 @@ def test_calibration_curve_has_every_image_in_one_bin() -> None:
 
 @many
 @given(cases)
+def test_calibration_by_counting(case: tuple[Any, Any]) -> None:
+    y_true, y_prob = case
+    bins = [min(int(p * 10), 9) for p in y_prob]
+    of_bin = {
+        number: [
+            (p, label) for p, label, b in zip(y_prob, y_true, bins, strict=True) if b == number
+        ]
+        for number in sorted(set(bins))
+    }
+    curve = calibration_curve(*case)
+    assert list(curve.columns) == ["mean_probability", "share_ill", "images"]
+    assert curve.index.tolist() == list(range(len(of_bin)))
+    assert curve["images"].tolist() == [len(pairs) for pairs in of_bin.values()]
+    means = [np.mean(pairs, axis=0) for pairs in of_bin.values()]
+    np.testing.assert_allclose(curve[["mean_probability", "share_ill"]], means, atol=1e-12)
+    gaps = [abs(p - ill) for p, ill in means]
+    found = calibration(*case)
+    assert found["ece"] == pytest.approx(np.average(gaps, weights=curve["images"]), abs=1e-12)
+    assert found["brier"] == pytest.approx(metrics.brier_score_loss(*case))
+
+
+@many
+@given(st.lists(values, min_size=1))
+def test_a_probability_lies_in_its_bin(probabilities: list[float]) -> None:
+    found = probability_bin(np.array(probabilities))
+    assert found.dtype == np.int64
+    for p, number in zip(probabilities, found, strict=True):
+        assert number in range(10)
+        assert number / 10 - 1e-12 <= p <= (number + 1) / 10 + 1e-12
+
+
+@pytest.mark.parametrize(
+    ("labels", "probabilities"), [([0, 2], [0.5, 0.5]), ([0, 1], [0.5, 1.1]), ([], [])]
+)
+def test_what_cannot_be_calibrated(labels: Any, probabilities: Any) -> None:
+    with pytest.raises(ValueError, match=r"0 or 1|between 0 and 1|do not fit"):
+        calibration(*arrays(labels, probabilities))
+
+
+@many
+@given(cases)
 def test_a_perfect_probability_is_calibrated(case: tuple[Any, Any]) -> None:
     y_true, _ = case
     assert calibration(y_true, y_true.astype(float)) == {"brier": 0, "ece": 0}
@@ -279,6 +375,25 @@ def test_predictive_values() -> None:
     assert values["ppv"] == pytest.approx(found["precision"])
     assert values["npv"] == pytest.approx(60 / 65)
     assert predictive_values(0.0, 1.0, 0.2)["ppv"] == 0  # nobody is called ill
+
+
+counts = st.integers(0, 20)
+
+
+@many
+@given(counts, counts, counts, counts, st.floats(0.01, 0.99))
+def test_predictive_values_by_counting_a_population(
+    tn: int, fp: int, fn: int, tp: int, prevalence: float
+) -> None:
+    """The ill and the well of the table, each weighted to their share of the population."""
+    found = rates(tn, fp, fn, tp)
+    recall, specificity = float(found["recall"]), float(found["specificity"])
+    values = predictive_values(recall, specificity, prevalence, empty=-1)
+    ill_called, ill_missed = prevalence * recall, prevalence * (1 - recall)
+    well_called, well_passed = (1 - prevalence) * (1 - specificity), (1 - prevalence) * specificity
+    called, passed = ill_called + well_called, ill_missed + well_passed
+    assert values["ppv"] == pytest.approx(ill_called / called if called else -1)
+    assert values["npv"] == pytest.approx(well_passed / passed if passed else -1)
 
 
 def test_rates_of_many_counts_at_once() -> None:
@@ -319,10 +434,28 @@ def test_rule_between_variants(
     assert keys[::-1][turned] == keys[wanted]
 
 
+keys = st.sampled_from([0.5, 0.75, 1.0])  # many ties
+
+
+@many
+@given(st.lists(st.lists(st.tuples(keys, keys, keys), min_size=3, max_size=3), min_size=1))
+def test_rule_between_variants_is_the_greatest_triple(
+    of_variants: list[list[tuple[float, float, float]]],
+) -> None:
+    """For each of three draws at once; Python's `max` too takes the first of equals."""
+    picked = best(*np.array(of_variants).transpose(2, 0, 1))
+    for draw, found in enumerate(picked):
+        triples = [of_variant[draw] for of_variant in of_variants]
+        assert found == triples.index(max(triples))
+
+
 @many
 @given(cases)
 def test_threshold_curve_is_the_rates_at_each_threshold(case: tuple[Any, Any]) -> None:
-    for row in threshold_curve(*case).itertuples():
+    curve = threshold_curve(*case)
+    assert list(curve.columns) == ["threshold", "recall", "precision"]
+    assert curve["threshold"].tolist() == sorted(set(case[1]))
+    for row in curve.itertuples():
         found = at_threshold(*case, row.threshold)
         assert (row.recall, row.precision) == pytest.approx((found["recall"], found["precision"]))
 
@@ -333,3 +466,13 @@ def test_columns_of_one_split() -> None:
     ).assign(baseline=[0.1, 0.2, 0.3])
     y_true, y_prob = columns(table, "test", "baseline")
     assert (y_true.tolist(), y_prob.tolist()) == ([0, 1], [0.2, 0.3])
+    assert (y_true.dtype, y_prob.dtype) == (np.int64, np.float64)
+
+
+def test_columns_of_several_splits() -> None:
+    table = pd.DataFrame(
+        {"split": ["val", "test", "train"], "label": ["PNEUMONIA", "NORMAL", "NORMAL"]}
+    )
+    y_true, y_prob = columns(table.assign(a=[1, 0, 1]), ("val", "test"), "a")
+    assert (y_true.tolist(), y_prob.tolist()) == ([1, 0], [1, 0])
+    assert y_prob.dtype == np.float64

@@ -22,8 +22,7 @@ def store(finished: Project, tmp_path: Path) -> Iterator[Path]:
 def clone(finished: Project, store: Path, folder: Path) -> Project:
     """A clone on another machine, as far as DVC can tell: with a cache of its own."""
     finished.run(f"git clone --quiet . {folder}")
-    other = Project.__new__(Project)
-    other.folder = folder
+    other = Project.at(folder)
     other.run("git config user.email tests@example.org && git config user.name tests")
     other.run(f"dvc remote add --local --default store {store}")
     return other

@@ -1,0 +1,1 @@
+"""What the pipeline survives, measured: the figures of docs/reliability.md (`make reliability`)."""

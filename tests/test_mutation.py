@@ -1,0 +1,66 @@
+"""Mutants are counted: those of a tested line killed, those of an untested one not."""
+
+from pathlib import Path
+
+import pytest
+
+from cxr.errors import CxrError
+from reliability.mutation import as_figure, count
+
+CODE = """
+def double(number):
+    return number * 2
+
+
+def untested(number):
+    return number * 3
+"""
+TEST = """
+from cxr.small import double
+
+
+def test_double():
+    assert double(5) == {doubled}
+"""
+
+
+def small(folder: Path, doubled: int) -> Path:
+    """A project of two functions, one of which has a test."""
+    for name, text in {
+        "src/cxr/__init__.py": "",
+        "reliability/__init__.py": "",
+        "src/cxr/small.py": CODE,
+        "tests/conftest.py": "",
+        "tests/test_small.py": TEST.format(doubled=doubled),
+        "pyproject.toml": '[tool.pytest.ini_options]\npythonpath = ["src"]\n',
+    }.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text, encoding="utf-8")
+    return folder
+
+
+def contents(folder: Path) -> dict[Path, str]:
+    return {path: path.read_text(encoding="utf-8") for path in folder.rglob("*.*")}
+
+
+def test_mutants_of_a_small_project(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = contents(small(tmp_path, 10))
+    found = count(tmp_path, "small")
+    assert found["killed"] == found["no_tests"] == found["total"] / 2 > 0
+    assert contents(tmp_path) == before
+    shown = capsys.readouterr().err
+    assert "+    return number / 3" in shown
+    assert "number * 2" not in shown
+
+
+def test_tests_that_fail_before_any_change(tmp_path: Path) -> None:
+    with pytest.raises(CxrError, match="mutmut run failed"):
+        count(small(tmp_path, 11), "small")
+
+
+def test_a_mutant_that_never_ends_counts_as_killed() -> None:
+    found = {"total": 20, "killed": 16, "timeout": 1, "survived": 2, "no_tests": 1}
+    figure = as_figure("scores", found, 61.2)
+    assert (figure.tried, figure.held, figure.reached) == (20, 17, True)
+    assert not as_figure("scores", found | {"timeout": 0}, 61.2).reached
+    assert "tests/test_scores.py; 1 never ended; 61 s" in figure.note
