@@ -1,9 +1,9 @@
 """Coverage-guided fuzzing of what reads foreign bytes (Atheris, which drives libFuzzer).
 
 Each target of targets.py runs in a process of its own, as libFuzzer ends the process in the end.
-It starts from reliability/corpus/<target>/: what seeds.py draws, and inputs that once failed. What
-it finds new goes with its temporary folder; an input that fails is put in reliability/failed/, and
-belongs in the corpus once its cause is mended.
+It starts from what seeds.py draws, and from reliability/corpus/<target>/: inputs that once failed.
+What it finds new goes with its temporary folder; an input that fails is put in reliability/failed/,
+and belongs in the corpus once its cause is mended.
 """
 
 import os
@@ -43,7 +43,7 @@ INSTRUMENTED = {
 
 
 def measure() -> list[Figure]:
-    """Fuzz every target for `SECONDS`, from the kept corpus.
+    """Fuzz every target for `SECONDS`, from what is drawn and kept.
 
     Raises:
         CxrError: Atheris is missing.
@@ -56,12 +56,13 @@ def measure() -> list[Figure]:
 def fuzz(target: str, seconds: int) -> Figure:
     """Run one target in a process of its own; its failure, if any, goes to `FAILED`."""
     with tempfile.TemporaryDirectory() as folder:
-        found, failed = Path(folder, "found"), Path(folder, "failed")
+        found, failed, start = (Path(folder, name) for name in ("found", "failed", "start"))
         for path in (found, failed):
             path.mkdir()
+        gather(target, start)
         done = subprocess.run(
             [
-                *(sys.executable, "-m", "reliability.fuzzing", target, found, CORPUS / target),
+                *(sys.executable, "-m", "reliability.fuzzing", target, found, start),
                 *(f"-max_total_time={seconds}", f"-seed={SEED}", f"-max_len={LONGEST}"),
                 *("-timeout=20", f"-rss_limit_mb={MEGABYTES}", "-print_final_stats=1"),
                 f"-artifact_prefix={failed}/{target}-",
@@ -75,6 +76,16 @@ def fuzz(target: str, seconds: int) -> Figure:
             FAILED.mkdir(exist_ok=True)
             shutil.copy(path, FAILED)
     return figure(target, seconds, done.stderr, done.returncode)
+
+
+def gather(target: str, folder: Path) -> None:
+    """Put all that a target starts from into a new folder: what is drawn and what once failed."""
+    from reliability.seeds import draw  # imports what `main` has to import first, instrumented
+
+    folder.mkdir()
+    draw(target, folder)
+    if (kept := CORPUS / target).is_dir():
+        shutil.copytree(kept, folder, dirs_exist_ok=True)
 
 
 def figure(target: str, seconds: int, said: str, status: int) -> Figure:

@@ -1,18 +1,18 @@
-"""Write what fuzzing starts from to reliability/corpus/: `python -m reliability.seeds`.
+"""What fuzzing starts from: drawn images and made-up tables in every form that is read.
 
-Drawn images and made-up tables in every form that is read; none comes from a data set.
+None comes from a data set, and none is kept, as they are drawn anew.
 """
 
 import io
 import itertools
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 from cxr.demo import PROJECT
 from cxr.manifest import COLUMNS
-from reliability.fuzzing import CORPUS
 
 SIZE = (48, 40)
 NAMES = (
@@ -23,12 +23,10 @@ NAMES = (
 )
 
 
-def main() -> None:
-    for target, inputs in ALL.items():
-        folder = CORPUS / target
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, content in inputs():
-            (folder / name).write_bytes(content)
+def draw(target: str, folder: Path) -> None:
+    """Write the inputs of one target to an existing folder."""
+    for name, content in ALL[target]():
+        (folder / name).write_bytes(content)
 
 
 def images() -> Iterator[tuple[str, bytes]]:
@@ -96,6 +94,3 @@ def settings() -> Iterator[tuple[str, bytes]]:
 
 
 ALL = {"image": images, "table": tables, "names": lists, "params": settings}
-
-if __name__ == "__main__":
-    main()

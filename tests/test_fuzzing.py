@@ -18,29 +18,42 @@ from reliability.targets import TARGETS
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-KEPT = sorted(path for target in READ for path in (CORPUS / target).iterdir())
+KEPT = sorted(CORPUS.glob("*/*"))
 
 
-@pytest.mark.parametrize("path", KEPT, ids=lambda path: f"{path.parent.name}/{path.name}")
-def test_every_kept_input(path: Path) -> None:
-    TARGETS[path.parent.name](path.read_bytes())
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All inputs, in a folder for each target."""
+    folder = tmp_path_factory.mktemp("corpus")
+    for target in READ:
+        fuzzing.gather(target, folder / target)
+    return folder
 
 
-def test_the_corpus_is_small_and_whole() -> None:
-    assert set(READ) == set(TARGETS) == {path.name for path in CORPUS.iterdir()}
-    assert sum(path.stat().st_size for path in KEPT) < 200_000
+@pytest.mark.parametrize("target", READ)
+def test_every_input(target: str, corpus: Path, subtests: pytest.Subtests) -> None:
+    for path in sorted((corpus / target).iterdir()):
+        with subtests.test(path=path.name):
+            TARGETS[target](path.read_bytes())
+
+
+def test_the_corpus_is_small_and_whole(corpus: Path) -> None:
+    assert set(READ) == set(TARGETS) == {path.name for path in corpus.iterdir()}
+    assert KEPT
+    assert sum(path.stat().st_size for path in corpus.glob("*/*")) < 200_000
     drawn = {f"{target}/{name}" for target, inputs in seeds.ALL.items() for name, _ in inputs()}
     kept = {f"{path.parent.name}/{path.name}" for path in KEPT}
-    assert drawn <= kept
-    assert all("failed-" in name for name in kept - drawn)
+    there = {f"{path.parent.name}/{path.name}" for path in corpus.glob("*/*")}
+    assert there == drawn | kept
+    assert all("failed-" in name for name in kept)
 
 
-def test_fuzzing_starts_from_inputs_that_are_read() -> None:
+def test_fuzzing_starts_from_inputs_that_are_read(corpus: Path) -> None:
     for _, content in seeds.images():
         assert decode(content, Path("x")).size
     for name, _ in seeds.tables():
-        assert len(manifest.read(CORPUS / "table" / name)) == len(seeds.NAMES)
-    assert read_params(CORPUS / "params/params.yaml")
+        assert len(manifest.read(corpus / "table" / name)) == len(seeds.NAMES)
+    assert read_params(corpus / "params/params.yaml")
 
 
 def test_a_reader_that_raises_anything_else_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,11 +68,11 @@ def test_a_reader_that_raises_anything_else_is_found(monkeypatch: pytest.MonkeyP
             target(b"x")
 
 
-def test_wrong_results_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_results_are_found(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(targets, "prepare", lambda *_: np.zeros((16, 15), np.uint8))
     with pytest.raises(AssertionError):
-        targets.image((CORPUS / "image/L.png").read_bytes())
-    table = manifest.read(CORPUS / "table/plain.csv")
+        targets.image((corpus / "image/L.png").read_bytes())
+    table = manifest.read(corpus / "table/plain.csv")
     monkeypatch.setattr(manifest, "read", lambda _: table.assign(split="none"))
     with pytest.raises(AssertionError):
         targets.table(b"")
@@ -95,10 +108,10 @@ def test_atheris_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -
         fuzzing.measure()
 
 
-def test_fuzzing_for_some_seconds() -> None:
+def test_fuzzing_for_some_seconds(corpus: Path) -> None:
     pytest.importorskip("atheris")
     figure = fuzz("names", 3)
-    assert figure.held == figure.tried > len(list((CORPUS / "names").iterdir()))
+    assert figure.held == figure.tried > len(list((corpus / "names").iterdir()))
     assert re.search(r", 3 s, \d+ branches", figure.note)
 
 
