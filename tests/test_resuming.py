@@ -1,5 +1,6 @@
 """A training that is cut off and started again ends with the weights of one that never was."""
 
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -185,9 +186,9 @@ def put_a_file(folder: Path) -> None:
 
 
 DAMAGES: dict[str, Callable[[Path], object]] = {
-    "short weights": lambda kept: shorten(kept / "model.weights.h5"),
-    "flipped weights": lambda kept: flip_a_bit(kept / "model.weights.h5"),
-    "no random states": lambda kept: (kept / "random.npz").unlink(),
+    "short weights": lambda kept: shorten(kept / "variables.npz"),
+    "flipped weights": lambda kept: flip_a_bit(kept / "variables.npz"),
+    "no weights": lambda kept: (kept / "variables.npz").unlink(),
     "short state": lambda kept: shorten(kept / "state.json"),
     "no state": lambda kept: (kept / "state.json").unlink(),
     "another state": lambda kept: (kept / "state.json").write_text("[]"),
@@ -213,7 +214,7 @@ def test_a_whole_state_is_used_where_a_later_one_is_damaged(
     kept: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     later = shutil.copytree(kept, kept.with_name("epoch000003"))
-    shorten(later / "random.npz")
+    shorten(later / "variables.npz")
     train(PARAMS)
     assert "goes on after epoch 2" in capsys.readouterr().out
 
@@ -269,11 +270,14 @@ def test_the_saved_model_ends_it() -> None:
 
 
 def test_a_half_written_state_is_not_used(kept: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    shutil.copytree(kept, kept.with_name(".part-epoch000003"))
-    (kept.with_name(".part-epoch000003") / "state.json").unlink()
+    ended, running = (
+        shutil.copytree(kept, kept.with_name(f".part-{pid}-epoch000003"))
+        for pid in ("none", os.getppid())
+    )
+    (ended / "state.json").unlink()
     train(PARAMS)
     assert "goes on after epoch 2" in capsys.readouterr().out
-    assert [folder.name for folder in paths.resume("unit").iterdir()] == ["epoch000005"]
+    assert set(paths.resume("unit").iterdir()) == {kept.with_name("epoch000005"), running}
 
 
 def test_without_resume_nothing_is_kept() -> None:

@@ -1,5 +1,7 @@
 """Pretrained Keras backbones: their layers, their scaling of grey values, their weights file."""
 
+import tempfile
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,8 +79,20 @@ def ensure_weights(path: Path, name: str, weights: str) -> None:
             f"  2. put the weights file (Keras, without top, .weights.h5) at {path};\n"
             "  3. `dvc exp run -S transfer.weights=none` tries the pipeline with random weights."
         ) from error
+    weights_file = _weights_file(backbone)
     with replacing(path) as part:
-        backbone.save_weights(part)
+        part.write_bytes(weights_file)
+
+
+def _weights_file(model: keras.Model) -> bytes:
+    """Content of a .weights.h5, taken from an archive, for which Keras makes it in memory: where
+    HDF5 itself writes to a disk that is full, it ends the process.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "model.keras"
+        model.save(file)
+        with zipfile.ZipFile(file) as archive:
+            return archive.read("model.weights.h5")
 
 
 def load_backbone(name: str, weights: Path) -> keras.Model:

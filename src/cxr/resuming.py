@@ -18,6 +18,7 @@ from cxr.errors import CxrError
 from cxr.files import remove, replacing
 
 Row = dict[str, float]
+VARIABLES = "variables.npz"
 STATE = "state.json"  # names the other files of an epoch, with their hashes
 
 
@@ -61,9 +62,7 @@ class Progress(keras.callbacks.Callback):
             return 0
         state = _read(folder)
         model.optimizer.build(model.trainable_variables)
-        model.load_weights(folder / "model.weights.h5")
-        states = _random_states(model)
-        for variable, value in zip(states, _load(folder / "random.npz"), strict=True):
+        for variable, value in zip(_variables(model), _load(folder / VARIABLES), strict=True):
             variable.assign(value)
         self.rows, self.found = state["rows"], state["stopping"]
         if self.found:
@@ -100,12 +99,11 @@ class Progress(keras.callbacks.Callback):
             with replacing(folder) as part:
                 part.mkdir()
                 self._write(part)
-            for other in set(self.folder.iterdir()) - {folder}:
+            for other in set(self.folder.glob("epoch*")) - {folder}:
                 remove(other)
 
     def _write(self, folder: Path) -> None:
-        self.model.save_weights(folder / "model.weights.h5")  # and the optimizer's
-        np.savez(folder / "random.npz", *map(np.asarray, _random_states(self.model)))
+        np.savez(folder / VARIABLES, *map(np.asarray, _variables(self.model)))
         stopping: dict[str, Any] = {}
         if self.stopping is not None:
             stopping = {
@@ -128,10 +126,9 @@ def _read(folder: Path) -> dict[str, Any]:
     return state if whole else {}
 
 
-def _random_states(model: keras.Model) -> list[Any]:
-    """Of dropout and augmentation; variables of the model, but none of its weights."""
-    weights = {id(weight) for weight in model.weights}
-    return [variable for variable in model.variables if id(variable) not in weights]
+def _variables(model: keras.Model) -> list[Any]:
+    """Weights, the state of dropout and augmentation, and what the optimizer keeps."""
+    return [*model.variables, *model.optimizer.variables]
 
 
 def _load(file: Path) -> list[NDArray[Any]]:
