@@ -103,10 +103,10 @@ class End:
     code: int
     said: str
 
-    def is_one_error(self, folder: Path, text: str = "error: ") -> bool:
-        """Whether it failed with one error, without a traceback through the project's code."""
-        ours = any(f'File "{folder / code}' in self.said for code in ("src", "stages"))
-        return self.code != 0 and self.said.count(text) == 1 and not ours
+    def is_one_error(self, text: str = "error: ") -> bool:
+        """Whether it failed with one line that begins like this, and without a traceback."""
+        lines = sum(line.startswith(text) for line in self.said.splitlines())
+        return self.code != 0 and lines == 1 and "Traceback" not in self.said
 
 
 class Trial:
@@ -207,7 +207,7 @@ class Trial:
                 os.killpg(process.pid, signal.SIGINT)
             end = End(process.wait(60), self.log.read_text(errors="replace"))
             complete = self._is_complete(stage)  # then it was over already
-            right = end.is_one_error(self.project.folder, "error: interrupted") or complete
+            right = end.is_one_error("error: interrupted") or complete
             held += right and self.is_whole(stage)
         right_means = f"one message, no traceback, {KILLED}"
         return Figure(f"Ctrl-C of {stage}", right_means, times, held if self.mended() else 0)
@@ -266,7 +266,7 @@ class Trial:
 
     def _refused(self, what: str, stage: str, end: End) -> Figure:
         named = "cannot" in end.said or "No space left" in end.said
-        right = named and end.is_one_error(self.project.folder) and self.is_whole(stage)
+        right = named and end.is_one_error() and self.is_whole(stage)
         if not right:
             print(f"{what}: {end}", file=sys.stderr)
         return Figure(what, REFUSED, 1, int(self.mended() and right))
