@@ -1,6 +1,6 @@
 """Make the stress validation of the validation images."""
 
-from cxr import paths, stress
+from cxr import manifest, paths, stress
 from cxr.arrays import open_split, write_split
 from cxr.errors import run_stage
 from cxr.params import read_params
@@ -10,7 +10,8 @@ def main() -> None:
     params = read_params()
     raw = paths.raw(params.data.source)
     index = stress.stress_index(open_split(paths.ARRAYS / "val").index)
-    images = stress.stressed(raw, index, params.image)
+    hashes = dict(manifest.read(paths.MANIFEST)[["path", "sha256"]].itertuples(index=False))
+    images = stress.stressed(raw, index, hashes, params.image)
     write_split(paths.ARRAYS / "stress", images, index)
 
 

@@ -7,7 +7,9 @@ from PIL import Image
 
 from cxr import stress
 from cxr.demo import PROJECT
+from cxr.images import ImageError
 from cxr.params import read_params
+from reliability.project import hash_of
 
 PARAMS = read_params(PROJECT / "params.yaml").image.model_copy(update={"size": 32})
 
@@ -26,6 +28,10 @@ def files(tmp_path):
             {"path": f"{number}.png", "label": label, "width": str(size[0]), "height": "60"}
         )
     return tmp_path, pd.DataFrame(rows)
+
+
+def hashes_of(folder):
+    return {file.name: hash_of(file) for file in folder.iterdir()}
 
 
 def test_every_condition_holds_every_image_once(files):
@@ -69,7 +75,9 @@ def test_cut_to_aspect_ratio_takes_the_largest_middle_part(ratio, size):
 def test_images_repeat_and_no_two_conditions_are_alike(files):
     folder, index = files
     table = stress.stress_index(index)
-    first, second = (np.stack(list(stress.stressed(folder, table, PARAMS))) for _ in range(2))
+    first, second = (
+        np.stack(list(stress.stressed(folder, table, hashes_of(folder), PARAMS))) for _ in range(2)
+    )
     np.testing.assert_array_equal(first, second)
     assert first.shape == (len(table), 32, 32)
     assert len(np.unique(first.reshape(len(table), -1), axis=0)) == len(table)
@@ -80,9 +88,17 @@ def test_the_other_shape_is_cut_before_the_image_becomes_a_square(files):
     table = stress.stress_index(index)
     rows = table[table["condition"] == stress.SHAPE].reset_index(drop=True)
     squash = PARAMS.model_copy(update={"resize": "squash"})
-    images = list(stress.stressed(folder, rows, squash))
+    images = list(stress.stressed(folder, rows, hashes_of(folder), squash))
     wide = Image.open(folder / "5.png")
     cut = stress.cut_to_aspect_ratio(wide, rows["aspect_ratio"][5])
     assert cut.width < wide.width
     expected = np.asarray(cut.resize((32, 32), Image.Resampling.BILINEAR))
     np.testing.assert_array_equal(images[5], expected)
+
+
+def test_a_file_that_changed_since_it_was_verified_is_refused(files):
+    folder, index = files
+    hashes = hashes_of(folder)
+    Image.new("L", (60, 60)).save(folder / "3.png")
+    with pytest.raises(ImageError, match=r"3\.png: changed since it was verified"):
+        list(stress.stressed(folder, stress.stress_index(index), hashes, PARAMS))

@@ -1,5 +1,6 @@
 """JPEG or PNG files -> 8-bit grey, square arrays."""
 
+import hashlib
 import io
 import stat
 from pathlib import Path
@@ -39,18 +40,25 @@ def open_image(path: Path, enough: int = 0) -> Image.Image:
     return decode(read_file(path), path, enough)
 
 
-def read_file(path: Path) -> bytes:
+def read_file(path: Path, sha256: str = "") -> bytes:
     """The bytes of a file.
 
+    Args:
+        path: the file.
+        sha256: that it has to have, in hexadecimal digits; empty: any.
+
     Raises:
-        ImageError: missing, a folder, a pipe or a device, or not permitted.
+        ImageError: missing, a folder, a pipe or a device, not permitted, or another file.
     """
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # a pipe would keep us waiting for ever
             raise ImageError(f"{path}: not a file")
-        return path.read_bytes()
+        content = path.read_bytes()
     except (OSError, ValueError) as error:
         raise ImageError(f"{path}: {getattr(error, 'strerror', error)}") from error
+    if sha256 and hashlib.sha256(content).hexdigest() != sha256:
+        raise ImageError(f"{path}: changed since it was verified; run `dvc repro` again")
+    return content
 
 
 def decode(content: bytes, path: Path, enough: int = 0) -> Image.Image:

@@ -6,7 +6,7 @@ condition here changes such a thing for both classes and leaves the disease as i
 validation images alone; the test split has no part in it.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from PIL import Image as Pillow
 
 from cxr import perturbations as change
 from cxr.cleaning import prepare
-from cxr.images import open_image, to_grey
+from cxr.images import decode, read_file, to_grey
 from cxr.labels import LABELS
 from cxr.params import ImageParams
 
@@ -74,7 +74,9 @@ def swapped_aspect_ratios(ratios: pd.Series, labels: pd.Series) -> pd.Series:
     return swapped
 
 
-def stressed(raw: Path, index: pd.DataFrame, params: ImageParams) -> Iterator[Image]:
+def stressed(
+    raw: Path, index: pd.DataFrame, hashes: Mapping[str, str], params: ImageParams
+) -> Iterator[Image]:
     """Images uint8 (S, S) in the order of `stress_index`; the same in every run.
 
     A condition acts on the image of the file, before it is prepared as every image is.
@@ -82,14 +84,16 @@ def stressed(raw: Path, index: pd.DataFrame, params: ImageParams) -> Iterator[Im
     Args:
         raw: folder to which the paths of the index are relative.
         index: as `stress_index` gives it.
+        hashes: SHA-256 that each file has to have, by its path.
         params: how images are prepared.
 
     Raises:
-        ImageError: a file became unreadable since it was verified.
+        ImageError: a file changed or became unreadable since it was verified.
     """
     rows = zip(index["path"], index["condition"], index["aspect_ratio"], strict=True)
     for number, (path, condition, ratio) in enumerate(rows):
-        image = to_grey(open_image(raw / path))
+        content = read_file(raw / path, hashes[path])
+        image = to_grey(decode(content, raw / path))
         if condition == SHAPE:
             image = cut_to_aspect_ratio(image, ratio)
         changed = CONDITIONS[condition](np.asarray(image), np.random.default_rng(number))
