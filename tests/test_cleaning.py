@@ -1,6 +1,7 @@
 """Borders, lungs and intensity: what is cut off and what is left, on drawn radiographs."""
 
 import hashlib
+import time
 
 import numpy as np
 import pytest
@@ -50,6 +51,14 @@ def test_lungs_of_any_size_come_out_alike():
     before = [(thorax(scale=scale, air=False) == 70).mean() for scale in (0.7, 1.0)]
     assert before[1] / before[0] > 1.9
     assert shares[1] / shares[0] == pytest.approx(1, abs=0.1)
+
+
+def test_lungs_of_large_images_are_looked_for_in_a_smaller_copy():
+    large = np.kron(thorax(), np.ones((15, 15), np.uint8))  # 3000 x 3900 pixels
+    started = time.process_time()
+    found = cleaning.lung_box(large)
+    assert time.process_time() - started < 5  # at full size it takes minutes
+    np.testing.assert_allclose(np.array(found) / 15, cleaning.lung_box(thorax()), atol=2)
 
 
 def test_a_square_never_leaves_the_image():

@@ -3,7 +3,6 @@
 Classical image processing on 8-bit grey arrays; nothing here is learned from labels.
 """
 
-import hashlib
 from pathlib import Path
 
 import cv2
@@ -11,13 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 
-from cxr.images import ImageError, decode, read_file, to_grey, to_square
+from cxr.images import decode, read_file, to_grey, to_square
 from cxr.params import ImageParams
 
 Grey = NDArray[np.uint8]
 
 DARK = 0.08  # of the range from the darkest to the lightest: a border is darker than this
 MOST_CUT = 0.2  # share of a side that trimming may take off each edge
+MOST_SIDE = 512  # pixels, shorter side, of the copy in which lungs are looked for
 OPENINGS = (0.0, 0.03, 0.06, 0.1)  # widths in shares of the side, tried one after the other
 LUNG_MARGIN = 0.06  # share of the lungs' box that is left around it, each side
 SMALLEST_IMAGE = 32  # pixels, shorter side
@@ -75,8 +75,19 @@ def lung_box(grey: Grey) -> tuple[int, int, int, int] | None:
     """
     if min(grey.shape) < SMALLEST_IMAGE:
         return None
+    scale = min(1.0, MOST_SIDE / min(grey.shape))  # wide blurs of large images take minutes
+    small = cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    box = _box_within(small)
+    if box is None:
+        return None
+    top, bottom, left, right = (round(end / scale) for end in box)
+    return top, min(bottom, grey.shape[0]), left, min(right, grey.shape[1])
+
+
+def _box_within(grey: Grey) -> tuple[int, int, int, int] | None:
+    dark = _darker_than_around(grey)
     for opening in OPENINGS:
-        halves = np.array_split(_dark_regions(grey, opening), 2, axis=1)
+        halves = np.array_split(_opened(dark, opening), 2, axis=1)
         lungs = [_largest(half) for half in halves]
         both = np.hstack(lungs)
         rows, columns = (np.flatnonzero(both.any(axis=axis)) for axis in (1, 0))
@@ -85,12 +96,17 @@ def lung_box(grey: Grey) -> tuple[int, int, int, int] | None:
     return None
 
 
-def _dark_regions(grey: Grey, opening: float) -> NDArray[np.bool_]:
+def _darker_than_around(grey: Grey) -> Grey:
+    """1 where an image, smoothed, is darker than its surroundings, else 0; uint8 (H, W)."""
     side = min(grey.shape)
     smooth = cv2.GaussianBlur(grey, (0, 0), side / 60).astype(np.float32)
     around = cv2.GaussianBlur(smooth, (0, 0), side / 5)
-    dark = (smooth < around).astype(np.uint8)
-    width = max(1, round(opening * side))
+    return (smooth < around).astype(np.uint8)
+
+
+def _opened(dark: Grey, opening: float) -> NDArray[np.bool_]:
+    """Dark regions without the narrow ones, and without the air around the patient."""
+    width = max(1, round(opening * min(dark.shape)))
     dark = cv2.morphologyEx(dark, cv2.MORPH_OPEN, np.ones((width, width), np.uint8))
     _, parts = cv2.connectedComponents(dark)
     air = np.unique(np.concatenate([parts[0], parts[:, 0], parts[:, -1]]))
@@ -166,9 +182,7 @@ def read_prepared(path: Path, params: ImageParams, sha256: str = "") -> Grey:
     Raises:
         ImageError: the file is not a readable image, or another one.
     """
-    content = read_file(path)
-    if sha256 and hashlib.sha256(content).hexdigest() != sha256:
-        raise ImageError(f"{path}: changed since it was verified; run `dvc repro` again")
+    content = read_file(path, sha256)
     uses_all = params.region == "whole" and not params.trim
     enough = params.size if uses_all else 0
     return prepare(to_grey(decode(content, path, enough)), params)
