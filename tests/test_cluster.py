@@ -140,6 +140,14 @@ def test_a_damaged_image_is_named(dask_cluster: Cluster, files: list[Path], tmp_
         list(read_all([*files, damaged], PARAMS, dask_cluster.address))
 
 
+def test_a_file_that_a_worker_does_not_find_is_named(dask_cluster: Cluster, tmp_path: Path) -> None:
+    """It is not taken for the end of the connection."""
+    missing = str(tmp_path / "missing.csv")
+    with pytest.raises(CxrError, match=r"the worker tcp://.*No such file.*missing\.csv") as caught:
+        list(cluster.over(os.stat, [missing], dask_cluster.address))
+    assert "is gone" not in str(caught.value)
+
+
 def test_other_libraries_are_refused(
     dask_cluster: Cluster, files: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -38,14 +38,16 @@ def over(
     One run at a time has the cluster. A second one says so and waits.
 
     Args:
-        function: of the package or a `partial` of one; what it raises is raised here.
+        function: of the package or a `partial` of one; what it raises is raised here, an OSError
+            as a CxrError that names the worker.
         items: built-in types and arrays; paths have to be those of the workers, too.
         scheduler: address, as tcp://10.0.0.1:8786.
         file: is brought to each worker, which finds it as `brought(name)`.
 
     Raises:
-        CxrError: no scheduler or worker answers, all workers are lost, one has other libraries, or
-            another run has the cluster, as this one was not heard of for too long.
+        CxrError: no scheduler or worker answers, all workers are lost, one has other libraries or
+            cannot read a file, or another run has the cluster, as this one was not heard of for too
+            long.
     """
     with (
         _connected(scheduler) as client,
@@ -181,18 +183,22 @@ def _task(run: str) -> Callable[[Any], Any]:
 
 def _on_worker(function: bytes, wanted: dict[str, str], item: Any) -> Any:
     """The result of a function whose modules are imported only beside the right libraries."""
+    import distributed
+
+    address = distributed.get_worker().address
     found = _versions()
     other = [
         f"{name} {found[name]}, not {own}" for name, own in wanted.items() if found[name] != own
     ]
     if other:
-        import distributed
-
         raise CxrError(
-            f"the worker {distributed.get_worker().address} has {', '.join(other)}: install the "
-            "same requirements.lock everywhere"
+            f"the worker {address} has {', '.join(other)}: install the same requirements.lock "
+            "everywhere"
         )
-    return pickle.loads(function)(item)
+    try:
+        return pickle.loads(function)(item)
+    except OSError as error:  # which here would be taken for one of the connection
+        raise CxrError(f"the worker {address}: {error}") from error
 
 
 @cache
