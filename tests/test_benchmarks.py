@@ -1,6 +1,7 @@
 """The benchmarks compare the same function, and say what they measured."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import keras
@@ -9,11 +10,12 @@ import pandas as pd
 import pytest
 
 import benchmarks.__main__ as bench
-from benchmarks import decoding, growth, images, notebook, profiling, steps, timing
+from benchmarks import decoding, growth, images, notebook, parts, profiling, steps, timing
 from cxr import paths
 from cxr.demo import PROJECT
 from cxr.errors import CxrError
 from cxr.params import read_params
+from reliability.__main__ import main as tried
 
 PARAMS = read_params(PROJECT / "params.yaml")
 
@@ -65,10 +67,32 @@ def test_results_are_replaced_one_benchmark_at_a_time(
     assert f"{timing.cores()} cores" in table[-1]
 
 
-def test_an_unknown_benchmark_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.argv", ["benchmarks", "speed"])
-    with pytest.raises(CxrError, match="no benchmark speed"):
-        bench.main()
+@pytest.mark.parametrize(("package", "main"), [("benchmarks", bench.main), ("reliability", tried)])
+def test_an_unknown_part_is_named(
+    package: str, main: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", [package, "speed"])
+    with pytest.raises(CxrError, match=f"{package} has no speed; there are: .*, .*"):
+        main()
+
+
+def test_one_part_is_measured_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["benchmarks", "steps"])
+    monkeypatch.setattr(steps, "measure", lambda: [comparison(0.4)])
+    saved: list[object] = []
+    parts.measure("benchmarks", None, ("decoding", "steps"), lambda *found: saved.append(found))
+    assert saved == [("steps", [comparison(0.4)])]
+
+
+@pytest.mark.parametrize("named", [[], ["decoding", "steps"]])
+def test_several_parts_have_a_process_each(
+    named: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["benchmarks", *named])
+    started: list[list[str]] = []
+    monkeypatch.setattr("subprocess.run", lambda command, check: started.append(command[1:]))
+    parts.measure("benchmarks", None, ("decoding", "steps"), lambda *_: pytest.fail("here"))
+    assert started == [["-m", "benchmarks", "decoding"], ["-m", "benchmarks", "steps"]]
 
 
 @pytest.fixture(scope="module")
