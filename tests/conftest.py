@@ -13,6 +13,7 @@ from typing import Any
 import hypothesis
 import pytest
 from servers import Handler, Serve, Site
+from writes import elsewhere, watched
 
 from cxr import phantom, sources
 from reliability.project import QUICK, Project
@@ -66,7 +67,10 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A project after one `dvc repro`, committed. Tests leave it as they found it."""
     project = Project(tmp_path_factory.mktemp("project"))
-    project.ran_at_first = project.repro()
-    project.written_outside = list(project.outside.glob("*/**/*"))
+    log = project.outside / "writes"
+    with watched(log):
+        project.ran_at_first = project.repro()
+    left = project.outside.glob("*/**/*")
+    project.written_outside = [*left, *elsewhere(log, project.folder, project.outside / "tmp")]
     project.commit("results")
     return project

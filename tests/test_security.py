@@ -4,6 +4,7 @@ import ast
 import json
 import pickle
 import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ import keras
 import numpy as np
 import pytest
 from conftest import Project
+from writes import elsewhere, watched
 
 from cxr import resuming
 from cxr.arrays import open_rows
@@ -168,10 +170,46 @@ def test_models_of_built_in_layers_are_opened() -> None:
 
 @pytest.mark.slow
 def test_the_pipeline_writes_nothing_outside_the_project(finished: Project) -> None:
-    """Into the user's home, for temporary files, or into DVC's folder for all users."""
+    """Of all that Python code does; and nothing stays in the user's home or for temporary files.
+
+    What libraries in C write by themselves (HDF5, TensorFlow, git) is seen only if it stays there.
+    """
     assert finished.written_outside == []
     assert (finished.folder / "data/libraries/keras/keras.json").exists()
     assert (finished.folder / ".dvc/tmp/site-cache/repo").is_dir()
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        "open('{}', 'a')",
+        "os.open('{}', os.O_RDWR | os.O_CREAT)",
+        "os.mkdir('{}')",
+        "os.replace('ours', '{}')",
+        "os.rename('{}', 'ours')",
+        "os.symlink('ours', '{}')",
+        "os.remove('{}')",
+        "shutil.rmtree('{}')",
+        "sqlite3.connect('{}')",
+    ],
+)
+def test_what_is_written_elsewhere_is_noted(tmp_path: Path, act: str) -> None:
+    """Also by a process that another one starts; what is read, or is in the project, is none."""
+    there, project = tmp_path / "there", tmp_path / "project"
+    project.mkdir()
+    code = f"""
+import contextlib, os, shutil, sqlite3
+open('ours', 'w').close()
+open(os.__file__).close()
+with contextlib.suppress(OSError):
+    {act.format(there)}
+"""
+    start = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {code!r}], check=True)"
+    log = tmp_path / "log"
+    with watched(log):
+        subprocess.run([sys.executable, "-c", start], cwd=project, check=True)
+    assert elsewhere(log, project) == {there}
+    assert elsewhere(log, tmp_path) == set()
 
 
 def test_make_keeps_what_dvc_notes_in_the_project() -> None:
