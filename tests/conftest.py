@@ -3,7 +3,9 @@
 import contextlib
 import hashlib
 import os
+import re
 import threading
+import time
 from collections.abc import Iterator
 from functools import partial
 from http.server import ThreadingHTTPServer
@@ -74,3 +76,15 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
     project.written_outside = [*left, *elsewhere(log, project.folder, project.outside / "tmp")]
     project.commit("results")
     return project
+
+
+def wait_for_queue(project: Project, seconds: float = 400) -> str:
+    """Wait until no experiment of DVC's queue waits or runs; what `dvc queue status` says then."""
+    deadline = time.monotonic() + seconds
+    while re.search(r"(Queued|Running)$", status := project.run("dvc queue status"), re.MULTILINE):
+        if time.monotonic() > deadline:
+            logs = sorted((project.folder / ".dvc/tmp/exps").rglob("*.out"))
+            said = [f"{log}\n{log.read_text(errors='replace')}" for log in logs]
+            pytest.fail("\n".join([f"not done within {seconds} s", status, *said]))
+        time.sleep(5)  # asking takes a second of the processor's time
+    return status

@@ -49,8 +49,8 @@ def test_demo_runs_from_an_unpacked_archive(
 ) -> None:
     """No .git beside it, and the workspace's own files stay as they are."""
     monkeypatch.setattr(demo, "FOLDER", tmp_path / "demo")
-    quick = {"data.phantom.short_side": 64, "model.epochs": 1, "transfer.epochs": 1}
-    quick |= {"data.phantom.patients": 60, "finetune.epochs": 1}
+    quick = {"data.phantom.patients": 60, "data.phantom.short_side": 48, "image.size": 32}
+    quick |= {"model.epochs": 1, "transfer.epochs": 1, "finetune.epochs": 1, "finetune.side": 32}
     monkeypatch.setattr(demo, "SETTINGS", demo.SETTINGS | quick)
     before = (demo.PROJECT / "params.yaml").read_bytes()
     demo.main()

@@ -4,13 +4,12 @@ import json
 import re
 import shutil
 import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
-from conftest import Project
+from conftest import Project, wait_for_queue
 
 from cxr import experiments, paths
 from cxr.demo import PROJECT, environment
@@ -239,10 +238,7 @@ def test_a_sweep_runs_unattended_past_a_failure(finished: Project) -> None:
     finished.run("dvc exp run --queue --name seed2 -S seed=2")
     finished.run("dvc queue start")
     try:
-        deadline = time.monotonic() + 400
-        while re.search(r"(Queued|Running)$", status := finished.run("dvc queue status"), re.M):
-            assert time.monotonic() < deadline, status
-            time.sleep(2)
+        status = wait_for_queue(finished)
         assert re.search(r"broken .*Failed", status)
         assert re.search(r"seed2 .*Success", status)
         printed = finished.run("PYTHONPATH=src python -m cxr.experiments summary")

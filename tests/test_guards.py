@@ -1,4 +1,4 @@
-"""The guards of preprocess in the pipeline, and that no training needs a test image."""
+"""The guards of preprocess in the pipeline."""
 
 import json
 import shutil
@@ -11,7 +11,6 @@ from PIL import Image
 
 from cxr import demo
 from cxr.files import remove
-from cxr.variants import TRAINED
 
 pytestmark = pytest.mark.slow
 COPY = "train/NORMAL/a-copy.jpeg"
@@ -74,20 +73,3 @@ def test_a_brighter_class_in_training(project: Project) -> None:
     assert "  mean_brightness: " in said
     assert "  mean_brightness: " in preprocess(project, on_shortcut="warn")
     assert guards(project)["label_alone"]["mean_brightness"] > 0.9
-
-
-def test_no_training_reads_a_test_image(project: Project) -> None:
-    """All four run where there are none, and one that tried would not."""
-    for kind in ("arrays/test", "features/test.npy", "activations/test.npy"):
-        remove(project.folder / "data" / kind)
-    before = project.contents([str(Path("models", f"{variant}.keras")) for variant in TRAINED])
-    for variant in TRAINED:
-        remove(project.folder / f"models/{variant}.keras")
-        project.run(f"python -m stages.train_{variant}")
-    after = project.contents([str(Path("models", f"{variant}.keras")) for variant in TRAINED])
-    assert after == before
-    assert len(after) == len(TRAINED)
-    code = project.folder / "src/cxr/datasets.py"
-    code.write_text(code.read_text().replace('paths.ARRAYS / "val"', 'paths.ARRAYS / "test"'))
-    said = project.run("python -m stages.train_baseline", check=False)
-    assert "data/arrays/test cannot be read" in said

@@ -1,5 +1,6 @@
 """A training that is cut off and started again ends with the weights of one that never was."""
 
+import functools
 import os
 import shutil
 import sys
@@ -34,6 +35,10 @@ VARIATIONS = {
 
 
 VALUES = "{seed: 1, transfer: {backbone: small, epochs: 3}}"
+
+
+# Weights and history.
+Ended = tuple[list[NDArray[np.float32]], pd.DataFrame]
 
 
 class CutOffError(Exception):
@@ -93,21 +98,37 @@ def history() -> pd.DataFrame:
     return pd.read_csv(HISTORY).drop(columns="seconds")
 
 
+@pytest.fixture(scope="module")
+def in_one_go(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Ended]:
+    """How a training ends that is never cut off, by variation."""
+
+    @functools.cache
+    def ended(variation: str) -> Ended:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(tmp_path_factory.mktemp("whole"))
+            params = PARAMS.model_copy(update=VARIATIONS[variation])
+            return train(params, resume=False).get_weights(), history()
+
+    return ended
+
+
 @pytest.mark.parametrize("cut", [7, 19])
 @pytest.mark.parametrize("variation", VARIATIONS)
 def test_a_cut_changes_nothing(
-    variation: str, cut: int, capsys: pytest.CaptureFixture[str]
+    variation: str,
+    cut: int,
+    in_one_go: Callable[[str], Ended],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    weights, expected = in_one_go(variation)
     params = PARAMS.model_copy(update=VARIATIONS[variation])
-    whole, expected = train(params, resume=False), history()
-    HISTORY.unlink()
     with pytest.raises(tf.errors.UnknownError, match="CutOffError"):
         train(params, cut)
     assert not HISTORY.exists()
     found = train(params)
     assert "goes on after epoch" in capsys.readouterr().out
     pd.testing.assert_frame_equal(history(), expected)
-    assert_equal(found, whole.get_weights())
+    assert_equal(found, weights)
 
 
 @pytest.mark.parametrize("variation", ["plain", "stopped"])
@@ -118,15 +139,6 @@ def test_a_finished_training_is_not_trained_on(variation: str) -> None:
     found = train(params)
     pd.testing.assert_frame_equal(history(), expected)
     assert_equal(found, whole.get_weights())
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> list[NDArray[np.float32]]:
-    """Weights after a training in one go."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(tmp_path_factory.mktemp("whole"))
-        weights: list[NDArray[np.float32]] = train(PARAMS, resume=False).get_weights()
-        return weights
 
 
 @pytest.fixture(scope="module")
@@ -200,11 +212,11 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 def test_a_damaged_state_is_told_and_replaced(
     damage: str,
     kept: Path,
-    whole: list[NDArray[np.float32]],
+    in_one_go: Callable[[str], Ended],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     DAMAGES[damage](kept)
-    assert_equal(train(PARAMS), whole)
+    assert_equal(train(PARAMS), in_one_go("plain")[0])
     said = [line for line in capsys.readouterr().out.splitlines() if "begins anew" in line]
     assert said == [f"{kept} is damaged: begins anew"]
     assert [folder.name for folder in paths.resume("unit").iterdir()] == ["epoch000005"]

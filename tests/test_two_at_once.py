@@ -1,10 +1,11 @@
 """Two commands at the same moment: right results, or one clear refusal by DVC."""
 
 import json
-import time
 
 import pytest
-from conftest import Project
+from conftest import Project, wait_for_queue
+
+from cxr import demo
 
 pytestmark = pytest.mark.slow
 REFUSALS = ("is busy, it is being blocked by", "Unable to acquire lock")
@@ -25,11 +26,36 @@ def at_once(project: Project, *commands: str) -> list[tuple[int, str]]:
     return [(process.wait(), log.read_text()) for process, log in zip(started, logs, strict=True)]
 
 
-def resamples_of_experiments(project: Project) -> list[int]:
+@pytest.fixture(scope="module")
+def undisturbed(project: Project) -> dict[int, str]:
+    """A commit of what `dvc repro` alone gives, by `evaluate.resamples`."""
+    commits = {}
+    for resamples in (101, 102, 103):
+        demo.set_params(project.folder / "params.yaml", {"evaluate.resamples": resamples})
+        assert project.repro() == ["intervals", "report"]
+        commits[resamples] = project.run("git stash create").strip()
+    project.run("git checkout --quiet . && dvc checkout --quiet")
+    return commits
+
+
+def experiments(project: Project) -> dict[int, str]:
+    """Commits of the experiments, by `evaluate.resamples`."""
     shown = json.loads(project.run("dvc exp show --json --no-pager 2>/dev/null"))
-    experiments = [e for rev in shown for e in rev.get("experiments") or []]
-    params = [e["revs"][0]["data"]["params"]["params.yaml"]["data"] for e in experiments]
-    return sorted(p["evaluate"]["resamples"] for p in params)
+    heads = [e["revs"][0] for rev in shown for e in rev.get("experiments") or []]
+    found = {
+        head["data"]["params"]["params.yaml"]["data"]["evaluate"]["resamples"]: head["rev"]
+        for head in heads
+    }
+    assert len(found) == len(heads)
+    return found
+
+
+def differing(project: Project, one: str, other: str) -> list[str]:
+    """Files that two commits have otherwise: intervals and report are in git, and dvc.lock has
+    the parameters and the hashes of all other results.
+    """
+    written = "-- . :!params.yaml"  # whose lines DVC breaks elsewhere
+    return project.run(f"git diff --name-only {one} {other} {written}").split()
 
 
 def test_two_repros_at_once(project: Project) -> None:
@@ -44,28 +70,36 @@ def test_two_repros_at_once(project: Project) -> None:
     assert project.contents(["metrics", "reports"]) == before
 
 
-def test_two_experiments_side_by_side(project: Project) -> None:
-    """Each in a folder of its own, with the result of its parameters."""
+def test_two_experiments_side_by_side(project: Project, undisturbed: dict[int, str]) -> None:
+    """Each in a folder of its own, with the results of its parameters."""
     commands = [f"dvc exp run --temp -S evaluate.resamples={n}" for n in (101, 102)]
     ends = at_once(project, *commands)
     for code, said in ends:
         assert code == 0 or sum(said.count(refusal) for refusal in REFUSALS) == 1, said
-    ran = [n for n, (code, _) in zip((101, 102), ends, strict=True) if code == 0]
-    assert ran
-    assert resamples_of_experiments(project) == ran
+    ran = {n for n, (code, _) in zip((101, 102), ends, strict=True) if code == 0}
+    found = experiments(project)
+    assert ran == set(found) != set()
+    for resamples, commit in found.items():
+        assert differing(project, commit, undisturbed[resamples]) == []
     assert project.run("git status --porcelain") == ""
     project.run("dvc exp remove --all-commits")
 
 
-def test_a_full_queue(project: Project) -> None:
-    for number in (103, 104, 105):
-        project.run(f"dvc exp run --queue -S evaluate.resamples={number}")
+def test_a_full_queue(project: Project, undisturbed: dict[int, str]) -> None:
+    for resamples in undisturbed:
+        project.run(f"dvc exp run --queue -S evaluate.resamples={resamples}")
     project.run("dvc queue start --jobs 2")
     try:
-        while any(state in project.run("dvc queue status") for state in ("Queued", "Running")):
-            time.sleep(1)
-        assert project.run("dvc queue status").count("Success") == 3
-        assert resamples_of_experiments(project) == [103, 104, 105]
+        assert wait_for_queue(project).count("Success") == 3
+        found = experiments(project)
+        assert set(found) == set(undisturbed)
+        for resamples, commit in found.items():
+            assert differing(project, commit, undisturbed[resamples]) == []
         assert project.run("git status --porcelain") == ""
     finally:
         project.run("dvc queue stop --kill")
+
+
+def test_the_results_hang_on_the_parameter(project: Project, undisturbed: dict[int, str]) -> None:
+    """Else the tests above would compare nothing."""
+    assert "metrics/intervals.json" in differing(project, undisturbed[101], undisturbed[102])
