@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,9 +43,9 @@ def test_one_command_runs_every_stage(finished: Project) -> None:
 
 
 def test_nothing_changed_runs_nothing_and_status_is_clean(finished: Project) -> None:
-    started = time.monotonic()
+    before = os.times().children_user
     assert finished.repro() == []
-    assert time.monotonic() - started < 15  # about 2 s on an idle machine
+    assert os.times().children_user - before < 10  # about 1.5 s, however busy the machine is
     assert "up to date" in finished.run("dvc status")
     assert finished.run("git status --porcelain") == ""
 
