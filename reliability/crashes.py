@@ -119,7 +119,7 @@ class Trial:
             project.commit("results")
         self.outputs = project.outputs()
         self.undisturbed = project.contents(self._all_outputs())
-        self.log = project.folder.with_name("log")
+        self.log = project.folder.with_name(f"{project.folder.name}.log")
         self.rng = random.Random(1)
         self.orphans: list[psutil.Process] = []
         self.torn_files = 0
