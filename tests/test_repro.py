@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,8 +14,6 @@ import pytest
 from conftest import Project
 
 from cxr import demo
-from cxr.arrays import open_split
-from cxr.errors import CxrError
 from cxr.variants import TRAINED, VARIANTS
 
 pytestmark = pytest.mark.slow
@@ -43,9 +42,9 @@ def test_one_command_runs_every_stage(finished: Project) -> None:
 
 
 def test_nothing_changed_runs_nothing_and_status_is_clean(finished: Project) -> None:
-    before = os.times().children_user
+    started = time.monotonic()
     assert finished.repro() == []
-    assert os.times().children_user - before < 10  # about 1.5 s, however busy the machine is
+    assert time.monotonic() - started < 15  # about 2 s on an idle machine
     assert "up to date" in finished.run("dvc status")
     assert finished.run("git status --porcelain") == ""
 
@@ -83,15 +82,19 @@ def test_head_parameters_leave_the_features_alone(finished: Project) -> None:
 
 
 def test_training_again_gives_the_same_bytes(finished: Project) -> None:
-    """Also where there is no test image: training needs none."""
+    """Also where there is no test image: training needs none, and one that tried would fail."""
     models = {p.name: p.read_bytes() for p in (finished.folder / "models").glob("*.keras")}
     assert set(models) == {f"{variant}.keras" for variant in TRAINED}
     again = "dvc repro --force --single-item"
     finished.run(f"{again} extract_features extract_activations stress")
     with no_test_images(finished):
-        with pytest.raises(CxrError, match="arrays/test cannot be read"):
-            open_split(finished.folder / "data/arrays/test")
         finished.run(" ".join([again, *(f"train_{variant}" for variant in TRAINED)]))
+        code = finished.folder / "src/cxr/datasets.py"
+        before = code.read_text()
+        code.write_text(before.replace('paths.ARRAYS / "val"', 'paths.ARRAYS / "test"'))
+        said = finished.run("python -m stages.train_baseline", check=False)
+        code.write_text(before)
+    assert "data/arrays/test cannot be read" in said
     for name, content in models.items():
         assert (finished.folder / "models" / name).read_bytes() == content
     # The histories have other seconds, so the report that shows them is made again.
@@ -177,15 +180,13 @@ def test_plots_page(finished: Project) -> None:
 def test_wrong_parameter_stops_with_one_error(
     finished: Project, key: str, value: object, told: str
 ) -> None:
-    params = finished.folder / "params.yaml"
-    before = params.read_text()
-    demo.set_params(params, {key: value})
+    demo.set_params(finished.folder / "params.yaml", {key: value})
     try:
         output = finished.run("dvc repro", check=False)
         assert told in output
         assert "Traceback" not in output
     finally:
-        params.write_text(before)
+        restore(finished)
 
 
 def test_images_of_the_user_are_used_and_kept(tmp_path: Path, phantoms: Path) -> None:
