@@ -37,8 +37,8 @@ KILLED = (
     "`git checkout dvc.lock` where DVC was killed while it wrote that file)"
 )
 REFUSED = (
-    "one error that says why, by the stage or by DVC where it cannot even begin; no half-written "
-    "file; `dvc repro` then gives the same bytes"
+    "the stage ends with one error that says why, and no half-written file; `dvc repro` then gives "
+    "the same bytes"
 )
 
 
@@ -217,15 +217,17 @@ class Trial:
         outputs = self.project.contents(self.outputs[stage])
         most = max((self.project.folder / file).stat().st_size for file in outputs) // 2
         self._remove(stage)
-        end = self._run_limited(stage, most)
+        limits = (most, resource.getrlimit(resource.RLIMIT_FSIZE)[1])
+        end = self._run(stage, partial(resource.setrlimit, resource.RLIMIT_FSIZE, limits))
         return self._refused(f"file size limit for {stage}", stage, end)
 
-    def _run_limited(self, stage: str, most: int) -> End:
-        limits = (most, resource.getrlimit(resource.RLIMIT_FSIZE)[1])
+    def _run(self, stage: str, prepare: Callable[[], None] | None = None) -> End:
+        """Run a stage with nothing written but by itself, after `prepare` in its process."""
         done = subprocess.run(
             [sys.executable, "-m", f"stages.{stage}"],
             cwd=self.project.folder,
-            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limits),
+            preexec_fn=prepare,
+            env=self.project.environment(),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -242,7 +244,7 @@ class Trial:
         return self._refused(f"read-only folders of {stage}", stage, end)
 
     def full(self, stage: str) -> Figure:
-        """`dvc repro` of a stage on a disk with too little room by half; on a `small_disk`."""
+        """A stage on a disk with too little room by half; on a `small_disk`."""
         sizes = [self.project.folder / file for file in self.project.contents(self.outputs[stage])]
         room = max(file.stat().st_size for file in sizes) // 2
         self._remove(stage)
@@ -250,19 +252,9 @@ class Trial:
         disk = os.statvfs(self.project.folder)
         with ballast.open("wb") as file:
             os.posix_fallocate(file.fileno(), 0, max(1, disk.f_bavail * disk.f_frsize - room))
-        done = subprocess.run(
-            ["dvc", "repro", "--force", "--single-item", stage],
-            cwd=self.project.folder,
-            env=self.project.environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-        )
+        end = self._run(stage)
         ballast.unlink()
-        # DVC adds an error of its own, or cannot even begin.
-        said = done.stdout if "error: " in done.stdout else done.stdout.replace("ERROR", "error")
-        return self._refused(f"full disk for {stage}", stage, End(done.returncode, said))
+        return self._refused(f"full disk for {stage}", stage, end)
 
     def _refused(self, what: str, stage: str, end: End) -> Figure:
         named = "cannot" in end.said or "No space left" in end.said
