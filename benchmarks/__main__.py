@@ -12,7 +12,7 @@ from cxr.files import replacing
 from cxr.readme import speed
 
 TABLE = paths.BENCHMARKS.with_suffix(".md")
-BENCHMARKS = ("decoding", "steps", "transfer", "pipeline", "growth")
+BENCHMARKS = ("decoding", "steps", "transfer", "pipeline", "growth", "inference")
 
 
 def main() -> None:

@@ -175,6 +175,7 @@ def test_paths_are_the_declared_ones() -> None:
         *(str(paths.ARRAYS / split) for split in ("train", "val", "stress", "test")),
         *map(str, (paths.MANIFEST, paths.REJECTS, paths.LEAKS)),
         *map(str, (paths.PREDICTIONS, paths.UNLIKENESS, paths.GUARDS)),
+        *map(str, (paths.EXPORTED, paths.EXPORT)),
         *map(str, (paths.DATA_METRICS, paths.EVALUATION, paths.INTERVALS, paths.SHIFT)),
         *map(str, (paths.REPORT, paths.REPORT_PAGE, paths.FIGURES)),
     }
@@ -210,7 +211,8 @@ def test_small_results_are_for_git_and_large_ones_for_dvc() -> None:
 
 def test_artifacts_are_the_models() -> None:
     artifacts = {name: entry["path"] for name, entry in PIPELINE["artifacts"].items()}
-    assert artifacts == {variant: f"models/{variant}.keras" for variant in TRAINED}
+    trained = {variant: f"models/{variant}.keras" for variant in TRAINED}
+    assert artifacts == trained | {"recommended": str(paths.EXPORTED)}
 
 
 def test_plot_templates_exist() -> None:

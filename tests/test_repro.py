@@ -21,9 +21,9 @@ pytestmark = pytest.mark.slow
 ALL = {
     *("fetch", "preprocess", "stress", "fetch_weights", "extract_features", "extract_activations"),
     *(f"train_{variant}" for variant in TRAINED),
-    *("evaluate", "intervals", "dataset_shift", "report"),
+    *("evaluate", "export", "intervals", "dataset_shift", "report"),
 }
-AFTER_TRAINING = {"evaluate", "intervals", "dataset_shift", "report"}
+AFTER_TRAINING = {"evaluate", "export", "intervals", "dataset_shift", "report"}
 
 
 def restore(project: Project) -> None:
