@@ -19,6 +19,7 @@ ACTIVATIONS = Path("data/activations")
 WEIGHTS = Path("data/weights")
 PREDICTIONS = Path("data/predictions.csv")
 MODELS = Path("models")
+EXPORTED = Path("models/exported")
 
 DATA_METRICS = Path("metrics/data.json")
 GUARDS = Path("metrics/guards.json")
