@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cxr import ensemble, scores
+from cxr import calibration, ensemble, scores
 
 
 def overconfident(count=20_000):
@@ -21,7 +21,7 @@ def test_scaling_finds_the_true_probabilities():
     assert scale["slope"] == pytest.approx(0.5, rel=0.05)
     assert scale["intercept"] == pytest.approx(-0.5, rel=0.1)
     before, after = (
-        scores.calibration(y_true, p)["ece"] for p in (y_prob, ensemble.rescaled(y_prob, scale))
+        scores.calibration(y_true, p)["ece"] for p in (y_prob, calibration.rescaled(y_prob, scale))
     )
     assert before > 0.05
     assert after < 0.012
@@ -29,12 +29,12 @@ def test_scaling_finds_the_true_probabilities():
 
 def test_scaling_keeps_the_order():
     y_true, y_prob = overconfident(500)
-    found = ensemble.rescaled(y_prob, ensemble.fit_scale(y_true, y_prob))
+    found = calibration.rescaled(y_prob, ensemble.fit_scale(y_true, y_prob))
     np.testing.assert_array_equal(np.argsort(found), np.argsort(y_prob))
 
 
 def test_certain_probabilities_stay_finite():
-    found = ensemble.rescaled(np.array([0.0, 1.0]), {"slope": 1.0, "intercept": 0.0})
+    found = calibration.rescaled(np.array([0.0, 1.0]), {"slope": 1.0, "intercept": 0.0})
     np.testing.assert_allclose(found, [0, 1], atol=1e-5)
 
 
@@ -59,7 +59,7 @@ def test_mirrored_images_take_part_at_the_scale_of_their_member():
     scales = {"a": {"slope": 2.0, "intercept": 0.5}}
     predictions = table().assign(a_mirrored=table()["b"], c_mirrored=0.9)
     found = ensemble.mean_of_calibrated(predictions, scales)
-    both = [ensemble.rescaled(predictions[name].to_numpy(), scales["a"]) for name in "ab"]
+    both = [calibration.rescaled(predictions[name].to_numpy(), scales["a"]) for name in "ab"]
     np.testing.assert_allclose(found, (both[0] + both[1]) / 2)
 
 

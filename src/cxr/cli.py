@@ -1,0 +1,118 @@
+"""`cxr`: use the trained models."""
+
+import argparse
+import csv
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+from cxr import paths
+from cxr.errors import CxrError, catch_every_interrupt, run_stage
+from cxr.predicting import Answer, Predictor, files_of, predict
+
+Result = tuple[Path, Answer | str]
+COLUMNS = ("file", "probability", "decision", "confidence", "unfamiliarity", "warnings", "error")
+FAILED = 1  # exit code where one file or more had no answer
+
+
+def main() -> None:
+    catch_every_interrupt()
+    arguments = parser().parse_args()
+    run_stage(lambda: arguments.run(arguments))
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line, with all help."""
+    top = argparse.ArgumentParser(
+        prog="cxr", description="Use the trained models. Not for clinical use."
+    )
+    commands = top.add_subparsers(metavar="COMMAND", required=True)
+    one = commands.add_parser(
+        "predict",
+        help="NORMAL or PNEUMONIA for radiographs",
+        description="NORMAL or PNEUMONIA for JPEG, PNG and DICOM files, at the operating point "
+        "that was chosen on validation. Not for clinical use.",
+        epilog="Exit code: 0, all files were answered; 1, some were not, or an error; 2, wrong "
+        "arguments.",
+    )
+    one.add_argument("paths", nargs="+", type=Path, metavar="FILE_OR_FOLDER")
+    one.add_argument("--variant", default="", help="its name; default: the recommended one")
+    one.add_argument("--format", default="table", choices=FORMATS, help="default: table")
+    one.add_argument(
+        "--models",
+        type=Path,
+        default=paths.EXPORTED,
+        metavar="FOLDER",
+        help="that the stage export wrote; default: %(default)s",
+    )
+    one.set_defaults(run=run_predict)
+    return top
+
+
+def run_predict(arguments: argparse.Namespace) -> None:
+    """Answer each file; those without an answer do not stop the others."""
+    files = files_of(arguments.paths)
+    if not files:
+        named = ", ".join(map(str, arguments.paths))
+        raise CxrError(f"no JPEG, PNG or DICOM file in {named}")
+    predictor = Predictor(arguments.models, arguments.variant)
+    failed: list[str] = []
+
+    def noted(results: Iterable[Result]) -> Iterator[Result]:
+        for file, found in results:
+            if isinstance(found, str):
+                failed.append(found)
+            yield file, found
+
+    FORMATS[arguments.format](predictor, noted(predict(predictor, files)))
+    if failed:
+        print(f"{len(failed)} of {len(files)} files could not be read", file=sys.stderr)
+        sys.exit(FAILED)
+
+
+def as_table(predictor: Predictor, results: Iterable[Result]) -> None:
+    """A line for each file as soon as it is answered, warnings below it."""
+    print(f"variant {predictor.variant}, PNEUMONIA from {predictor.threshold:.3f}")
+    print("probability  decision   confidence  file")
+    for file, found in results:
+        if isinstance(found, str):
+            print(f"{'-':>11}  {'ERROR':9}  {'-':>10}  {found}", flush=True)
+            continue
+        numbers = f"{found.probability:11.3f}  {found.decision:9}  {found.confidence:10.3f}"
+        print(f"{numbers}  {file}", flush=True)
+        for warning in found.warnings:
+            print(f"{'':36}WARNING: {warning}")
+
+
+def as_csv(predictor: Predictor, results: Iterable[Result]) -> None:
+    """A row for each file; several warnings in one field, separated by semicolons."""
+    writer = csv.DictWriter(sys.stdout, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for row in map(_row, results):
+        writer.writerow(row | {"warnings": "; ".join(row["warnings"])})
+
+
+def as_json(predictor: Predictor, results: Iterable[Result]) -> None:
+    """One document: variant, threshold, and `images`, each with the keys of `COLUMNS`."""
+    document = {
+        "variant": predictor.variant,
+        "threshold": predictor.threshold,
+        "images": list(map(_row, results)),
+    }
+    print(json.dumps(document, indent=2))
+
+
+FORMATS = {"table": as_table, "csv": as_csv, "json": as_json}
+
+
+def _row(result: Result) -> dict[str, object]:
+    file, found = result
+    empty: dict[str, object] = dict.fromkeys(COLUMNS) | {"warnings": ()}
+    known = {"error": found} if isinstance(found, str) else asdict(found)
+    return empty | {"file": str(file)} | known
+
+
+if __name__ == "__main__":
+    main()

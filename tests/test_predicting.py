@@ -1,0 +1,261 @@
+"""From files to answers, by small networks of which every output is known beforehand."""
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import openvino
+import pytest
+from openvino import opset13 as ops
+from PIL import Image
+
+from cxr import cli, familiarity, predicting
+from cxr.demo import PROJECT
+from cxr.errors import CxrError
+from cxr.params import read_params
+from cxr.predicting import Answer, Predictor
+
+SIDE = 32
+THRESHOLD = 0.4
+SCALE = {"slope": 2.0, "intercept": -1.0}
+
+
+def save(path: Path, output: object, image: object) -> None:
+    openvino.save_model(openvino.Model([output], [image], path.stem), path, compress_to_fp16=False)
+
+
+def build(folder: Path) -> None:
+    """`bright`: the mean grey value / 255. `left`: that of the left half. `both`: their mean.
+    Features: the means of rows.
+    """
+    for name, columns in {"bright": SIDE, "left": SIDE // 2}.items():
+        image = ops.parameter([-1, SIDE, SIDE, 1], np.uint8)
+        grey = ops.convert(image, np.float32)
+        part = ops.slice(grey, [0], [columns], [1], [2])
+        mean = ops.reduce_mean(part, [1, 2], keep_dims=False)
+        save(folder / f"{name}.xml", ops.divide(mean, np.float32(255)), image)
+    image = ops.parameter([-1, SIDE, SIDE, 1], np.uint8)
+    rows = ops.reduce_mean(ops.convert(image, np.float32), [2, 3], keep_dims=False)
+    save(folder / "features.xml", rows, image)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("exported")
+    build(folder)
+    rng = np.random.default_rng(1)
+    known = rng.normal(128, 10, (100, SIDE)).astype(np.float32)
+    reference = familiarity.fit(known)
+    familiarity.save(reference, folder / "familiar.npz")
+    limit = float(familiarity.distances(reference, known).max() * 2)
+    image = read_params(PROJECT / "params.yaml").image.model_copy(update={"size": SIDE})
+    alone = {"threshold": THRESHOLD, "scale": SCALE}
+    members = {"bright": SCALE, "left": {"slope": 1.0, "intercept": 0.0}}
+    settings = {
+        "image": image.model_dump(mode="json"),
+        "recommended": "bright",
+        "variants": {
+            "bright": alone,
+            "left": alone,
+            "both": {**alone, "members": members},
+            "mirrored": {**alone, "members": {"left": members["left"]}, "mirrored": True},
+        },
+        "familiarity": {"limit": limit, "false_alarms": {"val": 0.01, "test": 0.02}},
+        "trained_on": {"shorter_side": [SIDE, 400], "aspect_ratio": [0.8, 2.0]},
+    }
+    (folder / "settings.json").write_text(json.dumps(settings))
+    return folder
+
+
+def grey(level: int, size: tuple[int, int] = (40, 40)) -> Image.Image:
+    return Image.new("L", size, level)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    """A folder of four radiographs, two files that are none and two that are left out."""
+    folder = tmp_path / "new patients"
+    (folder / "below").mkdir(parents=True)
+    grey(140).save(folder / "1.png")
+    grey(60).save(folder / "2.png")
+    grey(120).save(folder / "below/3.JPG", quality=95)
+    (folder / "4.png").write_bytes(b"no image")
+    (folder / "5.dcm").write_bytes(b"\0" * 128 + b"DICM")
+    grey(128, (80, 35)).save(folder / "6.png")
+    (folder / "notes.txt").write_text("of patients")
+    grey(1).save(folder / ".7.png")
+    return folder
+
+
+def answer(exported: Path, image: Image.Image, tmp_path: Path, variant: str = "") -> Answer:
+    image.save(tmp_path / "one.png")
+    predictor = Predictor(exported, variant)
+    [(_, found)] = predicting.predict(predictor, [tmp_path / "one.png"])
+    assert isinstance(found, Answer)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("level", "decision"), [(101, "NORMAL"), (102, "PNEUMONIA"), (150, "PNEUMONIA")]
+)
+def test_the_decision_is_made_at_the_operating_point(
+    exported: Path, tmp_path: Path, level: int, decision: str
+) -> None:
+    found = answer(exported, grey(level), tmp_path)
+    assert found.probability == pytest.approx(level / 255, abs=1e-6)
+    assert found.decision == decision
+
+
+@pytest.mark.parametrize("level", [60, 200])
+def test_confidence_is_the_calibrated_probability_of_the_decision(
+    exported: Path, tmp_path: Path, level: int
+) -> None:
+    found = answer(exported, grey(level), tmp_path)
+    odds = level / (255 - level)
+    calibrated = 1 / (1 + np.exp(-(SCALE["slope"] * np.log(odds) + SCALE["intercept"])))
+    expected = calibrated if found.decision == "PNEUMONIA" else 1 - calibrated
+    assert found.confidence == pytest.approx(expected, abs=1e-5)
+
+
+def test_an_ensemble_is_the_mean_of_its_calibrated_members(exported: Path, tmp_path: Path) -> None:
+    image = grey(100)
+    image.paste(200, (0, 0, 20, 40))
+    by_bright = answer(exported, image, tmp_path, "bright").probability
+    by_left = answer(exported, image, tmp_path, "left").probability
+    logit = np.log(by_bright / (1 - by_bright))
+    of_bright = 1 / (1 + np.exp(-(SCALE["slope"] * logit + SCALE["intercept"])))
+    found = answer(exported, image, tmp_path, "both").probability
+    assert found == pytest.approx((of_bright + by_left) / 2, abs=1e-5)
+    mirrored = answer(exported, image, tmp_path, "mirrored").probability
+    assert mirrored == pytest.approx((200 / 255 + 100 / 255) / 2, abs=0.01)
+    assert by_left == pytest.approx(200 / 255, abs=0.01)
+
+
+def test_what_looks_like_the_training_images_has_no_warning(exported: Path, tmp_path: Path) -> None:
+    found = answer(exported, grey(128), tmp_path)
+    assert found.warnings == ()
+    assert 0 <= found.unfamiliarity <= 1
+
+
+ODD = {
+    "does not look like": grey(255),
+    "has colours": Image.new("RGB", (40, 40), (128, 60, 200)),
+    "smaller than the 32 pixels": grey(128, (40, 31)),
+    "width / height is outside of 0.80 to 2.00": grey(128, (100, 40)),
+}
+
+
+@pytest.mark.parametrize("warning", ODD)
+def test_what_is_odd_is_told(exported: Path, tmp_path: Path, warning: str) -> None:
+    found = answer(exported, ODD[warning], tmp_path)
+    assert sum(warning in told for told in found.warnings) == 1
+
+
+def test_a_folder_is_searched_and_other_files_are_left_out(files: Path) -> None:
+    found = predicting.files_of([files, files / "notes.txt"])
+    names = ["1.png", "2.png", "4.png", "5.dcm", "6.png", "below/3.JPG", "notes.txt"]
+    assert found == [files / name for name in names]
+
+
+def test_as_many_answers_as_files_in_their_order(exported: Path, tmp_path: Path) -> None:
+    paths = [tmp_path / f"{level}.png" for level in range(100, 100 + 2 * predicting.BATCH + 3)]
+    for number, path in enumerate(paths):
+        if number % 5 == 2:
+            path.write_bytes(b"no image")
+        else:
+            grey(int(path.stem)).save(path)
+    found = list(predicting.predict(Predictor(exported), paths))
+    assert [path for path, _ in found] == paths
+    for path, one in found:
+        if isinstance(one, Answer):
+            assert one.probability == pytest.approx(int(path.stem) / 255, abs=1e-6)
+        else:
+            assert path.name in one
+    assert sum(isinstance(one, str) for _, one in found) == 4
+
+
+# --- the command ---------------------------------------------------------------------------------
+
+
+def cxr(exported: Path, *arguments: object) -> "subprocess.CompletedProcess[str]":
+    code = "import sys; from cxr import cli; cli.main(); assert 0"
+    code = code.replace("assert 0", "sys.exit('tensorflow' in sys.modules and 99)")
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments), "--models", str(exported)],
+        env=os.environ | {"PYTHONPATH": str(PROJECT / "src")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_one_bad_file_does_not_stop_the_others(exported: Path, files: Path) -> None:
+    done = cxr(exported, "predict", files)
+    assert done.returncode == 1
+    assert done.stderr == "2 of 6 files could not be read\n"
+    lines = done.stdout.splitlines()
+    assert lines[0] == "variant bright, PNEUMONIA from 0.400"
+    assert lines[2].split()[:2] == ["0.549", "PNEUMONIA"]
+    assert lines[3].split()[:2] == ["0.235", "NORMAL"]
+    assert sum("ERROR" in line for line in lines) == 2
+    assert "4.png: cannot identify" in done.stdout
+
+
+def test_all_well_ends_with_0_and_without_keras(exported: Path, files: Path) -> None:
+    done = cxr(exported, "predict", files / "1.png", "--variant", "left")
+    assert done.returncode == 0, done.stderr
+    assert "variant left" in done.stdout
+
+
+@pytest.mark.parametrize("wanted", ["json", "csv"])
+def test_formats(
+    exported: Path, files: Path, wanted: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = cli.parser().parse_args(
+        ["predict", str(files), "--format", wanted, "--models", str(exported)]
+    )
+    with pytest.raises(SystemExit) as caught:
+        arguments.run(arguments)
+    assert caught.value.code == 1
+    out = capsys.readouterr().out
+    if wanted == "json":
+        document = json.loads(out)
+        assert (document["variant"], document["threshold"]) == ("bright", THRESHOLD)
+        rows = document["images"]
+    else:
+        rows = list(csv.DictReader(io.StringIO(out)))
+    assert [set(row) for row in rows] == [set(cli.COLUMNS)] * 6
+    assert [bool(row["error"]) for row in rows] == [False, False, True, True, False, False]
+    assert float(rows[0]["probability"]) == pytest.approx(140 / 255, abs=1e-6)
+    assert "width / height" in str(rows[4]["warnings"])
+
+
+WRONG = {
+    "no variant resnet": lambda folder: Predictor(folder, "resnet"),
+    "settings.json is missing: run `dvc repro export`": lambda folder: Predictor(folder / "none"),
+    "no JPEG, PNG or DICOM file in": lambda folder: cli.run_predict(
+        cli.parser().parse_args(["predict", str(folder / "empty")])
+    ),
+}
+
+
+@pytest.mark.parametrize("error", WRONG)
+def test_what_is_wrong_is_told(exported: Path, error: str) -> None:
+    (exported / "empty").mkdir(exist_ok=True)
+    with pytest.raises(CxrError, match=error):
+        WRONG[error](exported)
+
+
+@pytest.mark.parametrize("name", ["bright.bin", "settings.json"])
+def test_a_damaged_file_is_named(exported: Path, tmp_path: Path, name: str) -> None:
+    for file in exported.iterdir():
+        if file.is_file():
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / name).write_bytes(b"")
+    with pytest.raises(CxrError, match=name.split(".")[0]):
+        Predictor(tmp_path)
