@@ -16,12 +16,18 @@ from cxr.errors import CxrError, run_stage
     ("error", "told"),
     [
         (CxrError("data/x is missing"), "error: data/x is missing"),
-        (OSError(28, "No space left on device"), "No space left on device"),
+        (OSError(28, "No space left on device"), "No space left on device. Make room in .*tmp"),
+        (OSError(27, "File too large", "data/x"), r"error: \[Errno 27\] File too large: 'data/x'"),
+        (ConnectionError(111, "Connection refused"), r"error: \[Errno 111\] Connection refused"),
         (MemoryError("Unable to allocate 3 GiB"), "not enough memory. Unable to allocate 3 GiB"),
         (KeyboardInterrupt(), "error: interrupted"),
     ],
 )
-def test_what_the_user_can_mend_is_one_message(error: BaseException, told: str) -> None:
+def test_what_the_user_can_mend_is_one_message(
+    monkeypatch: pytest.MonkeyPatch, error: BaseException, told: str
+) -> None:
+    monkeypatch.setattr(errors.tempfile, "gettempdir", lambda: "/some/tmp")
+
     def stage() -> None:
         raise error
 

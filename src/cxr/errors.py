@@ -1,13 +1,17 @@
 """The one exception type for mistakes that the user can mend, and how a stage reports it."""
 
+import errno
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Callable
 from functools import partial
 from types import TracebackType
 
 INTERRUPTED = "\nerror: interrupted; nothing half-written was kept, run the same command again"
+
+NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 
 interrupted = threading.Event()  # set by Ctrl-C, whatever a library makes of it
 
@@ -20,7 +24,9 @@ def run_stage(main: Callable[[], None]) -> None:
     """Run a stage; what the user can mend ends it with one message instead of a traceback."""
     try:
         main()
-    except (CxrError, OSError) as error:
+    except OSError as error:
+        sys.exit(f"\nerror: {_of_system(error)}")
+    except CxrError as error:
         sys.exit(f"\nerror: {error}")
     except MemoryError as error:
         sys.exit(
@@ -29,6 +35,16 @@ def run_stage(main: Callable[[], None]) -> None:
         )
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
+
+
+def _of_system(error: OSError) -> str:
+    """A write that finds no room names no file, and may have met the temporary folder."""
+    if error.filename is not None or error.errno not in NO_ROOM:
+        return str(error)
+    return (
+        f"a file cannot be written: {error.strerror}. Make room in the project's folder and in "
+        f"{tempfile.gettempdir()}, the folder for temporary files"
+    )
 
 
 def catch_every_interrupt() -> None:
