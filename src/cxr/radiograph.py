@@ -1,0 +1,550 @@
+"""A file of any kind (JPEG, PNG, DICOM) -> an 8-bit grey image, and what is odd about the file.
+
+Of a DICOM file only those tags are read that tell what its pixels mean and what was radiographed.
+No value of a text tag is passed on, and what pydicom says about values it says to nobody: so
+neither results nor errors, warnings or logs can name a patient.
+"""
+
+import io
+import logging
+import math
+import threading
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import libjpeg
+import numpy as np
+import openjpeg
+from numpy.typing import NDArray
+from PIL import ExifTags, Image
+from pydicom.dataset import Dataset
+from pydicom.encaps import get_frame
+from pydicom.filereader import read_dataset, read_preamble
+from pydicom.pixels import apply_color_lut, get_decoder
+from pydicom.tag import Tag
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000TransferSyntaxes,
+    RLELossless,
+)
+
+from cxr.images import FORMATS, MOST_PIXELS, ImageError, decode, read_file, to_grey
+
+SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")  # by which Pillow tells JPEG and PNG
+# How DICOM data without the preamble begin: group 2 or 8, little-endian; group 8, big-endian.
+FIRST_GROUPS = (b"\x02\0", b"\x08\0", b"\0\x08")
+
+GREY_MODES = ("1", "L", "LA", "F")  # of Pillow, and all that begin with I
+COLOUR_SIDE = 256  # pixels, longer side, of the copy in which colours are looked for
+LEAST_COLOUR = 16  # of 255, between channels; JPEG leaves up to 3 in grey images
+
+# Samples of a pixel, by photometric interpretation.
+SAMPLES = {
+    **{"MONOCHROME1": 1, "MONOCHROME2": 1, "PALETTE COLOR": 1},
+    **{"RGB": 3, "YBR_FULL": 3, "YBR_FULL_422": 3, "YBR_ICT": 3, "YBR_RCT": 3},
+}
+NUMBERS = {  # pydicom's name of what it decodes by: the tag, and what it is where missing
+    "rows": ("Rows", None),
+    "columns": ("Columns", None),
+    "samples_per_pixel": ("SamplesPerPixel", 1),
+    "bits_allocated": ("BitsAllocated", None),
+    "bits_stored": ("BitsStored", None),
+    "pixel_representation": ("PixelRepresentation", 0),
+    "planar_configuration": ("PlanarConfiguration", 0),
+}
+PALETTES = [
+    f"{segmented}{colour}PaletteColorLookupTable{part}"
+    for colour in ("Red", "Green", "Blue")
+    for segmented, part in (("", "Descriptor"), ("", "Data"), ("Segmented", "Data"))
+]
+TAGS = [
+    Tag(keyword)
+    for keyword in (
+        *(keyword for keyword, _ in NUMBERS.values()),
+        *("PixelData", "NumberOfFrames", "HighBit", "PhotometricInterpretation"),
+        *("PixelPaddingValue", "PixelPaddingRangeLimit"),
+        *("RescaleSlope", "RescaleIntercept", "ModalityLUTSequence"),
+        *("WindowCenter", "WindowWidth", "VOILUTFunction", "VOILUTSequence"),
+        *("Modality", "BodyPartExamined", "ViewPosition"),
+        *PALETTES,
+    )
+]
+# Of the pixels, at each end of the grey values, that may become black or white where a file has no
+# window: dead pixels, lead letters and metal are fewer, and would leave the chest a narrow range.
+BEYOND_RANGE = 0.005
+
+RADIOGRAPHY = ("CR", "DX", "RG", "XR")  # Modality
+CHEST = ("CHEST", "THORAX", "LUNG")  # in BodyPartExamined, as in PORT CHEST
+LATERAL = ("LL", "RL", "LAT", "LATERAL")  # ViewPosition
+OTHER_MODALITY = f"its Modality is none of {', '.join(RADIOGRAPHY)}: not a radiograph"
+OTHER_PART = "its BodyPartExamined is not the chest"
+OTHER_VIEW = "its ViewPosition is lateral, not frontal"
+NO_WINDOW = "its window or VOI LUT cannot be used: the range of its grey values was used"
+
+OFF = logging.CRITICAL + 1
+for _library in ("pydicom", "pylibjpeg", "libjpeg", "openjpeg", "_openjpeg"):
+    logging.getLogger(_library).setLevel(OFF)  # they log values of tags
+_alone = threading.Lock()  # filters of warnings are one for all threads
+
+
+@dataclass(frozen=True)
+class Radiograph:
+    """What was read from a file.
+
+    Attributes:
+        image: mode L, 0 black to 255 white: bones are light; without metadata. It may be smaller
+            than the original.
+        kind: JPEG, PNG or DICOM.
+        width: of the original, upright, pixels.
+        height: likewise.
+        coloured: JPEG and PNG: the channels differ visibly; DICOM: stored in colours, whatever
+            they are.
+        notes: what a DICOM file says against itself (another modality, part of the body or view)
+            or about its grey values; sentences without values of the file, empty where all is
+            well.
+    """
+
+    image: Image.Image
+    kind: str
+    width: int
+    height: int
+    coloured: bool
+    notes: tuple[str, ...] = ()
+
+
+class _UnusableError(Exception):
+    """Why a DICOM file is refused, in words without values of text tags."""
+
+
+def read(path: Path, enough: int = 0) -> Radiograph:
+    """Read a JPEG, PNG or DICOM file; its content tells which it is, not its name.
+
+    JPEG and PNG give the pixels that the pipeline trains on. DICOM gives what a viewer shows
+    at first: the modality LUT or rescaling, then the first VOI LUT or window, MONOCHROME1
+    inverted, padding black. Without a window, 8-bit data keep their levels, as in a JPEG; of
+    deeper data the range that holds all but 0.5 % of the pixels at each end becomes 0 to 255.
+
+    Args:
+        path: the file.
+        enough: pixels that suffice for the shorter side of a JPEG, as `cxr.images.decode` takes
+            it; 0: at full size.
+
+    Raises:
+        ImageError: missing, empty, of another kind, damaged, cut off, without pixels, of more than
+            one frame, of contradictory tags, or of a size that suggests an attack.
+    """
+    content = read_file(path)
+    if not content or content.startswith(SIGNATURES):
+        return _from_picture(content, path, enough)
+    if content[128:132] == b"DICM" or content.startswith(FIRST_GROUPS):
+        return _from_dicom(content, path)
+    raise ImageError(f"{path}: cannot identify a JPEG, PNG or DICOM image")
+
+
+# --- JPEG and PNG --------------------------------------------------------------------------------
+
+
+def _from_picture(content: bytes, path: Path, enough: int) -> Radiograph:
+    image = decode(content, path, enough)
+    with Image.open(io.BytesIO(content), formats=FORMATS) as original:
+        coloured = _has_colours(image, original)
+        size = image.size if image.size in (original.size, original.size[::-1]) else original.size
+        if size != image.size and original.getexif().get(ExifTags.Base.Orientation, 1) > 4:
+            size = size[::-1]  # scaled by DCT, and lay on its side
+    grey = to_grey(image)
+    grey.info.clear()  # comments and EXIF data may name a patient
+    return Radiograph(grey, str(original.format), *size, coloured)
+
+
+def _has_colours(image: Image.Image, original: Image.Image) -> bool:
+    """Whether channels differ visibly.
+
+    Args:
+        image: decoded, perhaps in grey only.
+        original: the same, not yet decoded.
+    """
+    if original.mode in GREY_MODES or original.mode.startswith("I"):
+        return False
+    if image.mode != original.mode:  # was decoded in grey
+        image = original
+        image.draft("RGB", (COLOUR_SIDE, COLOUR_SIDE))
+    small = image.convert("RGBA").convert("RGB")
+    small.thumbnail((COLOUR_SIDE, COLOUR_SIDE))
+    return bool(np.ptp(np.asarray(small), axis=-1).max() >= LEAST_COLOUR)
+
+
+# --- DICOM: from the file to its stored values ---------------------------------------------------
+
+
+def _from_dicom(content: bytes, path: Path) -> Radiograph:
+    try:
+        with _in_silence():
+            return _read_dicom(content)
+    except _UnusableError as error:
+        problem = str(error)
+    except MemoryError:
+        raise
+    except Exception as error:  # its text may hold values of tags
+        problem = f"damaged DICOM file ({type(error).__name__})"
+    raise ImageError(f"{path}: {problem}")  # out here: without those errors as its context
+
+
+@contextmanager
+def _in_silence() -> Iterator[None]:
+    """No warnings; one thread at a time."""
+    with _alone, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _read_dicom(content: bytes) -> Radiograph:
+    tags, syntax = _tags_of(content)
+    if "PixelData" not in tags:
+        raise _UnusableError("DICOM file without pixel data: no image, or cut off before them")
+    layout = _layout_of(tags)
+    stored = _stored_values(tags["PixelData"], layout, syntax)
+    notes = _notes_of(tags)
+    is_grey = layout["photometric_interpretation"].startswith("MONOCHROME")
+    if is_grey:
+        grey, more = _shown(stored, tags, layout)
+        notes += more
+    else:
+        grey = _without_colour(stored, tags, layout["bits_stored"])
+    rows, columns = grey.shape
+    return Radiograph(Image.fromarray(grey), "DICOM", columns, rows, not is_grey, notes)
+
+
+def _tags_of(content: bytes) -> tuple[Dataset, UID]:
+    """The wanted tags, not yet interpreted, and the transfer syntax."""
+    file = io.BytesIO(content)
+    read_preamble(file, force=True)  # passes over it where there is one
+    syntax = _syntax_of(file)
+    if syntax == DeflatedExplicitVRLittleEndian:
+        file = io.BytesIO(_inflated(file.read()))
+    # It finds out by itself whether types of values are written (explicit) or not.
+    return read_dataset(file, False, syntax.is_little_endian, specific_tags=TAGS), syntax
+
+
+def _syntax_of(file: io.BytesIO) -> UID:
+    """The transfer syntax; leaves the file at the begin of its data set."""
+    tag = Tag("TransferSyntaxUID")
+    meta = read_dataset(
+        file, False, True, stop_when=lambda tag, *_: tag >> 16 != 2, specific_tags=[tag]
+    )
+    named = meta.get("TransferSyntaxUID")
+    if not named:
+        group = file.read(2)
+        file.seek(-len(group), io.SEEK_CUR)
+        return ExplicitVRBigEndian if group == b"\0\x08" else ImplicitVRLittleEndian
+    try:
+        return get_decoder(str(named)).UID
+    except NotImplementedError:
+        pass
+    raise _UnusableError("DICOM file of a transfer syntax that cannot be read, such as a film")
+
+
+def _inflated(packed: bytes) -> bytes:
+    """Raises _UnusableError: it does not end where the largest image of 16 bits would."""
+    unpacker = zlib.decompressobj(-zlib.MAX_WBITS)
+    data = unpacker.decompress(packed, 2 * MOST_PIXELS)
+    if unpacker.unconsumed_tail:
+        raise _UnusableError("DICOM file that inflates to a size which suggests a bomb")
+    return data
+
+
+def _layout_of(tags: Dataset) -> dict[str, Any]:
+    """How the pixels are stored, by the names that pydicom decodes by.
+
+    Raises:
+        _UnusableError: tags are missing or contradict each other, or there are several frames.
+    """
+    layout: dict[str, Any] = {
+        name: _whole(tags, keyword, missing) for name, (keyword, missing) in NUMBERS.items()
+    }
+    colours = _text(tags, "PhotometricInterpretation")
+    layout["photometric_interpretation"] = colours
+    stored, allocated = layout["bits_stored"], layout["bits_allocated"]
+    pixels = layout["rows"] * layout["columns"]
+    if pixels > MOST_PIXELS:
+        size = f"{layout['columns']} x {layout['rows']}"
+        raise _UnusableError(f"{size} pixels suggest a bomb")
+    wanted = {
+        "Rows or Columns is 0": pixels > 0,
+        "NumberOfFrames is not 1: give one file for each image": _whole(tags, "NumberOfFrames", 1)
+        in (0, 1),
+        "its PhotometricInterpretation cannot be read": colours in SAMPLES,
+        "SamplesPerPixel and PhotometricInterpretation disagree": layout["samples_per_pixel"]
+        == SAMPLES.get(colours),
+        "BitsAllocated is neither 8 nor 16": allocated in (8, 16),
+        "BitsStored is not from 1 to BitsAllocated": 1 <= stored <= allocated,
+        "HighBit is not BitsStored - 1": _whole(tags, "HighBit", stored - 1) == stored - 1,
+        "PixelRepresentation is neither 0 nor 1": layout["pixel_representation"] in (0, 1),
+        "PlanarConfiguration is neither 0 nor 1": layout["planar_configuration"] in (0, 1),
+    }
+    for problem, is_well in wanted.items():
+        if not is_well:
+            raise _UnusableError(problem)
+    return layout
+
+
+def _stored_values(element: Any, layout: dict[str, Any], syntax: UID) -> NDArray[Any]:
+    """Decoded: (H, W), or (H, W, 3) in RGB, of 8 or 16 bits in the machine's byte order."""
+    if syntax.is_encapsulated != element.is_undefined_length:
+        raise _UnusableError("compressed and uncompressed: PixelData and transfer syntax disagree")
+    if syntax.is_encapsulated:
+        _check_stream(get_frame(element.value, 0, number_of_frames=1), layout, syntax)
+    else:
+        _check_length(len(element.value), layout)
+    stored, found = get_decoder(syntax).as_array(
+        element.value,
+        index=0,
+        decoding_plugin=_plugin(syntax),
+        pixel_keyword="PixelData",
+        pixel_vr=element.VR,
+        number_of_frames=1,
+        **layout,
+    )
+    if stored.ndim == 3 and found["photometric_interpretation"] != "RGB":
+        raise _UnusableError("its PhotometricInterpretation does not fit its transfer syntax")
+    return stored.astype(stored.dtype.newbyteorder("="), copy=False)
+
+
+def _plugin(syntax: UID) -> str:
+    """Always the same decoder, whatever else is installed."""
+    if not syntax.is_encapsulated:
+        return ""
+    return "pydicom" if syntax == RLELossless else "pylibjpeg"
+
+
+def _bytes_of(layout: dict[str, Any]) -> int:
+    """That the pixels have without compression."""
+    samples = layout["rows"] * layout["columns"] * layout["samples_per_pixel"]
+    if layout["photometric_interpretation"] == "YBR_FULL_422":
+        samples = samples * 2 // 3  # half of the colours
+    return samples * layout["bits_allocated"] // 8
+
+
+def _check_length(found: int, layout: dict[str, Any]) -> None:
+    wanted = _bytes_of(layout)
+    if found < wanted:
+        raise _UnusableError(f"PixelData is cut off: {found} of {wanted} bytes")
+    if found >= 2 * wanted > 2:  # even an image of one byte is padded to two
+        raise _UnusableError("PixelData holds more than one image of Rows x Columns")
+
+
+def _check_stream(frame: bytes, layout: dict[str, Any], syntax: UID) -> None:
+    """Decoders go by the size that the compressed image names itself, and fill up what is cut."""
+    if syntax == RLELossless:
+        if len(frame) > 2 * _bytes_of(layout) + 1024:
+            raise _UnusableError("PixelData is longer than Rows x Columns can be")
+        return
+    is_2000 = syntax in JPEG2000TransferSyntaxes
+    found = openjpeg.get_parameters(frame) if is_2000 else libjpeg.get_parameters(frame)
+    samples = found["samples_per_pixel" if is_2000 else "nr_components"]
+    size = (found["rows"], found["columns"], samples)
+    if size != (layout["rows"], layout["columns"], layout["samples_per_pixel"]):
+        raise _UnusableError("the compressed image has another size than its tags say")
+    if b"\xff\xd9" not in frame[-16:]:  # end of image; padding may follow
+        raise _UnusableError("PixelData is cut off: the compressed image has no end")
+
+
+# --- DICOM: from stored values to grey -----------------------------------------------------------
+
+
+def _shown(
+    stored: NDArray[Any], tags: Dataset, layout: dict[str, Any]
+) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
+    """As a viewer shows it: uint8 (H, W), and notes.
+
+    There are at most 65,536 stored values, so what happens to each is worked out once, in a table.
+    """
+    indices = stored.view(f"u{stored.itemsize}")
+    levels = np.arange(256**stored.itemsize, dtype=indices.dtype).view(stored.dtype)
+    padding = _padding(levels, tags)
+    counts = np.bincount(indices.ravel(), minlength=len(levels))
+    counts[padding] = 0
+    if not counts.any():
+        raise _UnusableError("every pixel is padding (PixelPaddingValue)")
+    grey, notes = _windowed(_rescaled(levels, tags), counts, tags)
+    if layout["photometric_interpretation"] == "MONOCHROME1":  # low values are light
+        grey = 1 - grey
+    grey[padding] = 0
+    return np.rint(255 * grey).astype(np.uint8)[indices], notes
+
+
+def _padding(levels: NDArray[Any], tags: Dataset) -> NDArray[np.bool_]:
+    """Which stored values mean that nothing was radiographed there."""
+    value = _number(tags, "PixelPaddingValue")
+    limit = _number(tags, "PixelPaddingRangeLimit", value)
+    if not math.isfinite(value) or not math.isfinite(limit):
+        return np.zeros(len(levels), bool)
+    # Signed values are often written as unsigned ones: the cast wraps them around.
+    ends = np.array([value, limit]).astype(np.int64).astype(levels.dtype)
+    return (levels >= ends.min()) & (levels <= ends.max())
+
+
+def _rescaled(levels: NDArray[Any], tags: Dataset) -> NDArray[np.float64]:
+    """By the modality LUT or the rescale tags.
+
+    Raises:
+        _UnusableError: they give no numbers, or the same for all.
+    """
+    if tags.get("ModalityLUTSequence"):
+        return _looked_up(levels.astype(np.float64), tags, "ModalityLUTSequence")[0]
+    slope = _number(tags, "RescaleSlope", 1.0)
+    values = levels * slope + _number(tags, "RescaleIntercept", 0.0)
+    if slope == 0 or not np.isfinite(values).all():
+        raise _UnusableError("RescaleSlope or RescaleIntercept cannot be used")
+    return values
+
+
+def _looked_up(
+    values: NDArray[np.float64], tags: Dataset, keyword: str
+) -> tuple[NDArray[np.float64], int]:
+    """Through the first table of a sequence; also the largest value that such a table can hold.
+
+    Raises:
+        _UnusableError: the table is damaged.
+    """
+    try:
+        item = tags[keyword].value[0]
+        entries, first, bits = (int(number) for number in item["LUTDescriptor"].value)
+        entries = entries or 2**16
+        table = _table(item["LUTData"].value, entries, bool(tags.original_encoding[1]))
+        first -= 2**16 if first > values.max() else 0  # negative, but written as unsigned
+        places = np.clip(np.rint(values) - first, 0, len(table) - 1).astype(np.int64)
+        found = table[places]
+    except Exception:  # its text may hold values of tags
+        found, bits = np.empty(0), 0
+    if not found.size or not 1 <= bits <= 16:
+        raise _UnusableError(f"{keyword} is damaged")
+    return found, 2**bits - 1
+
+
+def _table(data: Any, entries: int, is_little: bool) -> NDArray[np.float64]:
+    """LUTData: numbers, or their bytes; two for each entry, or one."""
+    if isinstance(data, bytes):
+        two = ("<" if is_little else ">") + "u2"
+        data = np.frombuffer(data, two if len(data) >= 2 * entries else "u1")
+    return np.asarray(data, np.float64)[:entries]
+
+
+def _windowed(
+    values: NDArray[np.float64], counts: NDArray[np.int64], tags: Dataset
+) -> tuple[NDArray[np.float64], tuple[str, ...]]:
+    """Grey from 0 to 1 of each value, and notes.
+
+    Args:
+        values: that stored values stand for.
+        counts: pixels that have them.
+        tags: of the file.
+    """
+    try:
+        told = _as_told(values, tags)
+    except _UnusableError:
+        return _by_range(values, counts), (NO_WINDOW,)
+    if told is None:
+        return _by_range(values, counts), ()
+    if np.ptp(told[counts > 0]) == 0:  # beside all the values
+        return _by_range(values, counts), (NO_WINDOW,)
+    return told, ()
+
+
+def _as_told(values: NDArray[np.float64], tags: Dataset) -> NDArray[np.float64] | None:
+    """By the first VOI LUT or else the first window (DICOM PS3.3, C.11.2); None: has neither.
+
+    Raises:
+        _UnusableError: no such window is possible.
+    """
+    if tags.get("VOILUTSequence"):
+        found, most = _looked_up(values, tags, "VOILUTSequence")
+        return np.clip(found / most, 0, 1)
+    if "WindowCenter" not in tags and "WindowWidth" not in tags:
+        return None
+    centre, width = (_number(tags, keyword) for keyword in ("WindowCenter", "WindowWidth"))
+    function = _text(tags, "VOILUTFunction") or "LINEAR"
+    if function == "LINEAR":
+        centre, width = centre - 0.5, width - 1
+    if not math.isfinite(centre) or not 0 < width < math.inf:
+        raise _UnusableError("WindowCenter or WindowWidth cannot be used")
+    match function:
+        case "LINEAR" | "LINEAR_EXACT":
+            return np.clip((values - centre) / width + 0.5, 0, 1)
+        case "SIGMOID":
+            return 1 / (1 + np.exp(-4 * (values - centre) / width))
+        case _:
+            raise _UnusableError("its VOILUTFunction is unknown")
+
+
+def _by_range(values: NDArray[np.float64], counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Grey from 0 to 1 where a file does not say which values are black and white."""
+    if len(values) == 256:  # 8 bits are made to be shown as they are
+        low, high = values.min(), values.max()
+    else:
+        order = np.argsort(values)
+        below = np.cumsum(counts[order]) / counts.sum()
+        ends = np.searchsorted(below, (BEYOND_RANGE, 1 - BEYOND_RANGE))
+        low, high = values[order][ends]
+    return np.clip((values - low) / ((high - low) or 1), 0, 1)
+
+
+def _without_colour(stored: NDArray[Any], tags: Dataset, bits: int) -> NDArray[np.uint8]:
+    """Luminance: uint8 (H, W) of palette indices (H, W) or of RGB (H, W, 3) of so many bits."""
+    if stored.ndim == 3:
+        return _luminance(stored, bits)
+    indices = stored.view(f"u{stored.itemsize}")
+    levels = np.arange(256**stored.itemsize, dtype=indices.dtype).view(stored.dtype)
+    colours = apply_color_lut(levels, tags)
+    return _luminance(colours[:, np.newaxis, :3], 8 * colours.itemsize)[:, 0][indices]
+
+
+def _luminance(rgb: NDArray[Any], bits: int) -> NDArray[np.uint8]:
+    return np.asarray(to_grey(Image.fromarray((rgb >> max(0, bits - 8)).astype(np.uint8))))
+
+
+# --- DICOM: single tags --------------------------------------------------------------------------
+
+
+def _notes_of(tags: Dataset) -> tuple[str, ...]:
+    """What the file says that a chest radiograph would not; missing tags say nothing."""
+    modality, part = _text(tags, "Modality"), _text(tags, "BodyPartExamined")
+    found = {
+        OTHER_MODALITY: modality and modality not in RADIOGRAPHY,
+        OTHER_PART: part and not any(word in part for word in CHEST),
+        OTHER_VIEW: _text(tags, "ViewPosition") in LATERAL,
+    }
+    return tuple(note for note, is_so in found.items() if is_so)
+
+
+def _text(tags: Dataset, keyword: str) -> str:
+    """Upper case; empty where missing."""
+    return str(tags.get(keyword) or "").strip().upper()
+
+
+def _number(tags: Dataset, keyword: str, missing: float = math.nan) -> float:
+    """The first value of a tag; not a number where it is none."""
+    try:
+        value = tags.get(keyword)
+        if value is not None and not isinstance(value, (str, bytes, float, int)):
+            value = value[0] if len(value) else None
+        return float(missing if value is None or value == "" else value)
+    except Exception:  # pydicom raises nearly anything
+        return math.nan
+
+
+def _whole(tags: Dataset, keyword: str, missing: int | None = None) -> int:
+    """Raises _UnusableError: missing or not a whole number."""
+    number = _number(tags, keyword, math.inf if missing is None else missing)
+    if number == math.inf and missing is None:
+        raise _UnusableError(f"DICOM file without {keyword}")
+    if not number.is_integer():
+        raise _UnusableError(f"{keyword} is not a whole number")
+    return int(number)
