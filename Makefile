@@ -17,6 +17,9 @@ $(VENV)/installed: requirements.lock
 	@$(PYTHON) -m venv --clear $(VENV)
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
 		--require-hashes --requirement requirements.lock
+	@# The command cxr, which runs what stands in src.
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
+		--no-deps --no-build-isolation --editable .
 	@# Beside the project, DVC would keep pickles in a folder that every user may write to.
 	@$(VENV)/bin/dvc config --local core.site_cache_dir "$(CURDIR)/.dvc/tmp/site-cache"
 	@touch $@

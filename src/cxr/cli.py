@@ -4,16 +4,19 @@ import argparse
 import csv
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
+from itertools import count
 from pathlib import Path
 
 from cxr import paths
 from cxr.errors import CxrError, catch_every_interrupt, run_stage
+from cxr.files import replacing
 from cxr.predicting import Answer, Predictor, files_of, predict
 
 Result = tuple[Path, Answer | str]
 COLUMNS = ("file", "probability", "decision", "confidence", "unfamiliarity", "warnings", "error")
+EXPLAINED = Path("explained")
 FAILED = 1  # exit code where one file or more had no answer
 
 
@@ -47,6 +50,18 @@ def parser() -> argparse.ArgumentParser:
         metavar="FOLDER",
         help="that the stage export wrote; default: %(default)s",
     )
+    one.add_argument(
+        "--explain",
+        action="store_true",
+        help="also write where the network sees PNEUMONIA (Grad-CAM), a PNG for each image",
+    )
+    one.add_argument(
+        "--into",
+        type=Path,
+        default=EXPLAINED,
+        metavar="FOLDER",
+        help="for the pictures of --explain; they show the radiographs; default: %(default)s",
+    )
     one.set_defaults(run=run_predict)
     return top
 
@@ -58,18 +73,44 @@ def run_predict(arguments: argparse.Namespace) -> None:
         named = ", ".join(map(str, arguments.paths))
         raise CxrError(f"no JPEG, PNG or DICOM file in {named}")
     predictor = Predictor(arguments.models, arguments.variant)
+    explain = explainer(predictor, arguments) if arguments.explain else None
     failed: list[str] = []
 
     def noted(results: Iterable[Result]) -> Iterator[Result]:
         for file, found in results:
             if isinstance(found, str):
                 failed.append(found)
+            elif explain:
+                explain(file)
             yield file, found
 
     FORMATS[arguments.format](predictor, noted(predict(predictor, files)))
     if failed:
         print(f"{len(failed)} of {len(files)} files could not be read", file=sys.stderr)
         sys.exit(FAILED)
+
+
+def explainer(predictor: Predictor, arguments: argparse.Namespace) -> Callable[[Path], None]:
+    """A function that writes the picture of a file, under a name that is not taken yet."""
+    from cxr.explaining import Explainer  # only here: it imports TensorFlow
+
+    explainer = Explainer(arguments.models.parent, predictor.members)
+    taken: set[str] = set()
+
+    def explain(file: Path) -> None:
+        name = next(name for name in _names(file.stem) if name not in taken)
+        taken.add(name)
+        picture = explainer.overlay(predictor.prepared(predictor.read(file)))
+        with replacing(arguments.into / f"{name}.png") as part:
+            picture.save(part)
+
+    return explain
+
+
+def _names(stem: str) -> Iterator[str]:
+    """A file's name, for files of one name with numbers."""
+    yield stem
+    yield from (f"{stem}-{number}" for number in count(2))
 
 
 def as_table(predictor: Predictor, results: Iterable[Result]) -> None:

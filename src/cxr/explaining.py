@@ -12,8 +12,9 @@ sees next to nothing. It is as coarse as the network's last maps, and shows what
 which need not be the disease.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -24,12 +25,33 @@ from keras import layers
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 
+from cxr.evaluation import load_model
+
 Heat = NDArray[np.float32]
 
 # Of matplotlib's perceptually uniform scales the one whose strong colours (0.7 to 1) differ most
 # from the grey below them, for each kind of colour vision (Machado 2009): by 11 in CIELAB or more.
 COLOURS = "plasma"
 MOST_OPAQUE = 0.6  # of the colour where the map is 1, so that the radiograph stays visible
+
+
+class Explainer:
+    """Shows where one variant sees PNEUMONIA.
+
+    Args:
+        models: folder of the trained models.
+        members: names of the variant's networks: its own, of the ensemble those of its members.
+
+    Raises:
+        CxrError: a model is missing or damaged.
+    """
+
+    def __init__(self, models: Path, members: Iterable[str]) -> None:
+        self.models = [load_model(models / f"{name}.keras") for name in members]
+
+    def overlay(self, image: NDArray[np.uint8]) -> Pillow.Image:
+        """Picture (RGB) of an image, uint8 (S, S) as prepared for prediction, under its map."""
+        return overlay(image, mean_map([heat_map(model, image) for model in self.models]))
 
 
 def heat_map(model: keras.Model, image: NDArray[np.uint8]) -> Heat:

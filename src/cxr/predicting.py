@@ -4,8 +4,7 @@ Neither Keras nor TensorFlow is imported: OpenVINO gives the first answer within
 """
 
 import json
-import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,10 +22,10 @@ from cxr.labels import LABELS
 from cxr.layout import IMAGE_SUFFIXES
 from cxr.params import ImageParams
 from cxr.radiograph import Radiograph
+from cxr.runtimes import open_network
 
 BATCH = 8  # images: on two cores larger ones are no faster
 SUFFIXES = (*IMAGE_SUFFIXES, ".dcm", ".dicom", "")  # DICOM files often have none
-Network = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -75,8 +74,8 @@ class Predictor:
         self.members: dict[str, dict[str, float] | None] = chosen.get(
             "members", {self.variant: None}
         )
-        self.networks = {name: network(folder / f"{name}.xml") for name in self.members}
-        self.features = network(folder / "features.xml")
+        self.networks = {name: open_network(folder / f"{name}.xml") for name in self.members}
+        self.features = open_network(folder / "features.xml")
         self.reference = familiarity.load(folder / "familiar.npz")
 
     def read(self, path: Path) -> Radiograph:
@@ -84,9 +83,13 @@ class Predictor:
         uses_all = self.image.region == "whole" and not self.image.trim
         return radiograph.read(path, self.image.size if uses_all else 0)
 
+    def prepared(self, one: Radiograph) -> NDArray[np.uint8]:
+        """As the networks see it: uint8 (S, S)."""
+        return prepare(one.image, self.image)
+
     def answers(self, radiographs: list[Radiograph]) -> list[Answer]:
         """An answer for each of some radiographs, which are seen at once."""
-        images = np.stack([prepare(one.image, self.image) for one in radiographs])[..., np.newaxis]
+        images = np.stack([self.prepared(one) for one in radiographs])[..., np.newaxis]
         probabilities = self.probabilities(images)
         distances = familiarity.distances(self.reference, self.features(images))
         calibrated = rescaled(probabilities, self.scale)
@@ -188,28 +191,3 @@ def read_settings(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise CxrError(f"{file} cannot be read: {error}") from error
     return settings
-
-
-def network(file: Path) -> Network:
-    """A network as a function: uint8 (N, S, S, 1) -> float32 (N, ...), in full precision.
-
-    Raises:
-        CxrError: the file is missing or damaged.
-    """
-    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment] # nothing is reported
-    import openvino
-
-    try:
-        compiled = openvino.Core().compile_model(
-            file,
-            "CPU",
-            {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"},
-        )
-    except RuntimeError as error:
-        reason = "is missing" if not file.exists() else "is damaged"
-        raise CxrError(f"{file} {reason}: run `dvc repro export`") from error
-
-    def run(images: NDArray[np.uint8]) -> Any:
-        return compiled(images)[0]
-
-    return run
