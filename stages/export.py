@@ -1,33 +1,48 @@
-"""Write what prediction needs, and nothing of Keras, to one folder: networks and settings."""
+"""Write what prediction needs, and nothing of Keras, to one folder: networks, settings, card."""
 
 import json
+from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from cxr import exporting, paths, reproducible
+from cxr import card, exporting, paths, reproducible
 from cxr.arrays import open_rows, open_split
 from cxr.errors import run_stage
 from cxr.files import replacing, write_json
 from cxr.labels import SPLITS
-from cxr.params import read_params
+from cxr.params import ImageParams, read_params
 
 
 def main() -> None:
     params = read_params()
     reproducible.make_deterministic(0)
+    told = {
+        "data.source": params.data.source,
+        "split.val_fraction": params.split.val_fraction,
+        "evaluate.min_recall": params.evaluate.min_recall,
+        "evaluate.prevalence": params.evaluate.prevalence,
+    }
+    with replacing(paths.EXPORTED) as folder:
+        folder.mkdir()
+        metrics = write_networks(folder, params.image, params.export.int8_recall_loss)
+        about = card.card(card.read_facts(told, metrics))
+        (folder / paths.CARD.name).write_text(about.to_markdown(), encoding="utf-8")
+    write_json(paths.EXPORT, metrics)
+
+
+def write_networks(folder: Path, image: ImageParams, recall_loss: float) -> dict[str, Any]:
+    """Networks and settings; what metrics/export.json holds."""
     train, val = open_split(paths.ARRAYS / "train"), open_split(paths.ARRAYS / "val")
     rows = {name: open_rows(paths.features(name)) for name in SPLITS}
     evaluation = json.loads(paths.EVALUATION.read_text())
+    metrics = exporting.export_variants(folder, train, val, evaluation, recall_loss)
+    metrics["features"] = exporting.export_features(folder, val, rows["val"])
+    known = exporting.export_familiarity(folder, rows, val)
     predictions = pd.read_csv(paths.PREDICTIONS)
-    loss = params.export.int8_recall_loss
-    with replacing(paths.EXPORTED) as folder:
-        folder.mkdir()
-        metrics = exporting.export_variants(folder, train, val, evaluation, loss)
-        metrics["features"] = exporting.export_features(folder, val, rows["val"])
-        known = exporting.export_familiarity(folder, rows)
-        found = exporting.settings(params.image, evaluation, predictions, train.index, known)
-        write_json(folder / "settings.json", found)
-    write_json(paths.EXPORT, metrics | {"false_alarms": known["false_alarms"]})
+    settings = exporting.settings(image, evaluation, predictions, train.index, known)
+    write_json(folder / "settings.json", settings)
+    return metrics | {name: known[name] for name in ("false_alarms", "alarms")}
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""Write the report: reports/index.html with pictures, reports/report.md without."""
+"""Write the report: reports/index.html with pictures, reports/report.md without; and the model card."""
+
+import shutil
 
 from cxr import paths
 from cxr.errors import run_stage
@@ -23,6 +25,8 @@ def main() -> None:
     for name, svg in figures(results).items():
         with replacing(paths.FIGURES / name) as part:
             part.write_text(svg, encoding="utf-8")
+    with replacing(paths.CARD) as part:
+        shutil.copyfile(paths.EXPORTED / paths.CARD.name, part)
     report(results).write(paths.REPORT, paths.REPORT_PAGE)
 
 

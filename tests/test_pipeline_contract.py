@@ -177,7 +177,7 @@ def test_paths_are_the_declared_ones() -> None:
         *map(str, (paths.PREDICTIONS, paths.UNLIKENESS, paths.GUARDS)),
         *map(str, (paths.EXPORTED, paths.EXPORT)),
         *map(str, (paths.DATA_METRICS, paths.EVALUATION, paths.INTERVALS, paths.SHIFT)),
-        *map(str, (paths.REPORT, paths.REPORT_PAGE, paths.FIGURES)),
+        *map(str, (paths.REPORT, paths.REPORT_PAGE, paths.FIGURES, paths.CARD)),
     }
     plots = {
         f"plots/{name}.csv"

@@ -6,7 +6,7 @@ network alone, where the converters count and name by dates, addresses and folde
 
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,13 @@ Metrics = dict[str, Any]
 LARGEST_DIFFERENCE = 1e-4  # from Keras, of a probability, or as a share of the largest feature
 CALIBRATION = 200  # training images that the ranges of 8-bit activations are taken from
 FEATURES_COMPARED = 64  # images; the networks of the variants are compared on all of validation
+# What can go wrong with a radiograph on its way here; images uint8 (N, S, S) -> likewise.
+ALTERATIONS: dict[str, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
+    "upside down": lambda images: images[:, ::-1],
+    "on its side": lambda images: np.rot90(images, axes=(1, 2)),
+    "negative": lambda images: 255 - images,
+    "rows in disorder": lambda images: np.random.default_rng(0).permutation(images, axis=1),
+}
 OPSET = 18  # of ONNX; what it lacks, no Keras layer here needs
 
 
@@ -174,24 +181,35 @@ def _rates(
     return {name: found[name] for name in ("recall", "precision")}
 
 
-def export_familiarity(folder: Path, features: Mapping[str, NDArray[np.float32]]) -> Metrics:
+def export_familiarity(
+    folder: Path, features: Mapping[str, NDArray[np.float32]], val: Split
+) -> Metrics:
     """Write what images of training look like, for the warning about images that do not.
 
     Args:
-        folder: to write into.
+        folder: to write into, with the files of `export_features`.
         features: (N, D) of the frozen backbone for `train`, `val` and `test`.
+        val: images, which are altered to see whether that is noticed.
 
     Returns:
         `limit`, the distance above which an image is warned of, chosen on `val`; `false_alarms`:
-        share of the images of `val` and `test` above it.
+        share of the images of `val` and `test` above it; `alarms`: that of images of `val` after
+        each of `ALTERATIONS`.
     """
     reference = familiarity.fit(features["train"])
     familiarity.save(reference, folder / "familiar.npz")
     distances = {name: familiarity.distances(reference, features[name]) for name in ("val", "test")}
-    limit = float(familiarity.limit(distances["val"]))
+    limit = familiarity.limit(distances["val"])
+    images = val.images[evenly(len(val.images), FEATURES_COMPARED)]
+    run = open_network(folder / "features.xml")
+    altered = {
+        name: familiarity.distances(reference, run_all(run, alter(images)))
+        for name, alter in ALTERATIONS.items()
+    }
     return {
         "limit": limit,
         "false_alarms": {name: float((of > limit).mean()) for name, of in distances.items()},
+        "alarms": {name: float((of > limit).mean()) for name, of in altered.items()},
     }
 
 
