@@ -6,10 +6,13 @@ neither results nor errors, warnings or logs can name a patient.
 """
 
 import io
+import json
 import logging
 import math
 import re
 import struct
+import subprocess
+import sys
 import threading
 import warnings
 import zlib
@@ -19,7 +22,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import gdcm
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
@@ -91,6 +93,8 @@ SCAN = 0xDA  # where pixels begin
 MOST_SEGMENTS = 1000  # before them; real images have about 10
 SIZES_2000 = struct.Struct(">4s2H8IH")  # SOC and SIZ of JPEG 2000 up to its components
 MOST_TILES = 4096  # for each of them OpenJPEG takes some kilobytes
+DECODER = str(Path(__file__).with_name("decoder.py"))
+DECODER_SECONDS = 60  # 2 for 20 million pixels
 END = b"\xff\xd9"
 ANOTHER = re.compile(END + rb"\0*\xff(\xd8\xff|\x4f\xff\x51)")  # image after an end
 
@@ -104,8 +108,6 @@ NO_WINDOW = "its window or VOI LUT cannot be used: the range of its grey values 
 
 OFF = logging.CRITICAL + 1
 logging.getLogger("pydicom").setLevel(OFF)  # it logs values of tags
-for _be_silent in (gdcm.Trace.DebugOff, gdcm.Trace.WarningOff, gdcm.Trace.ErrorOff):
-    _be_silent()  # it prints
 _alone = threading.Lock()  # filters of warnings are one for all threads
 
 
@@ -319,13 +321,38 @@ def _stored_values(element: Any, layout: dict[str, Any], syntax: UID) -> NDArray
         _check_stream(get_frame(element.value, 0, number_of_frames=1), layout, syntax)
     else:
         _check_length(len(element.value), layout)
-    more = {"pixel_keyword": "PixelData", "pixel_vr": element.VR, "number_of_frames": 1}
-    stored, found = get_decoder(syntax).as_array(
-        element.value, index=0, decoding_plugin=_plugin(syntax), **layout, **more
-    )
-    if stored.ndim == 3 and found["photometric_interpretation"] != "RGB":
+    options = {"pixel_keyword": "PixelData", "pixel_vr": element.VR, "number_of_frames": 1}
+    options |= {"decoding_plugin": _plugin(syntax), **layout}
+    if options["decoding_plugin"] == "gdcm":
+        stored, colours = _decoded_apart(element.value, {"syntax": syntax, **options})
+    else:
+        stored, found = get_decoder(syntax).as_array(element.value, index=0, **options)
+        colours = str(found["photometric_interpretation"])
+    if stored.ndim == 3 and colours != "RGB":
         raise _UnusableError("its PhotometricInterpretation does not fit its transfer syntax")
     return stored.astype(stored.dtype.newbyteorder("="), copy=False)
+
+
+def _decoded_apart(value: bytes, options: dict[str, Any]) -> tuple[NDArray[Any], str]:
+    """Pixels and their photometric interpretation, by a process that may crash.
+
+    Raises:
+        _UnusableError: it did, or told of damage, or took too long.
+    """
+    try:
+        ran = subprocess.run(
+            [sys.executable, "-I", DECODER],
+            input=json.dumps(options).encode() + b"\n" + value,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,  # may hold values of tags
+            timeout=DECODER_SECONDS,
+            check=True,
+        )
+        told, _, pixels = ran.stdout.partition(b"\n")
+        return np.load(io.BytesIO(pixels), allow_pickle=False), json.loads(told)
+    except (subprocess.SubprocessError, ValueError, EOFError):
+        pass
+    raise _UnusableError("the compressed image is damaged, or of a kind that cannot be read")
 
 
 def _plugin(syntax: UID) -> str:
