@@ -355,6 +355,23 @@ def test_the_same_pixels_however_compressed(
     np.testing.assert_array_equal(shown(PACKED[kind](tmp_path)), wanted)
 
 
+@pytest.mark.parametrize(
+    "kind", ["JPEGLosslessProcess14_1", "JPEGLSLossless", "JPEG2000Lossless", "RLELossless"]
+)
+@pytest.mark.parametrize(
+    ("pixels", "bits"),
+    [(ramp(12, signed=True), 12), (ramp(16, signed=True), 16), (picture(8, 3), 8)],
+    ids=["12 bits signed", "16 bits signed", "colours"],
+)
+def test_the_same_signed_values_and_colours_however_compressed(
+    shown: Callable[[bytes], Grey], kind: str, pixels: NDArray[Any], bits: int, tmp_path: Path
+) -> None:
+    made = dataset(pixels, bits, WindowCenter=0, WindowWidth=4000)
+    wanted = shown(content_of(made))
+    packed = by_gdcm(made, getattr(KINDS, kind), tmp_path)
+    np.testing.assert_array_equal(shown(packed), wanted)
+
+
 @pytest.mark.parametrize("channels", [0, 3])
 def test_nearly_the_same_pixels_as_baseline_jpeg(
     shown: Callable[[bytes], Grey], channels: int
@@ -528,12 +545,16 @@ def test_a_frame_without_its_end_is_refused(kind: str, tmp_path: Path, no_decode
         assert "no end" in refused(framed(whole, whole.file_meta.TransferSyntaxUID, cut), tmp_path)
 
 
-@pytest.mark.parametrize("ending", ["import os; os.abort()", "print('x')", "raise ValueError"])
+@pytest.mark.parametrize(
+    "ending",
+    ["import os; os.abort()", "print('x')", "raise ValueError", "import time; time.sleep(99)"],
+)
 def test_a_decoder_that_crashes_takes_nothing_with_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
 ) -> None:
     (tmp_path / "decoder.py").write_text(ending)
     monkeypatch.setattr(radiograph, "DECODER", str(tmp_path / "decoder.py"))
+    monkeypatch.setattr(radiograph, "DECODER_SECONDS", 3)
     assert "damaged" in refused(PACKED["JPEG baseline"](tmp_path), tmp_path)
 
 
@@ -574,7 +595,7 @@ def test_spoiled_pixels_are_decoded_or_refused(kind: str, tmp_path: Path) -> Non
     content = PACKED[kind](tmp_path)
     start = content.index(b"\xe0\x7f\x10\x00") + 28  # after the fragment's header
     numbers = np.random.default_rng(7)
-    ends = (content[:start] + spoiled(content[start:-10], numbers) for _ in range(5))
+    ends = (content[:start] + spoiled(content[start:-10], numbers) for _ in range(12))
     try_all((end + content[-10:] for end in ends), tmp_path / "x")
 
 
