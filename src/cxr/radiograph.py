@@ -6,33 +6,38 @@ neither results nor errors, warnings or logs can name a patient.
 """
 
 import io
+import json
 import logging
 import math
+import re
+import struct
+import subprocess
+import sys
 import threading
 import warnings
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import libjpeg
 import numpy as np
-import openjpeg
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 from pydicom.dataset import Dataset
-from pydicom.encaps import get_frame
+from pydicom.encaps import get_frame, parse_basic_offsets
 from pydicom.filereader import read_dataset, read_preamble
-from pydicom.pixels import apply_color_lut, get_decoder
-from pydicom.tag import Tag
+from pydicom.pixels.decoders.base import get_decoder
+from pydicom.pixels.processing import apply_color_lut
+from pydicom.tag import BaseTag, Tag
 from pydicom.uid import (
     UID,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ImplicitVRLittleEndian,
     JPEG2000TransferSyntaxes,
+    JPEGExtended12Bit,
     RLELossless,
 )
 
@@ -65,7 +70,7 @@ PALETTES = [
     for colour in ("Red", "Green", "Blue")
     for segmented, part in (("", "Descriptor"), ("", "Data"), ("Segmented", "Data"))
 ]
-TAGS = [
+TAGS: list[BaseTag | int] = [
     Tag(keyword)
     for keyword in (
         *(keyword for keyword, _ in NUMBERS.values()),
@@ -81,6 +86,18 @@ TAGS = [
 # window: dead pixels, lead letters and metal are fewer, and would leave the chest a narrow range.
 BEYOND_RANGE = 0.005
 
+# Within compressed images.
+SEGMENT = re.compile(rb"\xff+([^\xff])(..)", re.DOTALL)  # of JPEG: marker and length
+FRAME_HEADERS = bytes({*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC})  # SOF, also of JPEG-LS
+SCAN = 0xDA  # where pixels begin
+MOST_SEGMENTS = 1000  # before them; real images have about 10
+SIZES_2000 = struct.Struct(">4s2H8IH")  # SOC and SIZ of JPEG 2000 up to its components
+MOST_TILES = 4096  # for each of them OpenJPEG takes some kilobytes
+DECODER = str(Path(__file__).with_name("decoder.py"))
+DECODER_SECONDS = 60  # 20 million pixels take 4
+END = b"\xff\xd9"
+ANOTHER = re.compile(END + rb"\0*\xff(\xd8\xff|\x4f\xff\x51)")  # image after an end
+
 RADIOGRAPHY = ("CR", "DX", "RG", "XR")  # Modality
 CHEST = ("CHEST", "THORAX", "LUNG")  # in BodyPartExamined, as in PORT CHEST
 LATERAL = ("LL", "RL", "LAT", "LATERAL")  # ViewPosition
@@ -90,8 +107,7 @@ OTHER_VIEW = "its ViewPosition is lateral, not frontal"
 NO_WINDOW = "its window or VOI LUT cannot be used: the range of its grey values was used"
 
 OFF = logging.CRITICAL + 1
-for _library in ("pydicom", "pylibjpeg", "libjpeg", "openjpeg", "_openjpeg"):
-    logging.getLogger(_library).setLevel(OFF)  # they log values of tags
+logging.getLogger("pydicom").setLevel(OFF)  # it logs values of tags
 _alone = threading.Lock()  # filters of warnings are one for all threads
 
 
@@ -244,10 +260,10 @@ def _syntax_of(file: io.BytesIO) -> UID:
         group = file.read(2)
         file.seek(-len(group), io.SEEK_CUR)
         return ExplicitVRBigEndian if group == b"\0\x08" else ImplicitVRLittleEndian
-    try:
-        return get_decoder(str(named)).UID
-    except NotImplementedError:
-        pass
+    with suppress(NotImplementedError):
+        decoder = get_decoder(str(named))
+        if not decoder.UID.is_encapsulated or _plugin(decoder.UID) in decoder.available_plugins:
+            return decoder.UID
     raise _UnusableError("DICOM file of a transfer syntax that cannot be read, such as a film")
 
 
@@ -300,28 +316,50 @@ def _stored_values(element: Any, layout: dict[str, Any], syntax: UID) -> NDArray
     if syntax.is_encapsulated != element.is_undefined_length:
         raise _UnusableError("compressed and uncompressed: PixelData and transfer syntax disagree")
     if syntax.is_encapsulated:
+        if len(parse_basic_offsets(element.value)) > 1:
+            raise _UnusableError("PixelData holds more than one image")
         _check_stream(get_frame(element.value, 0, number_of_frames=1), layout, syntax)
     else:
         _check_length(len(element.value), layout)
-    stored, found = get_decoder(syntax).as_array(
-        element.value,
-        index=0,
-        decoding_plugin=_plugin(syntax),
-        pixel_keyword="PixelData",
-        pixel_vr=element.VR,
-        number_of_frames=1,
-        **layout,
-    )
-    if stored.ndim == 3 and found["photometric_interpretation"] != "RGB":
+    options = {"pixel_keyword": "PixelData", "pixel_vr": element.VR, "number_of_frames": 1}
+    options |= {"decoding_plugin": _plugin(syntax), **layout}
+    if options["decoding_plugin"] == "gdcm":
+        stored, colours = _decoded_apart(element.value, {"syntax": syntax, **options})
+    else:
+        stored, found = get_decoder(syntax).as_array(element.value, index=0, **options)
+        colours = str(found["photometric_interpretation"])
+    if stored.ndim == 3 and colours != "RGB":
         raise _UnusableError("its PhotometricInterpretation does not fit its transfer syntax")
     return stored.astype(stored.dtype.newbyteorder("="), copy=False)
+
+
+def _decoded_apart(value: bytes, options: dict[str, Any]) -> tuple[NDArray[Any], str]:
+    """Pixels and their photometric interpretation, by a process that may crash.
+
+    Raises:
+        _UnusableError: it did, or told of damage, or took too long.
+    """
+    try:
+        ran = subprocess.run(
+            [sys.executable, "-I", DECODER],
+            input=json.dumps(options).encode() + b"\n" + value,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,  # may hold values of tags
+            timeout=DECODER_SECONDS,
+            check=True,
+        )
+        told, _, pixels = ran.stdout.partition(b"\n")
+        return np.load(io.BytesIO(pixels), allow_pickle=False), json.loads(told)
+    except (subprocess.SubprocessError, ValueError, EOFError):
+        pass
+    raise _UnusableError("the compressed image is damaged, or of a kind that cannot be read")
 
 
 def _plugin(syntax: UID) -> str:
     """Always the same decoder, whatever else is installed."""
     if not syntax.is_encapsulated:
         return ""
-    return "pydicom" if syntax == RLELossless else "pylibjpeg"
+    return "pydicom" if syntax == RLELossless else "gdcm"
 
 
 def _bytes_of(layout: dict[str, Any]) -> int:
@@ -341,19 +379,81 @@ def _check_length(found: int, layout: dict[str, Any]) -> None:
 
 
 def _check_stream(frame: bytes, layout: dict[str, Any], syntax: UID) -> None:
-    """Decoders go by the size that the compressed image names itself, and fill up what is cut."""
+    """Decoders go by the size that the compressed image names itself, and fill up what is cut.
+
+    A forged size would cost them minutes and gigabytes, so none of them sees it.
+    """
     if syntax == RLELossless:
         if len(frame) > 2 * _bytes_of(layout) + 1024:
             raise _UnusableError("PixelData is longer than Rows x Columns can be")
         return
     is_2000 = syntax in JPEG2000TransferSyntaxes
-    found = openjpeg.get_parameters(frame) if is_2000 else libjpeg.get_parameters(frame)
-    samples = found["samples_per_pixel" if is_2000 else "nr_components"]
-    size = (found["rows"], found["columns"], samples)
-    if size != (layout["rows"], layout["columns"], layout["samples_per_pixel"]):
+    *size, bits = _size_in_2000(frame) if is_2000 else _size_in_jpeg(frame)
+    if size != [layout["rows"], layout["columns"], layout["samples_per_pixel"]]:
         raise _UnusableError("the compressed image has another size than its tags say")
-    if b"\xff\xd9" not in frame[-16:]:  # end of image; padding may follow
+    if bits > layout["bits_allocated"]:
+        raise _UnusableError("the compressed image has more bits than BitsAllocated")
+    if syntax == JPEGExtended12Bit and bits > 8:
+        raise _UnusableError("JPEG of 12 bits (Process 4) cannot be read")
+    if END not in frame[-16:]:  # padding may follow
         raise _UnusableError("PixelData is cut off: the compressed image has no end")
+    if ANOTHER.search(frame):
+        raise _UnusableError("PixelData holds more than one image")
+
+
+def _size_in_jpeg(frame: bytes) -> tuple[int, int, int, int]:
+    """Rows, columns, samples and bits of JPEG, lossless JPEG or JPEG-LS, from its frame header.
+
+    Raises:
+        _UnusableError: it has none, or several of which a decoder may take another.
+    """
+    headers = [data for marker, data in _segments(frame) if marker in FRAME_HEADERS]
+    if len(headers) != 1 or len(headers[0]) < 6:
+        raise _UnusableError("the compressed image is damaged: no single frame header")
+    bits, rows, columns, samples = struct.unpack_from(">BHHB", headers[0])
+    return rows, columns, samples, bits
+
+
+def _segments(frame: bytes) -> Iterator[tuple[int, bytes]]:
+    """Marker and data of what precedes the pixels of a JPEG.
+
+    Raises:
+        _UnusableError: anything else is between them, where a decoder may see something.
+    """
+    at = 2 if frame.startswith(b"\xff\xd8") else len(frame)
+    for _ in range(MOST_SEGMENTS):
+        found = SEGMENT.match(frame, at)
+        if not found:
+            break
+        marker, length = found[1][0], int.from_bytes(found[2], "big")
+        at = found.end() - 2 + length
+        if marker == SCAN:
+            return
+        if length < 2 or at > len(frame):
+            break
+        yield marker, frame[found.end() : at]
+    raise _UnusableError("the compressed image is damaged: no JPEG")
+
+
+def _size_in_2000(frame: bytes) -> tuple[int, int, int, int]:
+    """Rows, columns, samples and bits of JPEG 2000, from its SIZ segment, which has to come first.
+
+    Raises:
+        _UnusableError: it does not, as in a JP2 file, which DICOM does not allow; its samples
+            differ in size or bits; or it has too many tiles.
+    """
+    if len(frame) < SIZES_2000.size or not frame.startswith(b"\xff\x4f\xff\x51"):
+        raise _UnusableError("the compressed image is damaged: no codestream of JPEG 2000")
+    found = SIZES_2000.unpack_from(frame)
+    _, length, _, right, bottom, left, top, wide, high, tiles_left, tiles_top, samples = found
+    components = {*struct.iter_unpack("3B", frame[SIZES_2000.size :][: 3 * samples])}
+    if len(components) != 1 or length != 38 + 3 * samples:
+        raise _UnusableError("the compressed image is damaged: samples of several kinds")
+    ((depth, *steps),) = components
+    across, down = (right - tiles_left) / (wide or 1), (bottom - tiles_top) / (high or 1)
+    if steps != [1, 1] or math.ceil(across) * math.ceil(down) > MOST_TILES:
+        raise _UnusableError("the compressed image is damaged: wrong tiles or steps")
+    return bottom - top, right - left, samples, (depth & 127) + 1
 
 
 # --- DICOM: from stored values to grey -----------------------------------------------------------
