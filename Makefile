@@ -30,7 +30,7 @@ demo: $(VENV)/installed ## run the whole pipeline on generated radiographs, in d
 test: $(VENV)/installed ## run the tests
 	@python -m pytest
 
-bench: $(VENV)/installed ## measure speed and memory beside the notebook's way (an hour)
+bench: $(VENV)/installed ## measure speed and memory beside the notebook's way (an hour and a half)
 	@python -m benchmarks
 	@python -m benchmarks.profiling
 

@@ -17,7 +17,7 @@ from cxr.errors import CxrError
 from cxr.labels import SPLITS
 from cxr.params import Params, read_params
 
-REPEATS = 1  # half an hour each
+REPEATS = 3  # a quarter of an hour each
 PATIENTS = 500
 UNCHANGED_REPEATS = 5
 UNCHANGED_MOST = 2.0  # seconds

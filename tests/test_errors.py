@@ -26,12 +26,24 @@ from cxr.errors import CxrError, run_stage
 def test_what_the_user_can_mend_is_one_message(
     monkeypatch: pytest.MonkeyPatch, error: BaseException, told: str
 ) -> None:
-    monkeypatch.setattr(errors.tempfile, "gettempdir", lambda: "/some/tmp")
+    monkeypatch.setattr(errors.tempfile, "tempdir", "/some/tmp")
 
     def stage() -> None:
         raise error
 
     with pytest.raises(SystemExit, match=told):
+        run_stage(stage)
+
+
+def test_where_no_folder_has_room_the_error_is_still_one_message(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def stage() -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(errors.tempfile, "tempdir", None)
+    monkeypatch.setattr(errors.tempfile, "_candidate_tempdir_list", lambda: [])
+    with pytest.raises(SystemExit, match=r"Make room in the project's folder$"):
         run_stage(stage)
 
 

@@ -41,10 +41,10 @@ def _of_system(error: OSError) -> str:
     """A write that finds no room names no file, and may have met the temporary folder."""
     if error.filename is not None or error.errno not in NO_ROOM:
         return str(error)
-    return (
-        f"a file cannot be written: {error.strerror}. Make room in the project's folder and in "
-        f"{tempfile.gettempdir()}, the folder for temporary files"
-    )
+    # Asked with `gettempdir`, Python would look for one by writing; None: none was used so far.
+    other = tempfile.tempdir
+    also = f" and in {other}, the folder for temporary files" if other else ""
+    return f"a file cannot be written: {error.strerror}. Make room in the project's folder{also}"
 
 
 def catch_every_interrupt() -> None:
