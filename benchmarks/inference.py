@@ -1,7 +1,12 @@
-"""Prediction by the exported files beside Keras, which the notebook predicts with."""
+"""Prediction by the exported files beside Keras, which the notebook predicts with, and by the
+command `cxr predict` from files.
+"""
 
 import dataclasses
+import os
 import statistics
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,10 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.timing import Comparison, alternate, cores
+from benchmarks.timing import Comparison, alternate, cores, seconds_of
 from cxr import paths
 from cxr.arrays import evenly, open_split
+from cxr.demo import PROJECT
 from cxr.evaluation import load_model
+from cxr.params import read_params
 from cxr.runtimes import BATCH_SIZE, open_network, run_all
 from cxr.variants import TRAINED
 
@@ -20,14 +27,61 @@ IMAGES = 128
 REPEATS = 5
 WAYS = {"OpenVINO": ".xml", "ONNX Runtime": ".onnx", "ONNX Runtime, 8 bits": "_int8.onnx"}
 MEGABYTE = 1e6
+FIRST_ANSWER = 5.0  # seconds at most, by the recommended variant
+FROM_FILES = 10.0  # images a second at least, by the baseline
 
 
 def measure() -> list[Comparison]:
-    """Images a second of each trained variant in each of its exported files; of 8 bits is what the
-    stage export kept.
+    """The command from files, and images a second of each trained variant in each of its exported
+    files; of 8 bits is what the stage export kept.
     """
-    images = open_split(paths.ARRAYS / "val").images
-    images = np.asarray(images[evenly(len(images), IMAGES)])
+    split = open_split(paths.ARRAYS / "val")
+    rows = evenly(len(split.images), IMAGES)
+    folder = paths.raw(read_params().data.source)
+    files = [str(folder / path) for path in split.index["path"].iloc[rows]]
+    return [*by_command(files), *by_network(np.asarray(split.images[rows]))]
+
+
+def by_command(files: list[str]) -> list[Comparison]:
+    """The command `cxr predict` of one file and of all, with its start."""
+    one = [seconds_of(lambda: command(files[:1])) for _ in range(REPEATS)]
+    many = [seconds_of(lambda: command([*files, "--variant=baseline"])) for _ in range(REPEATS)]
+    first, speed = statistics.median(one), len(files) / statistics.median(many)
+    start = Comparison(
+        what="cxr predict, from the start of the command to the answer for one file",
+        ours=first,
+        notebook=None,
+        unit="s",
+        ratio=first,
+        target=FIRST_ANSWER,
+        repeats=REPEATS,
+        sizes=f"1 image, recommended variant, {cores()} cores",
+    )
+    whole = dataclasses.replace(
+        start,
+        what="cxr predict of the baseline from files, the start of the command included",
+        ours=speed,
+        unit="images/s",
+        ratio=speed,
+        target=FROM_FILES,
+        sizes=f"{len(files)} images, {cores()} cores",
+        at_least=True,
+    )
+    return [start, whole]
+
+
+def command(arguments: list[str]) -> None:
+    """Run `cxr predict` in a process of its own."""
+    subprocess.run(
+        [sys.executable, "-m", "cxr.cli", "predict", *arguments],
+        env={**os.environ, "PYTHONPATH": str(PROJECT / "src")},
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+
+
+def by_network(images: NDArray[np.uint8]) -> list[Comparison]:
+    """Each exported network beside Keras, for images (N, S, S) in memory."""
     rows = []
     for variant in TRAINED:
         model = load_model(paths.model(variant))

@@ -15,7 +15,11 @@ from cxr.files import write_json
 
 
 def measure(
-    package: str, about: str | None, parts: tuple[str, ...], save: Callable[[str, Any], object]
+    package: str,
+    about: str | None,
+    parts: tuple[str, ...],
+    save: Callable[[str, Any], object],
+    unnamed: tuple[str, ...] = (),
 ) -> None:
     """Measure the parts that the command line names, or all, and save what each finds.
 
@@ -27,13 +31,14 @@ def measure(
         about: says `--help`.
         parts: by name, in order.
         save: takes the name of a part and what its `measure` gave.
+        unnamed: those to measure where the command line names none; empty: all.
 
     Raises:
         CxrError: a name is none of `parts`.
     """
     parser = argparse.ArgumentParser(prog=f"python -m {package}", description=about)
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(parts))
-    names = parser.parse_args().names or parts
+    names = parser.parse_args().names or unnamed or parts
     if unknown := sorted(set(names) - set(parts)):
         raise CxrError(f"{package} has no {', '.join(unknown)}; there are: {', '.join(parts)}")
     if len(names) == 1:

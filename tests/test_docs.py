@@ -14,6 +14,7 @@ from cxr.errors import CxrError
 from cxr.variants import VARIANTS
 
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
+USE = (PROJECT / "docs/use.md").read_text(encoding="utf-8")
 EVALUATION: dict[str, Any] = json.loads(
     (PROJECT / "metrics/evaluation.json").read_text(encoding="utf-8")
 )
@@ -30,6 +31,7 @@ def test_tables_are_the_results() -> None:
     """`make readme` writes them."""
     assert with_results(README) == README
     assert len(readme.at_half(EVALUATION)) == len(VARIANTS) + len(readme.NOTEBOOK) + 1
+    assert readme.with_speed(USE, BENCHMARKS) == USE
 
 
 def test_another_result_is_another_table() -> None:
@@ -84,10 +86,12 @@ def test_speed_says_what_was_missed() -> None:
 
 
 def write_inputs() -> None:
+    readme.README.write_text(README, encoding="utf-8")
     paths.GROUPS.parent.mkdir()
     GROUPS.to_csv(paths.GROUPS, index=False)
     paths.EXPERIMENTS.parent.mkdir()
     RECORD.to_csv(paths.EXPERIMENTS, index=False)
+    readme.USE.write_text(USE, encoding="utf-8")
     paths.BENCHMARKS.parent.mkdir()
     paths.BENCHMARKS.write_text(json.dumps(BENCHMARKS))
 
@@ -105,7 +109,6 @@ def test_metrics_that_make_no_table_leave_the_page(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None, told: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    readme.README.write_text(README, encoding="utf-8")
     write_inputs()
     paths.EVALUATION.parent.mkdir()
     if content:
@@ -122,9 +125,9 @@ def test_the_command_writes_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyP
     write_inputs()
     paths.EVALUATION.parent.mkdir()
     paths.EVALUATION.write_text(json.dumps(other))
-    readme.README.write_text(README, encoding="utf-8")
     readme.main()
     assert readme.README.read_text(encoding="utf-8") == with_results(README, other)
+    assert readme.USE.read_text(encoding="utf-8") == USE
     assert "| 0.9877 " in readme.README.read_text(encoding="utf-8")
 
 

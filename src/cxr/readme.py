@@ -1,4 +1,5 @@
-"""The tables of results in README.md, written from the metrics and the record of experiments.
+"""The tables of results in README.md and docs/use.md, written from the metrics, the record of
+experiments and the benchmarks.
 
 make readme
 """
@@ -18,6 +19,7 @@ from cxr.styles import named_groups
 from cxr.variants import VARIANTS
 
 README = Path("README.md")
+USE = Path("docs/use.md")
 # Counts on its test batches (tn, fp, fn, tp), from the confusion matrices of the notebook.
 NOTEBOOK = {
     "baseline": (116, 130, 6, 404),
@@ -52,6 +54,13 @@ def with_results(
     text = with_table(text, "results by group", by_group(groups))
     text = with_table(text, "results over seeds", over_seeds(record))
     return with_table(text, "speed", speed({name: benchmarks[name] for name in BESIDE_NOTEBOOK}))
+
+
+def with_speed(text: str, benchmarks: dict[str, Any]) -> str:
+    """The text of docs/use.md with its table made of the content of benchmarks/results.json."""
+    table = speed({"inference": benchmarks["inference"]})
+    titles = {"pipeline": "exported", "notebook's way": "Keras"}
+    return with_table(text, "speed of prediction", table.rename(columns=titles))
 
 
 def at_half(evaluation: dict[str, Any]) -> pd.DataFrame:
@@ -157,20 +166,27 @@ def _read(path: Path, command: str) -> Any:
         raise CxrError(f"{path} cannot be read ({error}); make it anew with `{command}`") from error
 
 
+def _text(page: Path) -> str:
+    return page.read_text(encoding="utf-8")
+
+
 def main() -> None:
-    text = README.read_text(encoding="utf-8")
     evaluation = _read(paths.EVALUATION, "dvc repro")
     benchmarks = _read(paths.BENCHMARKS, "make bench")
     groups, record = pd.read_csv(paths.GROUPS), read_record(paths.EXPERIMENTS)
     try:
-        text = with_results(text, evaluation, groups, record, benchmarks)
+        pages = {
+            README: with_results(_text(README), evaluation, groups, record, benchmarks),
+            USE: with_speed(_text(USE), benchmarks),
+        }
     except (KeyError, TypeError) as error:
         raise CxrError(
             f"{paths.EVALUATION} or {paths.BENCHMARKS} is of other code ({error}); make it anew "
             "with `dvc repro` or `make bench`"
         ) from error
-    with replacing(README) as part:
-        part.write_text(text, encoding="utf-8")
+    for page, text in pages.items():
+        with replacing(page) as part:
+            part.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
