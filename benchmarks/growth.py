@@ -41,6 +41,7 @@ INTERVAL = 0.02  # seconds between two looks at a process
 # One epoch each: the time of others is a multiple of it.
 SETTINGS: dict[str, object] = {
     "data.source": "directory",
+    "data.on_leak": "warn",  # of so many drawn images some are alike by chance
     "model.epochs": 1,
     "transfer.epochs": 1,
     "finetune.epochs": 1,

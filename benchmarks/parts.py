@@ -34,7 +34,7 @@ def measure(
         unnamed: those to measure where the command line names none; empty: all.
 
     Raises:
-        CxrError: a name is none of `parts`.
+        CxrError: a name is none of `parts`, or one of several has failed.
     """
     parser = argparse.ArgumentParser(prog=f"python -m {package}", description=about)
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(parts))
@@ -45,7 +45,8 @@ def measure(
         save(names[0], importlib.import_module(f"{package}.{names[0]}").measure())
         return
     for name in names:
-        subprocess.run([sys.executable, "-m", package, name], check=True)
+        if subprocess.run([sys.executable, "-m", package, name]).returncode:
+            raise CxrError(f"`python -m {package} {name}` failed; its own error stands above")
 
 
 def replace(

@@ -1,6 +1,7 @@
 """The benchmarks compare the same function, and say what they measured."""
 
 import json
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -90,8 +91,14 @@ def test_several_parts_have_a_process_each(
 ) -> None:
     monkeypatch.setattr("sys.argv", ["benchmarks", *named])
     started: list[list[str]] = []
-    monkeypatch.setattr("subprocess.run", lambda command, check: started.append(command[1:]))
-    parts.measure("benchmarks", None, ("decoding", "steps"), lambda *_: pytest.fail("here"))
+
+    def start(command: list[str]) -> subprocess.CompletedProcess[str]:
+        started.append(command[1:])
+        return subprocess.CompletedProcess(command, len(started) - 1)
+
+    monkeypatch.setattr("subprocess.run", start)
+    with pytest.raises(CxrError, match="`python -m benchmarks steps` failed"):
+        parts.measure("benchmarks", None, ("decoding", "steps"), lambda *_: pytest.fail("here"))
     assert started == [["-m", "benchmarks", "decoding"], ["-m", "benchmarks", "steps"]]
 
 
