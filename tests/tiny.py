@@ -1,5 +1,6 @@
-"""Exported networks of which every output is known beforehand."""
+"""Exported networks of which every output is known beforehand, and images for them."""
 
+import io
 import json
 from pathlib import Path
 
@@ -66,3 +67,10 @@ def export(folder: Path) -> None:
 
 def grey(level: int, size: tuple[int, int] = (40, 40)) -> Image.Image:
     return Image.new("L", size, level)
+
+
+def content_as(image: Image.Image, kind: str = "PNG") -> bytes:
+    """A file of that kind."""
+    file = io.BytesIO()
+    image.save(file, kind)
+    return file.getvalue()
