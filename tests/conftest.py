@@ -4,13 +4,14 @@ import contextlib
 import hashlib
 import os
 import re
+import shutil
 import threading
 import time
 from collections.abc import Iterator
 from functools import partial
 from http.server import ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hypothesis
 import pytest
@@ -19,6 +20,9 @@ from writes import elsewhere, watched
 
 from cxr import phantom, sources
 from reliability.project import QUICK, Project
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 # The same examples in every run, however slow the machine is.
 hypothesis.settings.register_profile("same", derandomize=True, deadline=None, database=None)
@@ -63,6 +67,19 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
             return site
 
         yield start
+
+
+@pytest.fixture(scope="module")
+def browser() -> "Iterator[Browser]":
+    found = shutil.which("chromium") or shutil.which("google-chrome")
+    if found is None:
+        pytest.skip("no Chromium on this machine")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield browser
+        browser.close()
 
 
 @pytest.fixture(scope="session")

@@ -9,71 +9,21 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import openvino
 import pytest
-from openvino import opset13 as ops
 from PIL import Image
+from tiny import SCALE, THRESHOLD, export, grey
 
-from cxr import cli, familiarity, predicting
+from cxr import cli, predicting
 from cxr.demo import PROJECT
 from cxr.errors import CxrError
-from cxr.params import read_params
 from cxr.predicting import Answer, Predictor
-
-SIDE = 32
-THRESHOLD = 0.4
-SCALE = {"slope": 2.0, "intercept": -1.0}
-
-
-def save(path: Path, output: object, image: object) -> None:
-    openvino.save_model(openvino.Model([output], [image], path.stem), path, compress_to_fp16=False)
-
-
-def build(folder: Path) -> None:
-    """`bright`: the mean grey value / 255. `left`: that of the left half. `both`: their mean.
-    Features: the means of rows.
-    """
-    for name, columns in {"bright": SIDE, "left": SIDE // 2}.items():
-        image = ops.parameter([-1, SIDE, SIDE, 1], np.uint8)
-        grey = ops.convert(image, np.float32)
-        part = ops.slice(grey, [0], [columns], [1], [2])
-        mean = ops.reduce_mean(part, [1, 2], keep_dims=False)
-        save(folder / f"{name}.xml", ops.divide(mean, np.float32(255)), image)
-    image = ops.parameter([-1, SIDE, SIDE, 1], np.uint8)
-    rows = ops.reduce_mean(ops.convert(image, np.float32), [2, 3], keep_dims=False)
-    save(folder / "features.xml", rows, image)
 
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("exported")
-    build(folder)
-    rng = np.random.default_rng(1)
-    known = rng.normal(128, 10, (100, SIDE)).astype(np.float32)
-    reference = familiarity.fit(known)
-    familiarity.save(reference, folder / "familiar.npz")
-    limit = float(familiarity.distances(reference, known).max() * 2)
-    image = read_params(PROJECT / "params.yaml").image.model_copy(update={"size": SIDE})
-    alone = {"threshold": THRESHOLD, "scale": SCALE}
-    members = {"bright": SCALE, "left": {"slope": 1.0, "intercept": 0.0}}
-    settings = {
-        "image": image.model_dump(mode="json"),
-        "recommended": "bright",
-        "variants": {
-            "bright": alone,
-            "left": alone,
-            "both": {**alone, "members": members},
-            "mirrored": {**alone, "members": {"left": members["left"]}, "mirrored": True},
-        },
-        "familiarity": {"limit": limit, "false_alarms": {"val": 0.01, "test": 0.02}},
-        "trained_on": {"shorter_side": [SIDE, 400], "aspect_ratio": [0.8, 2.0]},
-    }
-    (folder / "settings.json").write_text(json.dumps(settings))
+    export(folder)
     return folder
-
-
-def grey(level: int, size: tuple[int, int] = (40, 40)) -> Image.Image:
-    return Image.new("L", size, level)
 
 
 @pytest.fixture

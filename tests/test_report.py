@@ -3,9 +3,7 @@
 import base64
 import json
 import re
-import shutil
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import Project
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser
 
 from cxr import charts, evaluation, shift, shortcuts, styles
 from cxr.arrays import Split
@@ -49,17 +47,6 @@ def markdown(finished: Project) -> str:
 @pytest.fixture(scope="module")
 def page(finished: Project) -> Path:
     return finished.folder / "reports/index.html"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    found = shutil.which("chromium") or shutil.which("google-chrome")
-    if found is None:
-        pytest.skip("no Chromium on this machine")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 def read(finished: Project, name: str) -> Any:

@@ -41,15 +41,8 @@ def parser() -> argparse.ArgumentParser:
         "arguments.",
     )
     one.add_argument("paths", nargs="+", type=Path, metavar="FILE_OR_FOLDER")
-    one.add_argument("--variant", default="", help="its name; default: the recommended one")
+    _add_model(one)
     one.add_argument("--format", default="table", choices=FORMATS, help="default: table")
-    one.add_argument(
-        "--models",
-        type=Path,
-        default=paths.EXPORTED,
-        metavar="FOLDER",
-        help="that the stage export wrote; default: %(default)s",
-    )
     one.add_argument(
         "--explain",
         action="store_true",
@@ -63,7 +56,42 @@ def parser() -> argparse.ArgumentParser:
         help="for the pictures of --explain; they show the radiographs; default: %(default)s",
     )
     one.set_defaults(run=run_predict)
+    page = commands.add_parser(
+        "serve",
+        help="a page, and JSON, for radiographs that a browser or a program sends",
+        description="Serve a page that judges JPEG, PNG and DICOM files, and the same as JSON "
+        "(described by /openapi.json), until Ctrl-C. Files are judged in memory and not kept. Not "
+        "for clinical use.",
+    )
+    _add_model(page)
+    page.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="to listen at; default: %(default)s, which no other machine can reach",
+    )
+    page.add_argument(
+        "--port", type=int, default=8000, help="0: any that is free; default: %(default)s"
+    )
+    page.set_defaults(run=run_serve)
     return top
+
+
+def _add_model(command: argparse.ArgumentParser) -> None:
+    """Which networks answer."""
+    command.add_argument("--variant", default="", help="its name; default: the recommended one")
+    command.add_argument(
+        "--models",
+        type=Path,
+        default=paths.EXPORTED,
+        metavar="FOLDER",
+        help="that the stage export wrote; default: %(default)s",
+    )
+
+
+def run_serve(arguments: argparse.Namespace) -> None:
+    from cxr.serving import serve  # only here: the web libraries take a second
+
+    serve(arguments.host, arguments.port, arguments.models, arguments.variant)
 
 
 def run_predict(arguments: argparse.Namespace) -> None:

@@ -154,10 +154,23 @@ def read(path: Path, enough: int = 0) -> Radiograph:
             it; 0: at full size.
 
     Raises:
-        ImageError: missing, empty, of another kind, damaged, cut off, without pixels, of more than
-            one frame, of contradictory tags, or of a size that suggests an attack.
+        ImageError: missing, or as `from_bytes`.
     """
-    content = read_file(path)
+    return from_bytes(read_file(path), path, enough)
+
+
+def from_bytes(content: bytes, path: Path, enough: int = 0) -> Radiograph:
+    """As `read`, from the bytes of a file.
+
+    Args:
+        content: of the file.
+        path: names the file in errors.
+        enough: as for `read`.
+
+    Raises:
+        ImageError: empty, of another kind, damaged, cut off, without pixels, of more than one
+            frame, of contradictory tags, or of a size that suggests an attack.
+    """
     if not content or content.startswith(SIGNATURES):
         return _from_picture(content, path, enough)
     if content[128:132] == b"DICM" or content.startswith(FIRST_GROUPS):
