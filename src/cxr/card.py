@@ -60,15 +60,12 @@ class Facts:
 
 def read_facts(settings: Metrics, export: Metrics) -> Facts:
     """Read what the stages before have written."""
-    return Facts(
-        settings,
-        *(
-            json.loads(path.read_text(encoding="utf-8"))
-            for path in (paths.DATA_METRICS, paths.EVALUATION, paths.INTERVALS)
-        ),
-        groups=pd.read_csv(paths.GROUPS, dtype={"group": str}),
-        export=export,
+    data, evaluation, intervals = (
+        json.loads(path.read_text(encoding="utf-8"))
+        for path in (paths.DATA_METRICS, paths.EVALUATION, paths.INTERVALS)
     )
+    groups = pd.read_csv(paths.GROUPS, dtype={"group": str})
+    return Facts(settings, data, evaluation, intervals, groups, export)
 
 
 def card(facts: Facts) -> Document:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 from cxr import paths
 from cxr.errors import CxrError, catch_every_interrupt, run_stage
@@ -176,9 +177,9 @@ def as_json(predictor: Predictor, results: Iterable[Result]) -> None:
 FORMATS = {"table": as_table, "csv": as_csv, "json": as_json}
 
 
-def _row(result: Result) -> dict[str, object]:
+def _row(result: Result) -> dict[str, Any]:
     file, found = result
-    empty: dict[str, object] = dict.fromkeys(COLUMNS) | {"warnings": ()}
+    empty: dict[str, Any] = dict.fromkeys(COLUMNS) | {"warnings": ()}
     known = {"error": found} if isinstance(found, str) else asdict(found)
     return empty | {"file": str(file)} | known
 

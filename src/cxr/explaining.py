@@ -84,9 +84,8 @@ def mean_map(maps: Sequence[Heat]) -> Heat:
     Args:
         maps: each float32 (S, S), 0 or more.
     """
-    mean = np.mean(maps, axis=0, dtype=np.float32)
-    largest = mean.max()
-    return mean / largest if largest > 0 else mean
+    mean: Heat = np.mean(maps, axis=0, dtype=np.float32)
+    return mean / (mean.max() or 1)
 
 
 def overlay(image: NDArray[np.uint8], heat: Heat) -> Pillow.Image:

@@ -307,7 +307,8 @@ def canonical(model: onnx.ModelProto) -> onnx.ModelProto:
 def _in_order(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
     """The nodes that the output needs, each after those that it takes from, its first one first."""
     makers = {name: node for node in graph.node for name in node.output}
-    waiting, done = [makers[graph.output[0].name]], set()
+    waiting = [makers[graph.output[0].name]]
+    done: set[str] = set()
     while waiting:
         node = waiting[-1]
         before = (makers[name] for name in node.input if name in makers and name not in done)
