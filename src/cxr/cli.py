@@ -5,6 +5,7 @@ import csv
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import asdict
 from itertools import count
 from pathlib import Path
@@ -17,6 +18,7 @@ from cxr.predicting import Answer, Predictor, files_of, predict
 Result = tuple[Path, Answer | str]
 COLUMNS = ("file", "probability", "decision", "confidence", "unfamiliarity", "warnings", "error")
 EXPLAINED = Path("explained")
+EVALUATED = Path("evaluated")
 FAILED = 1  # exit code where one file or more had no answer
 
 
@@ -63,7 +65,57 @@ def parser() -> argparse.ArgumentParser:
         help="for the pictures of --explain; they show the radiographs; default: %(default)s",
     )
     one.set_defaults(run=run_predict)
+    _add_evaluate(commands)
     return top
+
+
+def _add_evaluate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    two = commands.add_parser(
+        "evaluate",
+        help="metrics, intervals and plots of every network on a folder of labelled images",
+        description="Metrics, 95 % intervals and plots of every network on the JPEG, PNG and DICOM "
+        "files in FOLDER/NORMAL and FOLDER/PNEUMONIA, as the pipeline makes them of its own test. "
+        "Thresholds are those that were chosen on its validation. Not for clinical use.",
+        epilog="Exit code: 0, all images were read; 1, some were not (the others are evaluated), "
+        "or an error; 2, wrong arguments.",
+    )
+    two.add_argument("folder", type=Path, metavar="FOLDER")
+    two.add_argument(
+        "--patients",
+        type=Path,
+        metavar="FILE",
+        help="CSV with a row for each image: file (relative to FOLDER) and patient; default: names "
+        "in the published data set's form tell the patient, any other image is one of its own",
+    )
+    two.add_argument(
+        "--prevalence",
+        type=_share,
+        metavar="SHARE",
+        help="of ill patients where the networks would be used, between 0 and 1, for the "
+        "predictive values; default: evaluate.prevalence of the training",
+    )
+    two.add_argument(
+        "--models",
+        type=Path,
+        default=paths.EXPORTED,
+        metavar="FOLDER",
+        help="that the stage export wrote; default: %(default)s",
+    )
+    two.add_argument(
+        "--into",
+        type=Path,
+        default=EVALUATED,
+        metavar="FOLDER",
+        help="for the results; an earlier evaluation there is replaced; default: %(default)s",
+    )
+    two.set_defaults(run=run_evaluate)
+
+
+def _share(text: str) -> float:
+    with suppress(ValueError):
+        if 0 < float(text) < 1:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
 
 
 def run_predict(arguments: argparse.Namespace) -> None:
@@ -84,9 +136,32 @@ def run_predict(arguments: argparse.Namespace) -> None:
                 explain(file)
             yield file, found
 
-    FORMATS[arguments.format](predictor, noted(predict(predictor, files)))
+    results = predict(predictor, files)
+    FORMATS[arguments.format](predictor, noted(results))
     if failed:
         print(f"{len(failed)} of {len(files)} files could not be read", file=sys.stderr)
+        sys.exit(FAILED)
+
+
+def run_evaluate(arguments: argparse.Namespace) -> None:
+    """Evaluate a folder; images that cannot be read do not stop the others."""
+    from cxr import external, external_report, labelled  # only here: their imports take seconds
+
+    into = arguments.into.resolve()
+    external.check_replaceable(into)
+    source = labelled.find(arguments.folder, arguments.patients)
+    networks = external.AllVariants(arguments.models)
+    with replacing(into) as part:
+        part.mkdir()
+        found = external.evaluate(networks, source, arguments.prevalence)
+        external.write(found, part)
+        external_report.write(found, part)
+    print(external_report.short(found))
+    print(f"\nAll of it: {into / 'index.html'}")
+    for row in found.left_out.itertuples():
+        print(f"{row.file}: {row.reason}", file=sys.stderr)
+    if failed := len(found.left_out):
+        print(f"{failed} of {len(source.images)} images could not be read", file=sys.stderr)
         sys.exit(FAILED)
 
 
