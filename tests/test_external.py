@@ -215,8 +215,8 @@ def test_any_other_image_is_a_patient_of_its_own(
     assert (data["images"], data["patients"], data["NORMAL"]["patients"]) == (24, 19, 10)
     page = (tmp_path / "evaluated/report.md").read_text()
     assert "24 images (12 NORMAL, 12 PNEUMONIA) of 19 patients" in page
-    assert "Nothing tells the patients of 2 images" in page
-    assert "The file names tell the patients of 22 images" in page
+    assert "Nothing tells the patients of 2 image(s)" in page
+    assert "The file names tell the patients of 22 image(s)" in page
 
 
 def rows_of(folder: Path) -> pd.DataFrame:
@@ -312,8 +312,8 @@ def test_copies_and_what_lies_elsewhere_are_told(
         (folder / copy).write_bytes((folder / "NORMAL/IM-0000-0000.png").read_bytes())
     command(folder, "--models", exported, "--into", tmp_path / "evaluated")
     page = (tmp_path / "evaluated/report.md").read_text()
-    assert "1 images are the same file" in page
-    assert "2 images in neither class's folder" in page
+    assert "1 image(s) are the same file" in page
+    assert "2 image(s) in neither class's folder" in page
     assert "25 images (13 NORMAL" in page
 
 
@@ -396,7 +396,7 @@ def test_a_bad_file_does_not_stop_the_others(exported: Path, folder: Path, tmp_p
     assert lines[0] == "24 images (12 NORMAL, 12 PNEUMONIA) of 18 patients."
     assert lines[3].split()[:2] == ["finetuned", "(recommended)"]
     assert lines[-1].endswith("evaluated/index.html")
-    assert "1 images could not be read" in (into / "report.md").read_text()
+    assert "1 image(s) could not be read" in (into / "report.md").read_text()
     assert pd.read_csv(into / "left_out.csv").to_dict("list") == {
         "file": ["NORMAL/bad.png"],
         "reason": ["cannot identify a JPEG, PNG or DICOM image"],
@@ -465,7 +465,9 @@ def test_networks_of_another_version_are_told(exported: Path, tmp_path: Path, la
     kept = {"evaluate": {}, "variants": {"finetuned": settings["variants"]["finetuned"]}}
     settings[lacking] = kept[lacking]
     (tmp_path / "settings.json").write_text(json.dumps(settings))
-    with pytest.raises(CxrError, match=r"settings.json is of another version .*dvc repro export"):
+    with pytest.raises(
+        CxrError, match=r"settings.json is of another version: run `dvc repro export`"
+    ):
         external.AllVariants(tmp_path)
 
 

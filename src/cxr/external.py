@@ -53,8 +53,7 @@ class AllVariants:
             self.thresholds = {v: settings["variants"][v]["threshold"] for v in VARIANTS}
         except (KeyError, ValueError) as error:
             raise CxrError(
-                f"{folder / 'settings.json'} is of another version ({error}); "
-                "run `dvc repro export`"
+                f"{folder / 'settings.json'} is of another version: run `dvc repro export`"
             ) from error
         self.members: dict[str, dict[str, float]] = settings["variants"]["ensemble"]["members"]
         self.mirrored = self.members if settings["variants"]["ensemble"]["mirrored"] else ()
@@ -150,16 +149,15 @@ def _predictions(networks: AllVariants, source: Labelled) -> tuple[pd.DataFrame,
     found = [told for _, told in progress]
     is_read = pd.Series([not isinstance(told, str) for told in found])
     listed = source.images[["file", "patient", "label"]]
-    left_out = listed.loc[~is_read, ["file"]].assign(
-        reason=[
-            told.removeprefix(f"{path}: ")
-            for path, told in zip(paths, found, strict=True)
-            if isinstance(told, str)
-        ]
-    )
+    reasons = [
+        told.removeprefix(f"{path}: ")
+        for path, told in zip(paths, found, strict=True)
+        if isinstance(told, str)
+    ]
+    left_out = listed[~is_read].assign(reason=reasons).reset_index(drop=True)
     for label in LABELS:
         if not (listed["label"][is_read] == label).any():
-            first = left_out[listed["label"] == label].iloc[0]
+            first = left_out[left_out["label"] == label].iloc[0]
             raise CxrError(
                 f"no {label} image of {source.folder} can be read; "
                 f"{first['file']}: {first['reason']}"
@@ -168,7 +166,7 @@ def _predictions(networks: AllVariants, source: Labelled) -> tuple[pd.DataFrame,
     answers = pd.DataFrame([told for told in found if not isinstance(told, str)])
     answers["ensemble"] = ensemble.mean_of_calibrated(answers, networks.members)
     columns = [*VARIANTS, "warnings"]
-    return images.assign(split="test").join(answers[columns]), left_out.reset_index(drop=True)
+    return images.assign(split="test").join(answers[columns]), left_out[["file", "reason"]]
 
 
 def measured(

@@ -153,17 +153,19 @@ def _cautions(found: Evaluation) -> list[Block]:
         )
     if source.untold:
         cautions.append(
-            f"Nothing tells the patients of {source.untold} images, so each counts as a patient of "
-            "its own: if some are of one patient, the intervals are too narrow. "
+            f"Nothing tells the patients of {source.untold} image(s), so each counts as a patient "
+            "of its own: if some are of one patient, the intervals are too narrow. "
             "`--patients` tells them."
         )
     if len(found.left_out):
         cautions.append(
-            f"{len(found.left_out)} images could not be read and are left out; `left_out.csv` "
+            f"{len(found.left_out)} image(s) could not be read and are left out; `left_out.csv` "
             "names them with the reasons."
         )
     if source.copies:
-        cautions.append(f"{source.copies} images are the same file as another one, and count.")
+        cautions.append(
+            f"{source.copies} image(s) are the same file as another one; they count like any other."
+        )
     return ["\n".join(f"- **Caution.** {caution}" for caution in cautions)] if cautions else []
 
 
@@ -173,8 +175,8 @@ def _images(found: Evaluation) -> Section:
     by = "The table given by `--patients`" if source.told_by else "The file names"
     told = f"{by} tell{'s' if source.told_by else ''} the patients"
     if source.untold:
-        told += f" of {data['images'] + data['left_out'] - source.untold} images"
-    elsewhere = f"{source.elsewhere} images in neither class's folder have no part in it."
+        told += f" of {data['images'] + data['left_out'] - source.untold} image(s)"
+    elsewhere = f"{source.elsewhere} image(s) in neither class's folder have no part in this."
     return Section(
         "Images",
         [
@@ -188,21 +190,21 @@ def _images(found: Evaluation) -> Section:
 
 def _warnings(found: Evaluation) -> list[Block]:
     """How many images `cxr predict` would warn of, and why."""
-    alarms = found.false_alarms
-    known = " and ".join(f"{_percent(share)} of {name}" for name, share in alarms.items())
     images = found.images
     listed = images[["label", "warnings"]].explode("warnings").dropna()
     if listed.empty:
         return ["No image has a warning."]
     sizes = images["label"].value_counts()
+    alarms = found.false_alarms
     rows = [
         {"warning": warning}
         | {label: _share(int((of == label).sum()), int(sizes[label])) for label in LABELS}
         for warning, of in listed.groupby("warnings", sort=True)["label"]
     ]
     return [
-        "Images that have a warning, by class. Of the images that the networks know, the first of "
-        f"`cxr predict`'s warnings (does not look like ...) meets {known}.",
+        "Images that `cxr predict` warns of, by class. That an image does not look like those of "
+        f"the training is said of {_percent(alarms['val'])} of the pipeline's own validation and "
+        f"{_percent(alarms['test'])} of its test.",
         Table(pd.DataFrame(rows)),
     ]
 
@@ -212,7 +214,7 @@ def _share(part: int, whole: int) -> str:
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.3g} %"
+    return f"{round(100 * share, 1):g} %"
 
 
 def _comparison(found: Evaluation, pictures: dict[str, Chart]) -> Section:
