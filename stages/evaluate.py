@@ -1,6 +1,6 @@
 """Score every variant on validation, stress validation and test."""
 
-from cxr import ensemble, evaluation, paths
+from cxr import comparison, ensemble, evaluation, paths
 from cxr.errors import run_stage
 from cxr.files import write_csv, write_json
 from cxr.params import read_params
@@ -18,8 +18,9 @@ def main() -> None:
     metrics["ensemble"]["scales"] = scales
     write_csv(paths.PREDICTIONS, predictions)
     write_json(paths.EVALUATION, metrics)
-    write_csv(paths.PLOTS / "confusion.csv", evaluation.confusions(predictions, metrics))
-    for name, table in evaluation.curves(predictions).items():
+    test = predictions[predictions["split"] == "test"]
+    write_csv(paths.PLOTS / "confusion.csv", comparison.confusions(test, metrics))
+    for name, table in comparison.curves(test).items():
         write_csv(paths.PLOTS / f"{name}.csv", table)
 
 

@@ -11,27 +11,26 @@ from cxr.arrays import open_rows, open_split
 from cxr.errors import run_stage
 from cxr.files import replacing, write_json
 from cxr.labels import SPLITS
-from cxr.params import ImageParams, read_params
+from cxr.params import EvaluateParams, ImageParams, flat, read_params
 
 
 def main() -> None:
     params = read_params()
     reproducible.make_deterministic(0)
-    told = {
-        "data.source": params.data.source,
-        "split.val_fraction": params.split.val_fraction,
-        "evaluate.min_recall": params.evaluate.min_recall,
-        "evaluate.prevalence": params.evaluate.prevalence,
-    }
+    told = {"data.source": params.data.source, "split.val_fraction": params.split.val_fraction}
+    told |= flat(evaluate=params.evaluate)
+    asked = (params.image, params.evaluate, params.export.int8_recall_loss)
     with replacing(paths.EXPORTED) as folder:
         folder.mkdir()
-        metrics = write_networks(folder, params.image, params.export.int8_recall_loss)
+        metrics = write_networks(folder, *asked)
         about = card.card(card.read_facts(told, metrics))
         (folder / paths.CARD.name).write_text(about.to_markdown(), encoding="utf-8")
     write_json(paths.EXPORT, metrics)
 
 
-def write_networks(folder: Path, image: ImageParams, recall_loss: float) -> dict[str, Any]:
+def write_networks(
+    folder: Path, image: ImageParams, evaluate: EvaluateParams, recall_loss: float
+) -> dict[str, Any]:
     """Networks and settings; what metrics/export.json holds."""
     train, val = open_split(paths.ARRAYS / "train"), open_split(paths.ARRAYS / "val")
     rows = {name: open_rows(paths.features(name)) for name in SPLITS}
@@ -40,7 +39,7 @@ def write_networks(folder: Path, image: ImageParams, recall_loss: float) -> dict
     metrics["features"] = exporting.export_features(folder, val, rows["val"])
     known = exporting.export_familiarity(folder, rows, val)
     predictions = pd.read_csv(paths.PREDICTIONS)
-    settings = exporting.settings(image, evaluation, predictions, train.index, known)
+    settings = exporting.settings(image, evaluate, evaluation, predictions, train.index, known)
     write_json(folder / "settings.json", settings)
     return metrics | {name: known[name] for name in ("false_alarms", "alarms")}
 

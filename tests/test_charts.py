@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 from cxr import charts, scores
-from cxr.evaluation import confusions
+from cxr.comparison import confusions
 from cxr.intervals import Interval
 from cxr.labels import LABELS, SPLITS
 from cxr.variants import EVALUATED, VARIANTS
@@ -91,6 +91,23 @@ def test_curves_of_every_variant_and_split(
             table = curve(*scores.columns(predictions, split, variant))
             drawn = lines(svg, charts.COLOURS[variant], dashed=split == "val")
             assert any(is_drawn(line, table[axes[0]], table[axes[1]]) for line in drawn)
+
+
+@pytest.mark.parametrize("chart", [charts.roc, charts.precision_recall])
+def test_curves_of_one_split_alone(predictions: pd.DataFrame, chart: Callable[..., str]) -> None:
+    svg = chart(predictions[predictions["split"] == "test"], ("test",))
+    assert set(VARIANTS) <= {*labels(svg)}
+    assert not any("test" in label or "val" in label for label in labels(svg))
+    for variant in VARIANTS:
+        assert not lines(svg, charts.COLOURS[variant], dashed=True)
+        assert lines(svg, charts.COLOURS[variant], dashed=False)
+
+
+def test_thresholds_of_one_split_alone(predictions: pd.DataFrame) -> None:
+    test = predictions[predictions["split"] == "test"]
+    svg = charts.thresholds(test, dict.fromkeys(VARIANTS, 0.3), ("test",))
+    assert {"recall", "precision"} <= {*labels(svg)}
+    assert not lines(svg, "#0072B2", dashed=True)
 
 
 def test_calibration_of_every_variant_on_test(predictions: pd.DataFrame) -> None:

@@ -1,4 +1,4 @@
-"""Predictions, each row once, and the tables that are made of them."""
+"""Predictions, each row once, and their metrics."""
 
 import json
 from collections.abc import Callable
@@ -11,13 +11,11 @@ import pandas as pd
 import pytest
 from numpy.typing import NDArray
 
-from cxr import evaluation, paths, scores
+from cxr import evaluation, paths
 from cxr.arrays import Split, open_split, write_split
 from cxr.errors import CxrError
 from cxr.evaluation import (
     CACHES,
-    confusions,
-    curves,
     evaluate,
     predict,
     predict_all,
@@ -157,36 +155,6 @@ def test_nan_is_not_scored() -> None:
     table.loc[12, "augmented"] = np.nan
     with pytest.raises(ValueError, match="between 0 and 1"):
         evaluate(table, 0.9, 0.2)
-
-
-def test_confusions_of_the_test_images() -> None:
-    found = confusions(predictions(), evaluate(predictions(), 0.9, 0.2))
-    assert list(found.columns) == ["variant", "threshold", "actual", "predicted", "images"]
-    sums = found.groupby(["variant", "threshold"], sort=False)["images"].sum()
-    assert list(sums.index) == [(v, t) for v in VARIANTS for t in ("at 0.5", "operating point")]
-    assert set(sums) == {8}
-    cells = found.set_index(["variant", "threshold", "actual", "predicted"])["images"]
-    order = [(a, p) for a in ("NORMAL", "PNEUMONIA") for p in ("NORMAL", "PNEUMONIA")]
-    assert [cells["baseline", "at 0.5", *cell] for cell in order] == [3, 1, 2, 2]
-    assert [cells["baseline", "operating point", *cell] for cell in order] == [2, 2, 1, 3]
-    assert [cells["transfer", "operating point", *cell] for cell in order] == [0, 4, 0, 4]
-
-
-def test_curves_of_the_test_images() -> None:
-    found = curves(predictions())
-    assert list(found) == ["roc", "precision_recall"]
-    assert list(found["roc"].columns) == ["fpr", "tpr", "variant"]
-    assert list(found["precision_recall"].columns) == ["recall", "precision", "variant"]
-    for name, maker in (
-        ("roc", scores.roc_curve),
-        ("precision_recall", scores.precision_recall_curve),
-    ):
-        assert list(found[name]["variant"].unique()) == VARIANTS
-        test = predictions().query("split == 'test'")
-        y_true = (test["label"] == "PNEUMONIA").to_numpy(int)
-        for variant, curve in found[name].groupby("variant"):
-            wanted = maker(y_true, test[variant].to_numpy())
-            np.testing.assert_allclose(curve.drop(columns="variant"), wanted, atol=1e-5)
 
 
 class Model:

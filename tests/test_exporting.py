@@ -205,6 +205,7 @@ def test_the_stage_writes_all_that_prediction_needs(finished: Project) -> None:
     evaluation = json.loads((finished.folder / paths.EVALUATION).read_text())
     params = read_params(finished.folder / "params.yaml")
     assert settings["image"] == params.image.model_dump()
+    assert settings["evaluate"] == params.evaluate.model_dump(mode="json")
     for variant in VARIANTS:
         threshold = evaluation[variant]["operating_point"]["threshold"]
         assert settings["variants"][variant]["threshold"] == threshold

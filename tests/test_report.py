@@ -15,7 +15,7 @@ import pytest
 from conftest import Project
 from playwright.sync_api import Browser
 
-from cxr import charts, evaluation, shift, shortcuts, styles
+from cxr import charts, comparison, evaluation, shift, shortcuts, styles
 from cxr.arrays import Split
 from cxr.demo import PROJECT
 from cxr.experiments import COLUMNS
@@ -217,7 +217,7 @@ def made_up(probability: float | None = None) -> Results:
             "least_alike_test_images": shift.on_least_alike(unlike, predictions, VARIANTS),
             "label_alone": shortcuts.label_alone(splits),
         },
-        confusions=evaluation.confusions(predictions, found),
+        confusions=comparison.confusions(predictions[predictions["split"] == "test"], found),
         histories=dict.fromkeys(VARIANTS, history),
         experiments=pd.DataFrame(columns=COLUMNS),
     )

@@ -1,7 +1,7 @@
-"""Charts of the report as SVG text. Titles and alternative texts stand in `report.py`."""
+"""Charts as SVG text. Titles and alternative texts stand with what shows them, as `report.py`."""
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import matplotlib
@@ -102,7 +102,9 @@ def binned(values: pd.Series, edges: NDArray[np.float64]) -> NDArray[np.int64]:
     return np.histogram(np.clip(values, edges[0], edges[-1]), edges)[0]
 
 
-def metric_intervals(metrics: dict[str, dict[str, Interval]]) -> str:
+def metric_intervals(
+    metrics: dict[str, dict[str, Interval]], xlabel: str = "value on test with 95 % interval"
+) -> str:
     """Points with 95 % intervals: {metric: {variant: {value, low, high}}}; a point alone where
     there is no interval.
     """
@@ -127,26 +129,27 @@ def metric_intervals(metrics: dict[str, dict[str, Interval]]) -> str:
             )
         axes.set_yticks(range(len(metrics)), list(metrics))
         axes.invert_yaxis()
-        axes.set_xlabel("value on test with 95 % interval")
+        axes.set_xlabel(xlabel)
         figure.legend(loc="outside upper center", ncols=3)
 
     return draw(paint)
 
 
-def roc(predictions: pd.DataFrame) -> str:
-    """ROC curves of all variants."""
+def roc(predictions: pd.DataFrame, splits: Sequence[str] = EVALUATED) -> str:
+    """ROC curves of all variants on some splits."""
     labels = ("false positive rate (1 - specificity)", "recall")
-    return _overlaid(predictions, scores.roc_curve, ("fpr", "tpr"), labels, "lower right")
+    return _overlaid(predictions, splits, scores.roc_curve, ("fpr", "tpr"), labels, "lower right")
 
 
-def precision_recall(predictions: pd.DataFrame) -> str:
-    """Precision-recall curves of all variants."""
-    names = ("recall", "precision")
-    return _overlaid(predictions, scores.precision_recall_curve, names, names, "lower left")
+def precision_recall(predictions: pd.DataFrame, splits: Sequence[str] = EVALUATED) -> str:
+    """Precision-recall curves of all variants on some splits."""
+    names, curve = ("recall", "precision"), scores.precision_recall_curve
+    return _overlaid(predictions, splits, curve, names, names, "lower left")
 
 
 def _overlaid(
     predictions: pd.DataFrame,
+    splits: Sequence[str],
     curve: Callable[[scores.Labels, scores.Probabilities], pd.DataFrame],
     columns: tuple[str, str],
     labels: tuple[str, str],
@@ -154,7 +157,7 @@ def _overlaid(
 ) -> str:
     def paint(figure: Figure) -> None:
         axes = figure.add_subplot()
-        for split in EVALUATED:
+        for split in splits:
             for variant in VARIANTS:
                 table = curve(*scores.columns(predictions, split, variant))
                 axes.plot(
@@ -163,12 +166,17 @@ def _overlaid(
                     STYLES[split],
                     color=COLOURS[variant],
                     linewidth=1.4,
-                    label=f"{variant}, {split}",
+                    label=_named(variant, split, splits),
                 )
         axes.set(xlabel=labels[0], ylabel=labels[1], xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
         axes.legend(loc=legend)
 
     return draw(paint, (4.4, 4.0))
+
+
+def _named(series: str, split: str, splits: Sequence[str]) -> str:
+    """In a legend; one split alone need not be told from others."""
+    return series if len(splits) == 1 else f"{series}, {split}"
 
 
 def training(histories: dict[str, pd.DataFrame], column: str, ylabel: str) -> str:
@@ -243,13 +251,15 @@ def calibration(predictions: pd.DataFrame) -> str:
     return draw(paint, (4.4, 4.0))
 
 
-def thresholds(predictions: pd.DataFrame, operating: dict[str, float]) -> str:
+def thresholds(
+    predictions: pd.DataFrame, operating: dict[str, float], splits: Sequence[str] = EVALUATED
+) -> str:
     """Recall and precision against the threshold, one panel per variant; the operating point."""
 
     def paint(figure: Figure) -> None:
         panels = figure.subplots(len(VARIANTS), 1, sharex=True)
         for axes, variant in zip(panels, VARIANTS, strict=True):
-            for split in EVALUATED:
+            for split in splits:
                 table = scores.threshold_curve(*scores.columns(predictions, split, variant))
                 for metric, colour in (("recall", "#0072B2"), ("precision", "#D55E00")):
                     axes.plot(
@@ -258,7 +268,7 @@ def thresholds(predictions: pd.DataFrame, operating: dict[str, float]) -> str:
                         STYLES[split],
                         color=colour,
                         linewidth=1.3,
-                        label=f"{metric}, {split}",
+                        label=_named(metric, split, splits),
                     )
             axes.axvline(operating[variant], color="0.3", linewidth=1, linestyle=":")
             axes.set_title(f"{variant} (dotted: operating point)", loc="left", fontsize=9)

@@ -5,6 +5,7 @@ import csv
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import asdict
 from itertools import count
 from pathlib import Path
@@ -15,9 +16,11 @@ from cxr.errors import CxrError, catch_every_interrupt, run_stage
 from cxr.files import replacing
 from cxr.predicting import Answer, Predictor, files_of, predict
 
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 Result = tuple[Path, Answer | str]
 COLUMNS = ("file", "probability", "decision", "confidence", "unfamiliarity", "warnings", "error")
 EXPLAINED = Path("explained")
+EVALUATED = Path("evaluated")
 FAILED = 1  # exit code where one file or more had no answer
 
 
@@ -33,7 +36,13 @@ def parser() -> argparse.ArgumentParser:
         prog="cxr", description="Use the trained models. Not for clinical use."
     )
     commands = top.add_subparsers(metavar="COMMAND", required=True)
-    one = commands.add_parser(
+    for add in (_add_predict, _add_serve, _add_evaluate):
+        add(commands)
+    return top
+
+
+def _add_predict(commands: Commands) -> None:
+    command = commands.add_parser(
         "predict",
         help="NORMAL or PNEUMONIA for radiographs",
         description="NORMAL or PNEUMONIA for JPEG, PNG and DICOM files, at the operating point "
@@ -41,45 +50,75 @@ def parser() -> argparse.ArgumentParser:
         epilog="Exit code: 0, all files were answered; 1, some were not, or an error; 2, wrong "
         "arguments.",
     )
-    one.add_argument("paths", nargs="+", type=Path, metavar="FILE_OR_FOLDER")
-    _add_model(one)
-    one.add_argument("--format", default="table", choices=FORMATS, help="default: table")
-    one.add_argument(
+    command.add_argument("paths", nargs="+", type=Path, metavar="FILE_OR_FOLDER")
+    _add_variant(command)
+    _add_models(command)
+    command.add_argument("--format", default="table", choices=FORMATS, help="default: table")
+    command.add_argument(
         "--explain",
         action="store_true",
         help="also write where the network sees PNEUMONIA (Grad-CAM), a PNG for each image",
     )
-    one.add_argument(
-        "--into",
-        type=Path,
-        default=EXPLAINED,
-        metavar="FOLDER",
-        help="for the pictures of --explain; they show the radiographs; default: %(default)s",
-    )
-    one.set_defaults(run=run_predict)
-    page = commands.add_parser(
+    _add_into(command, EXPLAINED, "for the pictures of --explain; they show the radiographs")
+    command.set_defaults(run=run_predict)
+
+
+def _add_serve(commands: Commands) -> None:
+    command = commands.add_parser(
         "serve",
         help="a page, and JSON, for radiographs that a browser or a program sends",
         description="Serve a page that judges JPEG, PNG and DICOM files, and the same as JSON "
         "(described by /openapi.json), until Ctrl-C. Files are judged in memory and not kept. Not "
         "for clinical use.",
     )
-    _add_model(page)
-    page.add_argument(
+    _add_variant(command)
+    _add_models(command)
+    command.add_argument(
         "--host",
         default="127.0.0.1",
         help="to listen at; default: %(default)s, which no other machine can reach",
     )
-    page.add_argument(
+    command.add_argument(
         "--port", type=int, default=8000, help="0: any that is free; default: %(default)s"
     )
-    page.set_defaults(run=run_serve)
-    return top
+    command.set_defaults(run=run_serve)
 
 
-def _add_model(command: argparse.ArgumentParser) -> None:
-    """Which networks answer."""
+def _add_evaluate(commands: Commands) -> None:
+    command = commands.add_parser(
+        "evaluate",
+        help="metrics, intervals and plots of every network on a folder of labelled images",
+        description="Metrics, 95 % intervals and plots of every network on the JPEG, PNG and DICOM "
+        "files in FOLDER/NORMAL and FOLDER/PNEUMONIA, as the pipeline makes them of its own test. "
+        "Thresholds are those that were chosen on its validation. Not for clinical use.",
+        epilog="Exit code: 0, all images were read; 1, some were not (the others are evaluated), "
+        "or an error; 2, wrong arguments.",
+    )
+    command.add_argument("folder", type=Path, metavar="FOLDER")
+    command.add_argument(
+        "--patients",
+        type=Path,
+        metavar="FILE",
+        help="CSV with a row for each image: file (relative to FOLDER) and patient; default: names "
+        "in the published data set's form tell the patient, any other image is one of its own",
+    )
+    command.add_argument(
+        "--prevalence",
+        type=_share,
+        metavar="SHARE",
+        help="of ill patients where the networks would be used, between 0 and 1, for the "
+        "predictive values; default: evaluate.prevalence of the training",
+    )
+    _add_models(command)
+    _add_into(command, EVALUATED, "for the results; an earlier evaluation there is replaced")
+    command.set_defaults(run=run_evaluate)
+
+
+def _add_variant(command: argparse.ArgumentParser) -> None:
     command.add_argument("--variant", default="", help="its name; default: the recommended one")
+
+
+def _add_models(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--models",
         type=Path,
@@ -89,7 +128,25 @@ def _add_model(command: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_into(command: argparse.ArgumentParser, default: Path, what: str) -> None:
+    command.add_argument(
+        "--into",
+        type=Path,
+        default=default,
+        metavar="FOLDER",
+        help=f"{what}; default: %(default)s",
+    )
+
+
+def _share(text: str) -> float:
+    with suppress(ValueError):
+        if 0 < float(text) < 1:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+
+
 def run_serve(arguments: argparse.Namespace) -> None:
+    """Serve until Ctrl-C."""
     from cxr.serving import serve  # only here: the web libraries take a second
 
     serve(arguments.host, arguments.port, arguments.models, arguments.variant)
@@ -113,9 +170,32 @@ def run_predict(arguments: argparse.Namespace) -> None:
                 explain(file)
             yield file, found
 
-    FORMATS[arguments.format](predictor, noted(predict(predictor, files)))
+    results = predict(predictor, files)
+    FORMATS[arguments.format](predictor, noted(results))
     if failed:
         print(f"{len(failed)} of {len(files)} files could not be read", file=sys.stderr)
+        sys.exit(FAILED)
+
+
+def run_evaluate(arguments: argparse.Namespace) -> None:
+    """Evaluate a folder; images that cannot be read do not stop the others."""
+    from cxr import external, external_report, labelled  # only here: their imports take seconds
+
+    into = arguments.into.resolve()
+    external.check_replaceable(into)
+    source = labelled.find(arguments.folder, arguments.patients)
+    networks = external.AllVariants(arguments.models)
+    with replacing(into) as part:
+        part.mkdir()
+        found = external.evaluate(networks, source, arguments.prevalence)
+        external.write(found, part)
+        external_report.write(found, part)
+    print(external_report.short(found))
+    print(f"\nAll of it: {into / 'index.html'}")
+    for row in found.left_out.itertuples():
+        print(f"{row.file}: {row.reason}", file=sys.stderr)
+    if failed := len(found.left_out):
+        print(f"{failed} of {len(source.images)} images could not be read", file=sys.stderr)
         sys.exit(FAILED)
 
 

@@ -1,4 +1,4 @@
-"""Predictions of every variant, and the tables that `scores` makes of them."""
+"""Predictions of every variant, and their metrics."""
 
 import logging
 import textwrap
@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from cxr import paths, scores
+from cxr import comparison, paths, scores
 from cxr.arrays import Split, open_rows, open_split
 from cxr.datasets import Batch, Batches
 from cxr.errors import CxrError
@@ -161,17 +161,9 @@ def evaluate(predictions: pd.DataFrame, min_recall: float, prevalence: float) ->
         data = {split: scores.columns(predictions, split, variant) for split in EVALUATED}
         data["selection"] = scores.columns(predictions, SELECTION, variant)
         threshold = scores.operating_threshold(*data["selection"], min_recall)
-        result[variant] = {
-            split: {
-                **scores.at_threshold(*pair, scores.HALF),
-                **scores.ranking(*pair),
-                **scores.calibration(*pair),
-            }
-            for split, pair in data.items()
-        }
+        result[variant] = {split: comparison.metrics(*pair) for split, pair in data.items()}
         result[variant]["operating_point"] = {"threshold": threshold} | {
-            split: _rates(scores.at_threshold(*pair, threshold), prevalence)
-            for split, pair in data.items()
+            split: comparison.rates(*pair, threshold, prevalence) for split, pair in data.items()
         }
         result[variant]["stress"] = _stress(predictions, variant, threshold)
     majority = {
@@ -191,31 +183,3 @@ def _stress(predictions: pd.DataFrame, variant: str, threshold: float) -> dict[s
             **{name: at_threshold[name] for name in ("recall", "specificity")},
         }
     return found
-
-
-def _rates(found: dict[str, float], prevalence: float) -> dict[str, float]:
-    rates = {name: found[name] for name in ("accuracy", "precision", "recall", "specificity")}
-    values = scores.predictive_values(rates["recall"], rates["specificity"], prevalence)
-    return {**rates, **{name: float(value) for name, value in values.items()}}
-
-
-def curves(predictions: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Test curves of every variant: tables `roc` and `precision_recall`."""
-    makers = {"roc": scores.roc_curve, "precision_recall": scores.precision_recall_curve}
-    return {
-        name: pd.concat(
-            [maker(*scores.columns(predictions, "test", v)).assign(variant=v) for v in VARIANTS]
-        ).round(5)
-        for name, maker in makers.items()
-    }
-
-
-def confusions(predictions: pd.DataFrame, evaluation: dict[str, Any]) -> pd.DataFrame:
-    """Test confusion matrices: columns variant, threshold (name), actual, predicted, images."""
-    rows = []
-    for variant in VARIANTS:
-        chosen = evaluation[variant]["operating_point"]["threshold"]
-        for name, threshold in {"at 0.5": scores.HALF, "operating point": chosen}.items():
-            cells = scores.confusion(*scores.columns(predictions, "test", variant), threshold)
-            rows += [{"variant": variant, "threshold": name, **cell} for cell in cells]
-    return pd.DataFrame(rows)

@@ -22,7 +22,7 @@ from cxr.arrays import Split, evenly
 from cxr.errors import CxrError
 from cxr.evaluation import load_model, predict
 from cxr.files import remove
-from cxr.params import ImageParams
+from cxr.params import EvaluateParams, ImageParams
 from cxr.recommendation import best_variant
 from cxr.runtimes import open_network, run_all
 from cxr.variants import SELECTION, TRAINED, VARIANTS
@@ -215,6 +215,7 @@ def export_familiarity(
 
 def settings(
     image: ImageParams,
+    evaluate: EvaluateParams,
     evaluation: Metrics,
     predictions: pd.DataFrame,
     train: pd.DataFrame,
@@ -224,16 +225,18 @@ def settings(
 
     Args:
         image: how images are prepared.
+        evaluate: how the pipeline evaluates.
         evaluation: content of metrics/evaluation.json.
         predictions: as `evaluation.predict_all` gives them, with a column for each variant.
         train: index of the training images.
         known: what `export_familiarity` gives.
 
     Returns:
-        `image`; `recommended`; `variants`: of each the `threshold` of its operating point and the
-        `scale` that calibrates its probability, of the ensemble also its `members` with their
-        scales and whether they see each image `mirrored`, too; `familiarity`; `trained_on`: least
-        and most of the training files' `shorter_side` (pixels) and `aspect_ratio` (width / height).
+        `image`; `evaluate`; `recommended`; `variants`: of each the `threshold` of its operating
+        point and the `scale` that calibrates its probability, of the ensemble also its `members`
+        with their scales and whether they see each image `mirrored`, too; `familiarity`;
+        `trained_on`: least and most of the training files' `shorter_side` (pixels) and
+        `aspect_ratio` (width / height).
     """
     variants: Metrics = {
         name: {
@@ -249,6 +252,7 @@ def settings(
     seen = {"shorter_side": sides.min(axis=1), "aspect_ratio": sides["width"] / sides["height"]}
     return {
         "image": image.model_dump(),
+        "evaluate": evaluate.model_dump(),
         "recommended": best_variant(evaluation),
         "variants": variants,
         "familiarity": known,

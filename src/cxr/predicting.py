@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,8 @@ from cxr.layout import IMAGE_SUFFIXES
 from cxr.params import ImageParams
 from cxr.radiograph import Radiograph
 from cxr.runtimes import open_network
+
+Told = TypeVar("Told")
 
 BATCH = 8  # images: on two cores larger ones are no faster
 SUFFIXES = (*IMAGE_SUFFIXES, ".dcm", ".dicom", "")  # DICOM files often have none
@@ -97,14 +99,23 @@ class Predictor:
 
     def answers(self, radiographs: list[Radiograph]) -> list[Answer]:
         """An answer for each of some radiographs, which are seen at once."""
-        images = np.stack([self.prepared(one) for one in radiographs])[..., np.newaxis]
+        images = self.stacked(radiographs)
         probabilities = self.probabilities(images)
-        distances = familiarity.distances(self.reference, self.features(images))
         calibrated = rescaled(probabilities, self.scale)
+        unfamiliarities = self.unfamiliarities(images)
         return [
             self._answer(*row)
-            for row in zip(radiographs, probabilities, calibrated, distances, strict=True)
+            for row in zip(radiographs, probabilities, calibrated, unfamiliarities, strict=True)
         ]
+
+    def stacked(self, radiographs: list[Radiograph]) -> NDArray[np.uint8]:
+        """As the networks see them: (N, S, S, 1)."""
+        return np.stack([self.prepared(one) for one in radiographs])[..., np.newaxis]
+
+    def unfamiliarities(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """(N,) for images (N, S, S, 1), each as `Answer` has it."""
+        distances = familiarity.distances(self.reference, self.features(images))
+        return distances / self.settings["familiarity"]["limit"]
 
     def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
         """Of PNEUMONIA (N,) for images (N, S, S, 1) as the networks see them."""
@@ -117,19 +128,19 @@ class Predictor:
         return np.mean(found, axis=0)
 
     def _answer(
-        self, one: Radiograph, probability: float, calibrated: float, distance: float
+        self, one: Radiograph, probability: float, calibrated: float, unfamiliarity: float
     ) -> Answer:
         is_ill = probability >= self.threshold
-        unfamiliarity = float(distance / self.settings["familiarity"]["limit"])
         return Answer(
             probability=float(probability),
             decision=LABELS[int(is_ill)],
             confidence=float(calibrated if is_ill else 1 - calibrated),
-            unfamiliarity=unfamiliarity,
-            warnings=tuple(self._warnings(one, unfamiliarity)),
+            unfamiliarity=float(unfamiliarity),
+            warnings=tuple(self.warnings(one, unfamiliarity)),
         )
 
-    def _warnings(self, one: Radiograph, unfamiliarity: float) -> Iterator[str]:
+    def warnings(self, one: Radiograph, unfamiliarity: float) -> Iterator[str]:
+        """Why not to trust an answer; the same for every variant."""
         known = self.settings["trained_on"]
         if unfamiliarity > 1:
             yield "does not look like the chest radiographs that the network was trained on"
@@ -143,7 +154,15 @@ class Predictor:
         yield from one.notes
 
 
-def predict(predictor: Predictor, files: Iterable[Path]) -> Iterator[tuple[Path, Answer | str]]:
+class Answering(Protocol[Told]):
+    """Reads files and tells something of each, as a `Predictor` does."""
+
+    def read(self, path: Path) -> Radiograph: ...
+
+    def answers(self, radiographs: list[Radiograph]) -> list[Told]: ...
+
+
+def predict(predictor: Answering[Told], files: Iterable[Path]) -> Iterator[tuple[Path, Told | str]]:
     """Each file with its answer, or with the error for which there is none, in order."""
     waiting = iter(files)
     with ThreadPoolExecutor() as pool:
@@ -155,7 +174,7 @@ def predict(predictor: Predictor, files: Iterable[Path]) -> Iterator[tuple[Path,
                 yield file, (found if isinstance(found, str) else next(answers))
 
 
-def _read_or_error(predictor: Predictor, file: Path) -> Radiograph | str:
+def _read_or_error(predictor: Answering[Told], file: Path) -> Radiograph | str:
     try:
         return predictor.read(file)
     except ImageError as error:

@@ -114,14 +114,14 @@ def _on_test(chosen: str, intervals: Metrics, min_recall: float) -> str:
     recall, precision = (span(point[name]) for name in ("recall", "precision"))
     return (
         f"On test, which had no part in the choice, that threshold gives recall {recall} and "
-        f"precision {precision}: {_kept(point['recall'], test['ill_patients'], min_recall)}"
+        f"precision {precision}: {kept(point['recall'], test['ill_patients'], min_recall)}"
     )
 
 
-def _kept(recall: Interval, ill_patients: int, min_recall: float) -> str:
-    """Whether test keeps the recall. A bootstrap of few patients is too sure, most of all where
-    none is missed; by the rule of three (Hanley and Lippman-Hand 1983), n patients without a miss
-    show at 95 % no more than recall of 1 - 3 / n.
+def kept(recall: Interval, ill_patients: int, min_recall: float, there: str = "test has") -> str:
+    """Whether the recall that was chosen on validation is kept elsewhere. A bootstrap of few
+    patients is too sure, most of all where none is missed; by the rule of three (Hanley and
+    Lippman-Hand 1983), n patients without a miss show at 95 % no more than recall of 1 - 3 / n.
     """
     low, high = recall["low"], recall["high"]
     if low is not None and high is not None and low < high < min_recall:
@@ -130,7 +130,7 @@ def _kept(recall: Interval, ill_patients: int, min_recall: float) -> str:
     if ill_patients < needed:
         takes = f"it takes about {needed}" if min_recall < 1 else "no number is enough"
         return (
-            f"test has too few patients with pneumonia ({ill_patients}) to tell whether recall of "
+            f"{there} too few patients with pneumonia ({ill_patients}) to tell whether recall of "
             f"{min_recall:g} is kept ({takes}, even where none is missed)."
         )
     is_kept = low is not None and low >= min_recall

@@ -7,19 +7,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cxr import charts, paths, scores, shortcuts
+from cxr import charts, paths, scores, shortcuts, tables
 from cxr.arrays import Split, open_split
 from cxr.document import Block, Chart, Document, Radiograph, Section, Table, code
-from cxr.intervals import COMPARED
 from cxr.labels import LABELS, SPLITS
 from cxr.params import EvaluateParams
-from cxr.recommendation import recommend, signed, signed_span, span
+from cxr.recommendation import recommend, signed
 from cxr.styles import named_groups
+from cxr.tables import TITLES
 from cxr.variants import EVALUATED, TRAINED, VARIANTS
 
 SMALLEST_GROUP = 10  # images; the share of a smaller one says little
 MISTAKES = 6  # shown for each variant and kind
-TITLES = {"f1": "F1", "roc_auc": "ROC AUC", "average_precision": "average precision"}
 SETTINGS = [  # told at the top; those of the networks stand with the training
     *("data.source", "split.test", "split.group_by", "image.size", "image.resize"),
     *("transfer.backbone", "transfer.weights", "transfer.scaling", "seed"),
@@ -28,7 +27,6 @@ PATHOGENS_TOLD = (
     "`finetuned` learns to tell bacteria from virus as well: its loss and accuracy here are of "
     "three classes, and not to be compared with those of the others."
 )
-POINTS = {"at_half": "at 0.5", "operating_point": "operating point"}
 
 
 @dataclass(frozen=True)
@@ -170,31 +168,28 @@ def _one_image_each(results: Results) -> str:
 
 def _comparison(results: Results) -> Section:
     of_test = results.intervals["test"]["columns"]
-    shown = ("recall", "precision", "accuracy", "specificity")
-    pictured = {name: {v: of_test[v]["at_half"][name] for v in VARIANTS} for name in shown}
-    pictured["ROC AUC"] = {v: of_test[v]["roc_auc"] for v in VARIANTS}
     operating = results.thresholds["operating point"]
     return Section(
         "The variants side by side",
         [
             "Test images at threshold 0.5, value and 95 % interval:",
-            Table(_metrics_table(results, "test", "at_half")),
+            Table(tables.metrics(of_test, "at_half")),
             "Validation images at threshold 0.5:",
-            Table(_metrics_table(results, "val", "at_half")),
+            Table(tables.metrics(results.intervals["val"]["columns"], "at_half")),
             "Test images at the operating point, the threshold of the highest precision on plain "
             "and stressed validation with recall of at least "
             f"{results.evaluate.min_recall:g} there ("
             + ", ".join(f"{v} {operating[v]:.3f}" for v in VARIANTS)
             + "):",
-            Table(_metrics_table(results, "test", "operating_point")),
+            Table(tables.metrics(of_test, "operating_point")),
             "Differences on test between pairs of variants on the same draws of patients; one is "
             "more than chance in the choice of patients where its interval leaves out 0 (bold), "
             "and `=` where it rounds to 0:",
-            Table(_differences_table(results)),
+            Table(tables.differences(results.intervals["test"]["differences"])),
             [
                 Chart(
                     "Metrics on test at 0.5",
-                    charts.metric_intervals(pictured),
+                    charts.metric_intervals(tables.pictured(of_test, "at_half")),
                     "Points with intervals of the variants, the values of the first table",
                 ),
                 Chart(
@@ -210,28 +205,6 @@ def _comparison(results: Results) -> Section:
             ],
         ],
     )
-
-
-def _metrics_table(results: Results, split: str, point: str) -> pd.DataFrame:
-    rows = []
-    for variant in VARIANTS:
-        found = results.intervals[split]["columns"][variant]
-        rates = ("recall", "precision", "accuracy", "specificity", "f1")
-        row = {"variant": variant} | {name: span(found[point][name]) for name in rates}
-        if point == "at_half":
-            row |= {name: span(found[name]) for name in ("roc_auc", "average_precision")}
-        rows.append(row)
-    return pd.DataFrame(rows).rename(columns=TITLES)
-
-
-def _differences_table(results: Results) -> pd.DataFrame:
-    rows = []
-    for pair, found in results.intervals["test"]["differences"].items():
-        for point, title in POINTS.items():
-            row = {"difference": pair, "threshold": title}
-            compared = found[point] | {"roc_auc": found["roc_auc"]}
-            rows.append(row | {name: signed_span(compared[name]) for name in COMPARED})
-    return pd.DataFrame(rows).rename(columns=TITLES)
 
 
 def _stress(results: Results) -> Section:
@@ -308,7 +281,7 @@ def _thresholds(results: Results) -> Section:
         "Confusion and thresholds",
         [
             "Test images by actual and predicted class:",
-            Table(_confusion_table(results)),
+            Table(tables.confusion(results.confusions)),
             [
                 Chart(
                     "Confusion on test (images)",
@@ -325,39 +298,11 @@ def _thresholds(results: Results) -> Section:
     )
 
 
-def _confusion_table(results: Results) -> pd.DataFrame:
-    names = {
-        ("NORMAL", "NORMAL"): "true negatives",
-        ("NORMAL", "PNEUMONIA"): "false positives",
-        ("PNEUMONIA", "NORMAL"): "false negatives",
-        ("PNEUMONIA", "PNEUMONIA"): "true positives",
-    }
-    cells = results.confusions
-    pairs = zip(cells["actual"], cells["predicted"], strict=True)
-    wide = cells.assign(cell=[names[pair] for pair in pairs]).pivot(
-        index=["variant", "threshold"], columns="cell", values="images"
-    )
-    order = pd.MultiIndex.from_product([VARIANTS, POINTS.values()], names=wide.index.names)
-    return wide.reindex(order)[list(names.values())].reset_index()
-
-
 def _calibration(results: Results) -> Section:
     prevalence = results.evaluate.prevalence
     share = (results.test["label"] == "PNEUMONIA").mean()
-    rows = []
-    for variant in VARIANTS:
-        found = results.intervals["test"]["columns"][variant]
-        rows += [
-            {
-                "variant": variant,
-                "threshold": title,
-                "Brier score": span(found["brier"]),
-                "expected calibration error": f"{results.evaluation[variant]['test']['ece']:.3f}",
-                "positive predictive value": span(found[point]["ppv"]),
-                "negative predictive value": span(found[point]["npv"]),
-            }
-            for point, title in POINTS.items()
-        ]
+    errors = {variant: results.evaluation[variant]["test"]["ece"] for variant in VARIANTS}
+    table = tables.calibration(results.intervals["test"]["columns"], errors)
     return Section(
         "Calibration and prevalence",
         [
@@ -367,7 +312,7 @@ def _calibration(results: Results) -> Section:
             "with recall and specificity as on test. Brier score and calibration error do not "
             "depend on the threshold; 0 is best. The calibration error has no interval: drawing "
             "images with replacement makes it larger.",
-            Table(pd.DataFrame(rows)),
+            Table(table),
             [
                 Chart(
                     "Calibration on test",

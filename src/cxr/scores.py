@@ -23,7 +23,13 @@ def columns(
 ) -> tuple[Labels, Probabilities]:
     """Labels and probabilities of one variant, on one split or several taken together."""
     rows = predictions[predictions["split"].isin([split] if isinstance(split, str) else split)]
-    return (rows["label"] == "PNEUMONIA").to_numpy(np.int64), rows[variant].to_numpy(np.float64)
+    return pair(rows, variant)
+
+
+def pair(images: pd.DataFrame, variant: str) -> tuple[Labels, Probabilities]:
+    """Labels and probabilities of one variant, of all rows."""
+    is_ill = images["label"] == "PNEUMONIA"
+    return is_ill.to_numpy(np.int64), images[variant].to_numpy(np.float64)
 
 
 def at_threshold(y_true: Labels, y_prob: Probabilities, threshold: float) -> dict[str, float]:

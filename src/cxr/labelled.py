@@ -1,0 +1,146 @@
+"""The images of a folder that holds NORMAL and PNEUMONIA, and whose they are."""
+
+import hashlib
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import pandas as pd
+
+from cxr.errors import CxrError
+from cxr.images import ImageError, read_file
+from cxr.labels import LABELS
+from cxr.layout import shown
+from cxr.manifest import identify
+from cxr.predicting import files_of
+
+NAMED = 5  # at most, of the files with one thing wrong
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """What lies in a folder.
+
+    Attributes:
+        folder: that was searched.
+        images: columns path (PurePosixPath, relative to the folder), file (the same as text that is
+            safe to print), label, patient; sorted by path.
+        told_by: who tells the patients: a file's name, or empty: the names of the images.
+        untold: number of images that count as a patient of their own, as nothing tells whose.
+        copies: number of images that are the same file as another one.
+        elsewhere: number of images in neither class's folder.
+    """
+
+    folder: Path
+    images: pd.DataFrame
+    told_by: str
+    untold: int
+    copies: int
+    elsewhere: int
+
+
+def find(folder: Path, patients: Path | None = None) -> Labelled:
+    """List the images below NORMAL and PNEUMONIA of a folder; none is decoded yet.
+
+    Args:
+        folder: the images lie in its folders NORMAL and PNEUMONIA, or in folders below these.
+        patients: CSV with the columns file (relative to `folder`) and patient, a row for each
+            image. Without it, names in the published data set's form tell the patient, and any
+            other image counts as a patient of its own.
+
+    Raises:
+        CxrError: no folder, a class without images, a file in both classes, or rows that do not
+            fit the images.
+    """
+    if not folder.is_dir():
+        raise CxrError(f"{folder} is not a folder")
+    below = [PurePosixPath(file.relative_to(folder).as_posix()) for file in files_of([folder])]
+    found = [path for path in below if len(path.parts) > 1 and path.parts[0] in LABELS]
+    images = pd.DataFrame({"path": found, "file": [shown(path) for path in found]})
+    images["label"] = [path.parts[0] for path in found]
+    for label in LABELS:
+        if not (images["label"] == label).any():
+            raise CxrError(
+                f"{folder} holds no {label} image: put JPEG, PNG or DICOM files into "
+                f"{folder}/NORMAL and {folder}/PNEUMONIA"
+            )
+    if patients is None:
+        # A name that tells none gives its path.
+        images["patient"] = [
+            identify(PurePosixPath(file), label)[0]
+            for file, label in zip(images["file"], images["label"], strict=True)
+        ]
+        untold = int((images["patient"] == images["file"]).sum())
+    else:
+        images["patient"] = images["file"].map(_read_patients(patients, images["file"]))
+        untold = 0
+    return Labelled(
+        folder,
+        images,
+        told_by=patients.name if patients else "",
+        untold=untold,
+        copies=_count_copies(folder, images),
+        elsewhere=len(below) - len(found),
+    )
+
+
+def _read_patients(file: Path, images: pd.Series) -> dict[str, str]:
+    """The patient of each image, from a table that fits them row by row."""
+    try:
+        # utf-8-sig: spreadsheets put a mark before the first name.
+        table = pd.read_csv(file, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+        named = table["file"].map(lambda path: shown(PurePosixPath(path)))
+        patients = table["patient"].str.strip()
+    except KeyError as error:
+        raise CxrError(
+            f"{file} has no column {error}: it needs file and patient, separated by a comma"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise CxrError(f"{file} cannot be read: {error}") from error
+    wrong = {
+        "named more than once": named[named.duplicated()].unique(),
+        "not an image of the folder": named[~named.isin(images)],
+        "an image without a row": images[~images.isin(named)],
+        "a row without a patient": named[patients == ""],
+    }
+    if told := [f"  {what}: {_some(files)}" for what, files in wrong.items() if len(files)]:
+        wanted = "  Wanted: a row for each image, with its file relative to the folder"
+        raise CxrError("\n".join([f"{file} does not fit the images:", *told, wanted]))
+    return dict(zip(named, patients, strict=True))
+
+
+def _count_copies(folder: Path, images: pd.DataFrame) -> int:
+    """Number of images that are the same file as one before.
+
+    Raises:
+        CxrError: some are in both classes.
+    """
+    with ThreadPoolExecutor() as pool:
+        digests = pd.Series(list(pool.map(lambda path: _digest(folder / path), images["path"])))
+    labels = images["label"].groupby(digests).transform("nunique")
+    if (labels > 1).any():
+        pairs = images["file"][labels > 1].groupby(digests).agg(" = ".join)
+        raise CxrError(
+            f"{folder} holds the same file as NORMAL and as PNEUMONIA: {_some(pairs)}. "
+            "Remove the one that is wrong."
+        )
+    return int(digests.duplicated().sum())
+
+
+def _digest(path: Path) -> str:
+    """Equal for equal files; of one that cannot be read or is empty its path, which is no image's
+    digest: it is told of where it is decoded.
+    """
+    try:
+        content = read_file(path)
+    except ImageError:
+        content = b""
+    return hashlib.sha256(content).hexdigest() if content else str(path)
+
+
+def _some(names: Iterable[str]) -> str:
+    """The first few."""
+    listed = list(names)
+    more = f" and {len(listed) - NAMED} more" if len(listed) > NAMED else ""
+    return ", ".join(listed[:NAMED]) + more
