@@ -1,4 +1,4 @@
-"""Write the report, reports/index.html with pictures and reports/report.md without, and the card."""
+"""Write the report, index.html with pictures and report.md without, and the model card."""
 
 import shutil
 

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from cxr import paths
 from cxr.errors import CxrError, catch_every_interrupt, run_stage
