@@ -10,6 +10,7 @@ from itertools import count
 from pathlib import Path
 
 from cxr import paths
+from cxr.drift import RULE, TOO_FEW, read_reference
 from cxr.errors import CxrError, catch_every_interrupt, run_stage
 from cxr.files import replacing
 from cxr.predicting import Answer, Predictor, files_of, predict
@@ -18,6 +19,8 @@ Result = tuple[Path, Answer | str]
 COLUMNS = ("file", "probability", "decision", "confidence", "unfamiliarity", "warnings", "error")
 EXPLAINED = Path("explained")
 FAILED = 1  # exit code where one file or more had no answer
+NO_TRUST = 3  # exit code where answers are not to be trusted without re-evaluation
+DRIFT = Path("drift")
 
 
 def main() -> None:
@@ -63,6 +66,7 @@ def parser() -> argparse.ArgumentParser:
         help="for the pictures of --explain; they show the radiographs; default: %(default)s",
     )
     one.set_defaults(run=run_predict)
+    add_drift(commands)
     return top
 
 
@@ -153,6 +157,66 @@ def _row(result: Result) -> dict[str, object]:
     empty: dict[str, object] = dict.fromkeys(COLUMNS) | {"warnings": ()}
     known = {"error": found} if isinstance(found, str) else asdict(found)
     return empty | {"file": str(file)} | known
+
+
+def add_drift(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """The arguments of `cxr drift`."""
+    one = commands.add_parser(
+        "drift",
+        help="how images of another place differ from those known",
+        description="How the radiographs of a folder differ from those that the networks were "
+        "chosen on (validation): sizes, intensity, distance from the training images, predicted "
+        "prevalence. Needs no labels. Writes a page and JSON, which name no file.",
+        epilog=f"{RULE} Exit code: 0, no difference found that matters, which does not show that "
+        "the answers are right; 1, an error, some files could not be read, or too few images; 2, "
+        "wrong arguments; 3, do not trust without re-evaluation.",
+    )
+    one.add_argument("folders", nargs="+", type=Path, metavar="FOLDER")
+    one.add_argument("--variant", default="", help="its name; default: the recommended one")
+    one.add_argument(
+        "--models",
+        type=Path,
+        default=paths.EXPORTED,
+        metavar="FOLDER",
+        help="that the stage export wrote; default: %(default)s",
+    )
+    one.add_argument(
+        "--into",
+        type=Path,
+        default=DRIFT,
+        metavar="FOLDER",
+        help="for index.html and drift.json; default: %(default)s",
+    )
+    one.set_defaults(run=run_drift)
+
+
+def run_drift(arguments: argparse.Namespace) -> None:
+    """Compare folders, taken together, with the reference; the exit code is the result."""
+    from cxr import monitor  # only here: it imports Matplotlib
+
+    for folder in arguments.folders:
+        if not folder.is_dir():
+            raise CxrError(f"{folder} is no folder; name folders of radiographs")
+    files = files_of(arguments.folders)
+    named = ", ".join(map(str, arguments.folders))
+    if not files:
+        raise CxrError(f"no JPEG, PNG or DICOM file in {named}")
+    predictor = Predictor(arguments.models, arguments.variant)
+    reference = read_reference(arguments.models, predictor.variant)
+    here, errors = monitor.measure(predictor, files)
+    for error in errors:
+        print(f"cannot be read: {error}", file=sys.stderr)
+    if here.empty:
+        raise CxrError(f"none of the {len(files)} files in {named} could be read")
+    found = monitor.summary(predictor, reference, here, len(errors))
+    monitor.write(arguments.into, arguments.folders, found, reference, here)
+    print(f"variant {predictor.variant}, {len(here)} images, {len(errors)} could not be read")
+    print(monitor.table(found).to_string(index=False))
+    print(f"{monitor.told(found)}\nmore in {arguments.into / monitor.PAGE}")
+    if found["marked"]:
+        sys.exit(NO_TRUST)
+    if errors or found["verdict"] == TOO_FEW:
+        sys.exit(FAILED)
 
 
 if __name__ == "__main__":
