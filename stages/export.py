@@ -32,8 +32,9 @@ def write_networks(
     folder: Path, image: ImageParams, evaluate: EvaluateParams, recall_loss: float
 ) -> dict[str, Any]:
     """Networks and settings; what metrics/export.json holds."""
-    train, val = open_split(paths.ARRAYS / "train"), open_split(paths.ARRAYS / "val")
-    rows = {name: open_rows(paths.features(name)) for name in SPLITS}
+    splits = {name: open_split(paths.ARRAYS / name) for name in (*SPLITS, "stress")}
+    rows = {name: open_rows(paths.features(name)) for name in splits}
+    train, val = splits["train"], splits["val"]
     evaluation = json.loads(paths.EVALUATION.read_text())
     metrics = exporting.export_variants(folder, train, val, evaluation, recall_loss)
     metrics["features"] = exporting.export_features(folder, val, rows["val"])
@@ -41,6 +42,8 @@ def write_networks(
     predictions = pd.read_csv(paths.PREDICTIONS)
     settings = exporting.settings(image, evaluate, evaluation, predictions, train.index, known)
     write_json(folder / "settings.json", settings)
+    others = {name: splits[name] for name in ("val", "stress", "test")}
+    metrics["drift"] = exporting.export_reference(folder, others, rows, predictions, settings)
     return metrics | {name: known[name] for name in ("false_alarms", "alarms")}
 
 

@@ -195,12 +195,14 @@ def test_the_stage_writes_all_that_prediction_needs(finished: Project) -> None:
     metrics = json.loads((finished.folder / paths.EXPORT).read_text())
     settings = json.loads((folder / "settings.json").read_text())
     int8 = metrics["int8"][settings["recommended"]]
-    expected = {"settings.json", "familiar.npz", "features.xml", "features.bin"}
+    expected = {"settings.json", "model_card.md", "familiar.npz", "reference.csv"}
+    expected |= {"features.xml", "features.bin"}
     expected |= {f"{v}{end}" for v in TRAINED for end in (".onnx", ".xml", ".bin")}
     found = {file.name for file in folder.iterdir()}
     assert {name for name in found if not name.endswith("_int8.onnx")} == expected
     assert any(name.endswith("_int8.onnx") for name in found) == int8["kept"]
-    assert set(metrics) == {*TRAINED, "features", "int8", "false_alarms"}
+    assert set(metrics) == {*TRAINED, "features", "int8", "drift", "false_alarms", "alarms"}
+    assert {"test", "dark"} <= set(metrics["drift"]["marked"])
 
     evaluation = json.loads((finished.folder / paths.EVALUATION).read_text())
     params = read_params(finished.folder / "params.yaml")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from cxr import paths
+from cxr.drift import RULE, TOO_FEW, read_reference
 from cxr.errors import CxrError, catch_every_interrupt, run_stage
 from cxr.files import replacing
 from cxr.predicting import Answer, Predictor, files_of, predict
@@ -22,6 +23,8 @@ COLUMNS = ("file", "probability", "decision", "confidence", "unfamiliarity", "wa
 EXPLAINED = Path("explained")
 EVALUATED = Path("evaluated")
 FAILED = 1  # exit code where one file or more had no answer
+NO_TRUST = 3  # exit code where answers are not to be trusted without re-evaluation
+DRIFT = Path("drift")
 
 
 def main() -> None:
@@ -36,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
         prog="cxr", description="Use the trained models. Not for clinical use."
     )
     commands = top.add_subparsers(metavar="COMMAND", required=True)
-    for add in (_add_predict, _add_serve, _add_evaluate):
+    for add in (_add_predict, _add_serve, _add_drift, _add_evaluate):
         add(commands)
     return top
 
@@ -82,6 +85,24 @@ def _add_serve(commands: Commands) -> None:
         "--port", type=int, default=8000, help="0: any that is free; default: %(default)s"
     )
     command.set_defaults(run=run_serve)
+
+
+def _add_drift(commands: Commands) -> None:
+    command = commands.add_parser(
+        "drift",
+        help="how images of another place differ from those known",
+        description="How the radiographs of a folder differ from those that the networks were "
+        "chosen on (validation): sizes, intensity, distance from the training images, predicted "
+        "prevalence. Needs no labels. Writes a page and JSON, which name no file.",
+        epilog=f"{RULE} Exit code: 0, no difference found that matters, which does not show that "
+        "the answers are right; 1, an error, some files could not be read, or too few images; 2, "
+        "wrong arguments; 3, do not trust without re-evaluation.",
+    )
+    command.add_argument("folders", nargs="+", type=Path, metavar="FOLDER")
+    _add_variant(command)
+    _add_models(command)
+    _add_into(command, DRIFT, "for index.html and drift.json")
+    command.set_defaults(run=run_drift)
 
 
 def _add_evaluate(commands: Commands) -> None:
@@ -174,6 +195,35 @@ def run_predict(arguments: argparse.Namespace) -> None:
     FORMATS[arguments.format](predictor, noted(results))
     if failed:
         print(f"{len(failed)} of {len(files)} files could not be read", file=sys.stderr)
+        sys.exit(FAILED)
+
+
+def run_drift(arguments: argparse.Namespace) -> None:
+    """Compare folders, taken together, with the reference; the exit code is the result."""
+    from cxr import monitor  # only here: it imports Matplotlib
+
+    for folder in arguments.folders:
+        if not folder.is_dir():
+            raise CxrError(f"{folder} is no folder; name folders of radiographs")
+    files = files_of(arguments.folders)
+    named = ", ".join(map(str, arguments.folders))
+    if not files:
+        raise CxrError(f"no JPEG, PNG or DICOM file in {named}")
+    predictor = Predictor(arguments.models, arguments.variant)
+    reference = read_reference(arguments.models, predictor.variant)
+    here, errors = monitor.measure(predictor, files)
+    for error in errors:
+        print(f"cannot be read: {error}", file=sys.stderr)
+    if here.empty:
+        raise CxrError(f"none of the {len(files)} files in {named} could be read")
+    found = monitor.summary(predictor, reference, here, len(errors))
+    monitor.write(arguments.into, arguments.folders, found, reference, here)
+    print(f"variant {predictor.variant}, {len(here)} images, {len(errors)} could not be read")
+    print(monitor.table(found).to_string(index=False))
+    print(f"{monitor.told(found)}\nmore in {arguments.into / monitor.PAGE}")
+    if found["marked"]:
+        sys.exit(NO_TRUST)
+    if errors or found["verdict"] == TOO_FEW:
         sys.exit(FAILED)
 
 

@@ -17,11 +17,11 @@ import pandas as pd
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from cxr import ensemble, familiarity, paths, scores
+from cxr import drift, ensemble, familiarity, paths, scores
 from cxr.arrays import Split, evenly
 from cxr.errors import CxrError
 from cxr.evaluation import load_model, predict
-from cxr.files import remove
+from cxr.files import remove, write_csv
 from cxr.params import EvaluateParams, ImageParams
 from cxr.recommendation import best_variant
 from cxr.runtimes import open_network, run_all
@@ -211,6 +211,48 @@ def export_familiarity(
         "false_alarms": {name: float((of > limit).mean()) for name, of in distances.items()},
         "alarms": {name: float((of > limit).mean()) for name, of in altered.items()},
     }
+
+
+def export_reference(
+    folder: Path,
+    splits: Mapping[str, Split],
+    features: Mapping[str, NDArray[np.float32]],
+    predictions: pd.DataFrame,
+    settings: Metrics,
+) -> Metrics:
+    """Write what `cxr drift` compares images with, and see what its rule marks.
+
+    Args:
+        folder: to write into, with the file of `export_familiarity`.
+        splits: `val`, which is the reference, `stress` and `test`.
+        features: (N, D) of the frozen backbone for these.
+        predictions: as `evaluation.predict_all` gives them, rows in the order of the splits'.
+        settings: what `settings` gives.
+
+    Returns:
+        by the recommended variant `false_alarms`: the share of random halves of validation that
+        are marked by the other half; `marked`: of each condition of `stress` and of `test` the
+        tests that mark it, with their differences. Nothing is chosen by it.
+    """
+    known = familiarity.load(folder / "familiar.npz")
+    variant, limit = settings["recommended"], settings["familiarity"]["limit"]
+    threshold = settings["variants"][variant]["threshold"]
+    tables = {}
+    for name, split in splits.items():
+        distances = familiarity.distances(known, features[name])
+        rows = predictions.loc[predictions["split"] == name, list(VARIANTS)]
+        tables[name] = drift.reference(split.index, split.images, distances, rows)
+    write_csv(folder / drift.FILE, tables["val"])
+    val, stress, test = (
+        table.assign(probability=table[variant], warned=table["distance"] > limit)
+        for table in (tables[name] for name in ("val", "stress", "test"))
+    )
+    others = {**dict(iter(stress.groupby(splits["stress"].index["condition"]))), "test": test}
+    marked = {}
+    for name, other in others.items():
+        found = drift.compare(val, other, threshold)
+        marked[name] = {test: found["tests"][test]["difference"] for test in found["marked"]}
+    return {"false_alarms": drift.false_alarms(val, threshold), "marked": marked}
 
 
 def settings(

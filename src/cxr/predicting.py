@@ -164,14 +164,22 @@ class Answering(Protocol[Told]):
 
 def predict(predictor: Answering[Told], files: Iterable[Path]) -> Iterator[tuple[Path, Told | str]]:
     """Each file with its answer, or with the error for which there is none, in order."""
+    for batch in read_batches(predictor, files):
+        good = [found for _, found in batch if isinstance(found, Radiograph)]
+        answers = iter(predictor.answers(good) if good else [])
+        for file, found in batch:
+            yield file, (found if isinstance(found, str) else next(answers))
+
+
+def read_batches(
+    predictor: Predictor, files: Iterable[Path]
+) -> Iterator[list[tuple[Path, Radiograph | str]]]:
+    """Each file with what was read, or with the error, in order, as many as are seen at once."""
     waiting = iter(files)
     with ThreadPoolExecutor() as pool:
         while chunk := [file for _, file in zip(range(BATCH), waiting, strict=False)]:
-            read = list(pool.map(lambda file: _read_or_error(predictor, file), chunk))
-            good = [found for found in read if isinstance(found, Radiograph)]
-            answers = iter(predictor.answers(good) if good else [])
-            for file, found in zip(chunk, read, strict=True):
-                yield file, (found if isinstance(found, str) else next(answers))
+            read = pool.map(lambda file: _read_or_error(predictor, file), chunk)
+            yield list(zip(chunk, read, strict=True))
 
 
 def _read_or_error(predictor: Answering[Told], file: Path) -> Radiograph | str:
