@@ -172,7 +172,7 @@ def predict(predictor: Answering[Told], files: Iterable[Path]) -> Iterator[tuple
 
 
 def read_batches(
-    predictor: Predictor, files: Iterable[Path]
+    predictor: Answering[Any], files: Iterable[Path]
 ) -> Iterator[list[tuple[Path, Radiograph | str]]]:
     """Each file with what was read, or with the error, in order, as many as are seen at once."""
     waiting = iter(files)
@@ -182,7 +182,7 @@ def read_batches(
             yield list(zip(chunk, read, strict=True))
 
 
-def _read_or_error(predictor: Answering[Told], file: Path) -> Radiograph | str:
+def _read_or_error(predictor: Answering[Any], file: Path) -> Radiograph | str:
     try:
         return predictor.read(file)
     except ImageError as error:
