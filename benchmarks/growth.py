@@ -77,7 +77,7 @@ def _at(size: int, scratch: Path, weights: Path) -> pd.DataFrame:
     placed.symlink_to(weights)
     rows = []
     for stage, outs in _stages(project).items():
-        seconds, memory = _run(stage, project)
+        seconds, memory = run_alone(stage, project)
         disk = sum(_bytes(project / out) for out in outs)
         rows.append((stage, size, count, SHORT_SIDE, round(seconds, 2), memory, disk))
     return pd.DataFrame(rows, columns=COLUMNS)
@@ -96,8 +96,12 @@ def _name(out: Any) -> str:
     return str(out if isinstance(out, str) else next(iter(out)))
 
 
-def _run(stage: str, project: Path) -> tuple[float, int]:
-    """Seconds and peak of a stage's own memory in bytes."""
+def run_alone(stage: str, project: Path) -> tuple[float, int]:
+    """Run a stage without DVC: its seconds, and the peak of its own memory in bytes.
+
+    Raises:
+        CxrError: it failed.
+    """
     started = time.perf_counter()
     process = subprocess.Popen(
         [sys.executable, "-m", f"stages.{stage}"],

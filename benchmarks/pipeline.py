@@ -72,6 +72,12 @@ def measure() -> list[Comparison]:
 
 def repro(project: Path, weights: Path) -> None:
     """Everything, in a copy of the project without any cache."""
+    copy(project, weights)
+    run(project)
+
+
+def copy(project: Path, weights: Path) -> None:
+    """The project with `SETTINGS` and the backbone's weights, and nothing else."""
     shutil.rmtree(project, ignore_errors=True)
     project.mkdir()
     demo.copy_project(project)
@@ -80,7 +86,6 @@ def repro(project: Path, weights: Path) -> None:
     placed.parent.mkdir(parents=True)
     shutil.copyfile(weights, placed)
     subprocess.run(["git", "init", "--quiet"], cwd=project, check=True)
-    run(project)
 
 
 def run(project: Path) -> None:

@@ -1,4 +1,5 @@
-"""Where the time of a training step and of decoding goes: `python -m benchmarks.profiling`.
+"""Where the time of a training step, of decoding and of the whole pipeline goes:
+`python -m benchmarks.profiling`.
 
 Shows what the targets of the other benchmarks leave to be gained.
 """
@@ -14,11 +15,14 @@ import keras
 import numpy as np
 import pandas as pd
 import tensorflow as tf
+from ruamel.yaml import YAML
 from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
-from benchmarks import images, notebook
+from benchmarks import images, notebook, pipeline
+from benchmarks.growth import run_alone
 from benchmarks.steps import inputs, learner, steps
 from benchmarks.timing import seconds_of
+from benchmarks.transfer import backbone_weights
 from cxr.document import Table
 from cxr.errors import run_stage
 from cxr.files import replacing
@@ -28,6 +32,13 @@ from cxr.params import read_params
 RESULT = Path(__file__).parent / "profile.md"
 ROUNDS = 3
 SHOWN = 16  # kinds of operations
+# Stages that do something which the notebook does as well.
+AS_NOTEBOOK = {
+    **dict.fromkeys(("fetch", "preprocess", "train_baseline", "train_augmented"), "yes"),
+    **dict.fromkeys(("fetch_weights", "train_transfer"), "yes"),
+    "extract_features": "all but stress validation",
+    "evaluate": "test, of three variants",
+}
 # What oneDNN and fusion add to the name of an operation.
 ADDED = re.compile(r"^_(Mkl(Native)?)?(Fused)?|WithBias$")
 
@@ -35,6 +46,7 @@ ADDED = re.compile(r"^_(Mkl(Native)?)?(Fused)?|WithBias$")
 def main() -> None:
     step = of_a_step()
     decoding = of_decoding()
+    stages = of_stages()
     text = "\n\n".join(
         [
             "Milliseconds of a training step of the baseline by kind of operation (what runs at "
@@ -42,6 +54,9 @@ def main() -> None:
             Table(step.reset_index().round(1)).to_markdown(),
             "Milliseconds to decode an image on one core:",
             Table(decoding.round(2)).to_markdown(),
+            f"Seconds of each stage of the pipeline at the settings of its benchmark, one run, "
+            f"{stages['seconds'].sum():.0f} in all, DVC left out:",
+            Table(stages.round(1)).to_markdown(),
         ]
     )
     with replacing(RESULT) as part:
@@ -95,6 +110,20 @@ def of_decoding() -> pd.DataFrame:
             seconds = [seconds_of(lambda: _decode(paths, enough)) for _ in range(ROUNDS)]  # noqa: B023
             rows.append((name, 1000 * statistics.median(seconds) / len(paths)))
     return pd.DataFrame(rows, columns=[f"decoded of {len(paths)} {kind}", "milliseconds"])
+
+
+def of_stages() -> pd.DataFrame:
+    """A row for each stage in the order of dvc.yaml: stage, seconds, whether the notebook does the
+    same.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        project = Path(scratch) / "project"
+        pipeline.copy(project, backbone_weights(Path(scratch)))
+        stages = YAML(typ="safe").load(project / "dvc.yaml")["stages"]
+        rows = [
+            (stage, run_alone(stage, project)[0], AS_NOTEBOOK.get(stage, "no")) for stage in stages
+        ]
+    return pd.DataFrame(rows, columns=["stage", "seconds", "done by the notebook"])
 
 
 def _decode(paths: list[Path], enough: int) -> int:
