@@ -14,6 +14,8 @@ from tiny import grey
 
 __all__ = ["exported"]
 
+expect.set_options(timeout=30_000)  # TensorFlow's start takes longest
+
 Opened = Callable[..., Page]
 NAME = "Mustermann"
 
@@ -109,7 +111,7 @@ def shown(page: Page) -> dict[str, str]:
 
 
 def done(page: Page, text: str) -> None:
-    expect(page.locator("#progress")).to_have_text(text, timeout=30_000)
+    expect(page.locator("#progress")).to_have_text(text)
     expect(page.get_by_role("status").filter(has_text=text)).to_have_count(1)  # is also told
 
 
@@ -267,7 +269,7 @@ def test_a_busy_server_is_asked_again(opened: Opened, folder: Path) -> None:
 def test_what_is_cleared_is_not_asked_any_more(opened: Opened, folder: Path) -> None:
     page = opened()
     held = []
-    page.route("**/api/predict", held.append)
+    page.route("**/api/predict", lambda route: held.append(route))
     page.get_by_label("Choose a folder").set_input_files(folder)
     expect(page.locator("#progress")).to_contain_text("0 of 4 done")
     page.wait_for_timeout(200)
@@ -306,7 +308,7 @@ def test_it_can_be_read(opened: Opened, folder: Path, width: int, scheme: str) -
 def check_legible(page: Page, width: int) -> None:
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     texts, contrast = page.evaluate(CONTRAST)
-    assert texts >= 7
+    assert texts >= 6
     assert contrast >= 4.5
     session = page.context.new_cdp_session(page)
     nodes = session.send("Accessibility.getFullAXTree")["nodes"]

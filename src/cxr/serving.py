@@ -173,10 +173,6 @@ UNEXPLAINED: dict[int | str, dict[str, Any]] = {
 }
 
 
-class PngResponse(Response):
-    media_type = "image/png"
-
-
 # --- from a request to its answer ----------------------------------------------------------------
 
 
@@ -366,23 +362,23 @@ def application(
 
     @app.post(
         "/api/image",
-        response_class=PngResponse,
+        response_class=Response,
         responses=PICTURE | OF_A_FILE,
         openapi_extra=BODY,
     )
     async def image(content: Content) -> Response:
         """A radiograph as the network sees it."""
-        return PngResponse(await service.picture(content))
+        return Response(await service.picture(content), media_type="image/png")
 
     @app.post(
         "/api/explain",
-        response_class=PngResponse,
+        response_class=Response,
         responses=PICTURE | OF_A_FILE | UNEXPLAINED,
         openapi_extra=BODY,
     )
     async def explain(content: Content) -> Response:
         """Where the network sees PNEUMONIA (Grad-CAM), over the radiograph as it sees it."""
-        return PngResponse(await service.overlay(content))
+        return Response(await service.overlay(content), media_type="image/png")
 
     @app.get("/api/model")
     async def model() -> Model:
@@ -495,9 +491,11 @@ def listen(host: str, port: int) -> socket.socket:
         CxrError: the port is taken or not permitted, or the host is not this machine.
     """
     try:
+        if not 0 <= port < 2**16:
+            raise ValueError("a port is a number from 0 to 65535")
         family, *_, address = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0]
         return socket.create_server((address[0], port), family=family)
-    except (OSError, OverflowError, ValueError) as error:
+    except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise CxrError(
             f"cannot listen at {host}, port {port}: {reason}; name others with --host, --port"
