@@ -25,6 +25,7 @@ from keras import layers
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 
+from cxr.errors import CxrError
 from cxr.evaluation import load_model
 
 Heat = NDArray[np.float32]
@@ -47,7 +48,14 @@ class Explainer:
     """
 
     def __init__(self, models: Path, members: Iterable[str]) -> None:
-        self.models = [load_model(models / f"{name}.keras") for name in members]
+        files = [models / f"{name}.keras" for name in members]
+        for file in files:
+            if not file.exists():
+                raise CxrError(
+                    f"{file} is missing: explanations need the trained network itself; run "
+                    f"`dvc pull {file}` or `dvc repro train_{file.stem}` in the project"
+                )
+        self.models = [load_model(file) for file in files]
 
     def overlay(self, image: NDArray[np.uint8]) -> Pillow.Image:
         """Picture (RGB) of an image, uint8 (S, S) as prepared for prediction, under its map."""
@@ -123,35 +131,40 @@ def _seen(view: keras.Model, image: NDArray[np.uint8]) -> Heat:
 
 
 def _grad_cam(view: keras.Model, image: NDArray[np.uint8]) -> Heat:
-    """Maps of a model weighted by their gradients, float32 (h, w), 0 or more."""
+    """Maps of a model times their gradients, summed: float32 (h, w), 0 or more."""
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         maps, logit = _maps_and_logit(view, tf.constant(image[np.newaxis, ..., np.newaxis]), tape)
-    weights = tf.reduce_mean(tape.gradient(logit, maps), axis=(1, 2), keepdims=True)
-    return tf.nn.relu(tf.reduce_sum(weights * maps, axis=-1))[0].numpy()
+    return tf.nn.relu(tf.reduce_sum(tape.gradient(logit, maps) * maps, axis=-1))[0].numpy()
 
 
 def _maps_and_logit(view: keras.Model, image: Any, tape: tf.GradientTape) -> tuple[Any, Any]:
     """Maps float32 (1, h, w, c), watched by the tape, and the logit (1,) that follows from them.
 
-    Layers are called one by one, also those of models within the model.
+    Layers are called one by one, also those of models within the model. Keras's own way to do that
+    is not public; the public one, `clone_model`, does not take tensors with values.
     """
     found: dict[str, Any] = {}
-
-    def opened(operation: Any) -> Any:
-        if isinstance(operation, keras.Model):
-            return lambda tensor, **_: operation._run_through_graph(tensor, opened)
-        return partial(called, operation)
+    last = [layer for layer in view.layers if _takes_maps(layer)][-1]
 
     def called(operation: Any, tensor: Any, *more: Any, **options: Any) -> Any:
-        if isinstance(operation, (layers.GlobalAveragePooling2D, layers.Flatten)):
+        if operation is last:
             tape.watch(tensor)
             found["maps"] = tensor
+        if isinstance(operation, keras.Model):
+            return operation._run_through_graph(tensor, opened)
         if _gives_probability(operation):
             found["logit"] = _log_odds(tensor @ operation.kernel + operation.bias)
         return operation(tensor, *more, **options)
 
+    def opened(operation: Any) -> Any:
+        return partial(called, operation)
+
     view._run_through_graph(image, opened)
     return found["maps"], found["logit"]
+
+
+def _takes_maps(layer: keras.Layer) -> bool:
+    return isinstance(layer.input, keras.KerasTensor) and len(layer.input.shape) == 4
 
 
 def _gives_probability(operation: Any) -> bool:
