@@ -434,7 +434,7 @@ def test_the_page_asks_for_nothing_and_escapes_names(exported: Path, tmp_path: P
     assert str(folder) in page.text
     assert not page.all("b") and not page.all("em")
     charts = page.all("img")
-    assert len(charts) == len(monitor.SIZES) + 4
+    assert len(charts) == 6
     assert all(chart["src"].startswith("data:image/svg+xml;base64,") for chart in charts)
     assert all("median" in chart["alt"] for chart in charts)
     assert {tag for tag, _ in page.tags} & {"script", "iframe"} == set()

@@ -26,20 +26,19 @@ NAMES = {
     "warnings": "images with a warning",
     "shorter_side": "shorter side (pixels)",
     "aspect_ratio": "width / height",
-    "grey": "mean grey (0 to 255)",
-    "contrast": "contrast (standard deviation of grey)",
+    "grey": "mean grey",
+    "contrast": "contrast",
     "distance": "distance from the training images",
     "called": "called PNEUMONIA",
     "probability": "probability of PNEUMONIA",
 }
-SIZES = ("shorter_side", "aspect_ratio")
 SPREAD = {"5 %": 0.05, "median": 0.5, "95 %": 0.95}
 KNOWN, HERE = "#56B4E9", "#D55E00"  # Okabe and Ito (2008): also for colour-blind readers
 BINS = 30
 
 AFTER = {
     drift.NO_TRUST: "Before the answers are used, label some of these images and compute recall "
-    "and specificity on them: they can be others here. A difference does not show that they are.",
+    "and specificity on them: they may be others here. A difference does not show that they are.",
     drift.NOTHING: "This does not show that the answers are right here: recall and specificity can "
     "fall without any of these differences. Only labelled images tell.",
     drift.TOO_FEW: "So nothing is said of these images, also not that all is well.",
@@ -89,9 +88,9 @@ def summary(
     Returns:
         `variant`; what `drift.compare` gives; `unreadable`; `precision`: of the `reference`, and
         `here` for the share of ill images that is estimated, where recall and specificity hold
-        (null where it cannot be); `sizes`: of each of SIZES some quantiles of the `reference` and
-        `here`, and the share of images `outside` the range of the training files; `warnings`: the
-        share of images with each, the most frequent first.
+        (null where it cannot be); `sizes`: of `shorter_side` and `aspect_ratio` some quantiles of
+        the `reference` and `here`, and the share of images `outside` the range of the training
+        files; `warnings`: the share of images with each, the most frequent first.
     """
     compared = drift.compare(reference, here, predictor.threshold)
     rates = compared["recall"], compared["specificity"]
@@ -160,9 +159,10 @@ def table(found: Comparison) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "test": NAMES[name],
-            **{key: f"{of[key]:.3f}" for key in ("reference", "here", "difference")},
-            "matters above": f"{drift.limit(of):.3f}",
             "found": "yes" if name in found["marked"] else "no",
+            "difference": f"{of['difference']:.3f}",
+            "matters above": f"{drift.limit(of):.3f}",
+            **{side: f"{of[side]:.3g}" for side in ("reference", "here")},
         }
         for name, of in found["tests"].items()
     )
@@ -187,10 +187,11 @@ def _tests(found: Comparison) -> Section:
         "Tests",
         [
             Table(table(found)),
-            "For warnings and calls these are shares of the images, and their difference. For the "
-            "others medians, and the largest distance between both cumulated distributions (D); "
-            "the reference is weighted to as many ill images as are estimated here, so that more "
-            "or fewer ill patients are not taken for another machine.",
+            "For warnings and calls the shares of the images and their difference; for the others "
+            "medians, and the largest distance between both cumulated distributions (D). For "
+            "these the reference is weighted to as many ill images as are estimated here, so that "
+            "more or fewer ill patients are not taken for another machine. Grey values are 0 to "
+            "255 in the image that the networks see; contrast is their standard deviation.",
         ],
     )
 
@@ -199,8 +200,8 @@ def _prevalence(found: Comparison) -> Section:
     called = found["tests"]["called"]
     rows = {
         "called PNEUMONIA": called,
-        "ill": found["prevalence"],
-        "precision": found["precision"],
+        "ill, here estimated": found["prevalence"],
+        "precision, here estimated": found["precision"],
     }
     values = pd.DataFrame(
         {"share": name, **{key: _or_unknown(of[key]) for key in ("reference", "here")}}
@@ -271,10 +272,10 @@ def _distributions(found: Comparison, reference: pd.DataFrame, here: pd.DataFram
 
 def _chart(title: str, known: pd.Series, here: pd.Series, weights: NDArray[np.float64]) -> Chart:
     medians = f"median {known.median():.3g} in the reference and {here.median():.3g} here"
-    return Chart(title, histogram(known, here, weights, title), f"{title}: {medians}")
+    return Chart(title, histogram(known, here, weights), f"{title}: {medians}")
 
 
-def histogram(known: pd.Series, here: pd.Series, weights: NDArray[np.float64], xlabel: str) -> str:
+def histogram(known: pd.Series, here: pd.Series, weights: NDArray[np.float64]) -> str:
     """SVG text: how both are distributed, as shares.
 
     The axis holds 99.8 % of the images; those beyond it count in the first and the last bin.
@@ -292,7 +293,7 @@ def histogram(known: pd.Series, here: pd.Series, weights: NDArray[np.float64], x
         axes = figure.add_subplot()
         axes.stairs(share(known, weights), edges, fill=True, color=KNOWN, label="reference")
         axes.stairs(share(here, np.ones(len(here))), edges, color=HERE, linewidth=1.8, label="here")
-        axes.set(xlabel=xlabel, ylabel="share of the images")
+        axes.set_ylabel("share of the images")
         figure.legend(loc="outside upper right", ncols=2)
 
     return charts.draw(paint, (4.4, 2.8))
