@@ -238,7 +238,7 @@ def test_the_logit_is_that_of_the_probability(kind: str) -> None:
                 maps, logit = explaining._maps_and_logit(view, explaining.tf.constant(batch), tape)
             assert tape.gradient(logit, maps).shape == maps.shape
             logits.append(float(logit[0]))
-        probability = model.predict(batch, verbose=0)[0, 0]
+        probability = float(model(batch, training=False)[0, 0])
         assert np.mean(1 / (1 + np.exp(-np.array(logits)))) == pytest.approx(probability, abs=1e-5)
 
 
@@ -338,7 +338,7 @@ def zoomed(margin: int) -> keras.Model:
 
 
 @pytest.mark.parametrize("margin", [8, -8])
-@pytest.mark.parametrize(("row", "column"), [(12, 52), (48, 16)])
+@pytest.mark.parametrize(("row", "column"), [(16, 48), (44, 20)])
 def test_a_zoomed_view_points_at_the_same_place(margin: int, row: int, column: int) -> None:
     image = np.zeros((SIDE, SIDE), np.uint8)
     image[row - 4 : row + 4, column - 4 : column + 4] = 255
