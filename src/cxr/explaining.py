@@ -1,11 +1,19 @@
-"""Where in an image a network sees PNEUMONIA: Grad-CAM (Selvaraju 2017, 10.1109/ICCV.2017.74).
+"""Where in an image a network sees PNEUMONIA: Grad-CAM (Selvaraju 2017, 10.1109/ICCV.2017.74), in
+the form of HiResCAM (Draelos 2020, 10.48550/arXiv.2011.08891).
 
-Each of the network's last maps is weighted by the mean gradient of the logit with respect to it;
-what the sum has above zero speaks for PNEUMONIA. The logit is taken, as the gradient of a
+Each of the network's last maps is multiplied, place by place, by the gradient of the logit with
+respect to it; what the sum has above zero speaks for PNEUMONIA. Where the maps are averaged next,
+the gradient is the same at every place and this is Grad-CAM itself. Where they are flattened, the
+mean gradient that Grad-CAM takes forgets the place. The logit is taken, as the gradient of a
 probability vanishes where that is close to 1.
 
 One rule finds maps and logit in every variant: the logit is what the dense layer with the sigmoid
-or the softmax computes, and the maps are what the last pooling or flattening before it takes.
+or the softmax computes, and the maps are the last ones on the uppermost level of the saved model,
+before a pooling, a flattening, or the trained half of the fine-tuned network. That half is followed
+to its last maps of 7 x 7 or more, as its very last, of 4 x 4, have seen the whole image, and speak
+for PNEUMONIA at one and the same place in every image. How much the logit of 40 ill validation
+images falls where a part of them is covered, agrees better so: with a rank correlation over the
+parts of 0.52 instead of 0.29, where the distance from the middle alone has 0.36.
 
 A map tells where, not how much: it is brought to a largest value of 1 also where the network
 sees next to nothing. It is as coarse as the network's last maps, and shows what the network uses,
@@ -13,10 +21,11 @@ which need not be the disease.
 """
 
 from collections.abc import Iterable, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import cv2
 import keras
 import matplotlib
 import numpy as np
@@ -25,10 +34,16 @@ from keras import layers
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 
+from cxr.activations import _bottlenecks
 from cxr.errors import CxrError
 from cxr.evaluation import load_model
 
 Heat = NDArray[np.float32]
+
+FINE = 7  # pixels, side of the coarsest maps that are taken where there are finer ones
+
+# What makes maps coarser looks at every second place more, or at these alone, which draws a grid.
+SMOOTHING = np.array([0.25, 0.5, 0.25])  # takes out what differs from place to place
 
 # Of matplotlib's perceptually uniform scales the one whose strong colours (0.7 to 1) differ most
 # from the grey below them, for each kind of colour vision (Machado 2009): by 11 in CIELAB or more.
@@ -134,7 +149,10 @@ def _grad_cam(view: keras.Model, image: NDArray[np.uint8]) -> Heat:
     """Maps of a model times their gradients, summed: float32 (h, w), 0 or more."""
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         maps, logit = _maps_and_logit(view, tf.constant(image[np.newaxis, ..., np.newaxis]), tape)
-    return tf.nn.relu(tf.reduce_sum(tape.gradient(logit, maps) * maps, axis=-1))[0].numpy()
+    heat: Heat = tf.reduce_sum(tape.gradient(logit, maps) * maps, axis=-1)[0].numpy()
+    if isinstance(_last(view), keras.Model):
+        heat = cv2.sepFilter2D(heat, -1, SMOOTHING, SMOOTHING)
+    return heat.clip(0)
 
 
 def _maps_and_logit(view: keras.Model, image: Any, tape: tf.GradientTape) -> tuple[Any, Any]:
@@ -144,10 +162,13 @@ def _maps_and_logit(view: keras.Model, image: Any, tape: tf.GradientTape) -> tup
     is not public; the public one, `clone_model`, does not take tensors with values.
     """
     found: dict[str, Any] = {}
-    last = [layer for layer in view.layers if _takes_maps(layer)][-1]
+    last = _last(view)
 
     def called(operation: Any, tensor: Any, *more: Any, **options: Any) -> Any:
         if operation is last:
+            if isinstance(operation, keras.Model):
+                before, operation = _halves(operation)
+                tensor = before(tensor, training=False)
             tape.watch(tensor)
             found["maps"] = tensor
         if isinstance(operation, keras.Model):
@@ -163,8 +184,27 @@ def _maps_and_logit(view: keras.Model, image: Any, tape: tf.GradientTape) -> tup
     return found["maps"], found["logit"]
 
 
+def _last(view: keras.Model) -> keras.Layer:
+    """The last layer that takes maps, on the uppermost level."""
+    return [layer for layer in view.layers if _takes_maps(layer)][-1]
+
+
 def _takes_maps(layer: keras.Layer) -> bool:
     return isinstance(layer.input, keras.KerasTensor) and len(layer.input.shape) == 4
+
+
+@cache
+def _halves(model: keras.Model) -> tuple[keras.Model, keras.Model]:
+    """A model in two, cut at the last of its maps, those that everything goes through, which are
+    not too coarse; where all are, at what it takes.
+    """
+    fine = [tensor for tensor in _bottlenecks(model) if _is_fine(tensor)]
+    cut = fine[-1] if fine else model.input
+    return keras.Model(model.input, cut), keras.Model(cut, model.output)
+
+
+def _is_fine(tensor: keras.KerasTensor) -> bool:
+    return len(tensor.shape) == 4 and tensor.shape[1] >= FINE
 
 
 def _gives_probability(operation: Any) -> bool:
