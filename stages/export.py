@@ -1,6 +1,8 @@
 """Write what prediction needs, and nothing of Keras, to one folder: networks, settings, card."""
 
 import json
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -47,5 +49,15 @@ def write_networks(
     return metrics | {name: known[name] for name in ("false_alarms", "alarms")}
 
 
+def with_fixed_hashes() -> None:
+    """Start again with one seed of Python's hashes: tf2onnx goes through sets, and their order
+    decides what it folds, so equal models would give other bytes.
+    """
+    if os.environ.get("PYTHONHASHSEED") != "0":
+        command = [sys.executable, "-m", "stages.export"]
+        os.execve(sys.executable, command, os.environ | {"PYTHONHASHSEED": "0"})
+
+
 if __name__ == "__main__":
+    with_fixed_hashes()
     run_stage(main)

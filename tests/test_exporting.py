@@ -26,6 +26,7 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (40, SIDE, SIDE)).astype(np.u
 # A network with what the real ones have: scaling, views by zoom, shared layers, a probability.
 NETWORK = f"""
 import keras
+from keras import layers
 keras.utils.set_random_seed(0)
 image = keras.Input(({SIDE}, {SIDE}, 1), dtype="uint8", name="image")
 view = keras.Input((None, None, 1), dtype="uint8")
