@@ -309,6 +309,7 @@ def test_it_can_be_read(opened: Opened, folder: Path, width: int, scheme: str) -
     expect(page.locator("figure img")).to_have_count(2)
     check_legible(page, width)
     page.get_by_role("link", name="Model card").click()
+    page.wait_for_url("**/card")  # with its style
     check_legible(page, width)
 
 
