@@ -60,7 +60,8 @@ def _add_predict(commands: Commands) -> None:
     command.add_argument(
         "--explain",
         action="store_true",
-        help="also write where the network sees PNEUMONIA (Grad-CAM), a PNG for each image",
+        help="also write where the network sees PNEUMONIA (Grad-CAM), a PNG for each image; of one "
+        "called NORMAL, what speaks for PNEUMONIA all the same",
     )
     _add_into(command, EXPLAINED, "for the pictures of --explain; they show the radiographs")
     command.set_defaults(run=run_predict)

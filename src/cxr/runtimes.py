@@ -4,6 +4,7 @@ Beside `engines`, which runs a Keras model that is in memory; here nothing impor
 start alone takes seconds.
 """
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxr.errors import CxrError, interrupted
+
+# Without it ONNX Runtime reports its use to its makers, and keeps files in the home for that.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 Run = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
