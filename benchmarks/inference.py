@@ -23,8 +23,8 @@ from cxr.params import read_params
 from cxr.runtimes import BATCH_SIZE, open_network, run_all
 from cxr.variants import TRAINED
 
-IMAGES = 128
-REPEATS = 5
+IMAGES = 64
+REPEATS = 3
 WAYS = {"OpenVINO": ".xml", "ONNX Runtime": ".onnx", "ONNX Runtime, 8 bits": "_int8.onnx"}
 MEGABYTE = 1e6
 FIRST_ANSWER = 5.0  # seconds at most, by the recommended variant
