@@ -23,7 +23,8 @@ from cxr.params import read_params
 from cxr.runtimes import BATCH_SIZE, open_network, run_all
 from cxr.variants import TRAINED
 
-IMAGES = 64
+FILES = 128  # that the command is given
+IMAGES = 32  # that the networks are given, in memory
 REPEATS = 3
 WAYS = {"OpenVINO": ".xml", "ONNX Runtime": ".onnx", "ONNX Runtime, 8 bits": "_int8.onnx"}
 MEGABYTE = 1e6
@@ -36,10 +37,10 @@ def measure() -> list[Comparison]:
     files; of 8 bits is what the stage export kept.
     """
     split = open_split(paths.ARRAYS / "val")
-    rows = evenly(len(split.images), IMAGES)
+    rows = evenly(len(split.images), FILES)
     folder = paths.raw(read_params().data.source)
     files = [str(folder / path) for path in split.index["path"].iloc[rows]]
-    return [*by_command(files), *by_network(np.asarray(split.images[rows]))]
+    return [*by_command(files), *by_network(np.asarray(split.images[rows[:: FILES // IMAGES]]))]
 
 
 def by_command(files: list[str]) -> list[Comparison]:
