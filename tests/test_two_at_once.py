@@ -32,7 +32,7 @@ def undisturbed(project: Project) -> dict[int, str]:
     commits = {}
     for resamples in (101, 102, 103):
         demo.set_params(project.folder / "params.yaml", {"evaluate.resamples": resamples})
-        assert project.repro() == ["intervals", "report"]
+        assert project.repro() == ["intervals", "export", "report"]
         commits[resamples] = project.run("git stash create").strip()
     project.run("git checkout --quiet . && dvc checkout --quiet")
     return commits
