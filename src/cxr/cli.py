@@ -167,6 +167,18 @@ def _share(text: str) -> float:
     raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
 
 
+def _files(paths: list[Path]) -> list[Path]:
+    """The radiographs that are named; at least one."""
+    files = files_of(paths)
+    if not files:
+        raise CxrError(f"no JPEG, PNG or DICOM file in {_named(paths)}")
+    return files
+
+
+def _named(paths: list[Path]) -> str:
+    return ", ".join(map(str, paths))
+
+
 def run_serve(arguments: argparse.Namespace) -> None:
     """Serve until Ctrl-C."""
     from cxr.serving import serve  # only here: the web libraries take a second
@@ -176,10 +188,7 @@ def run_serve(arguments: argparse.Namespace) -> None:
 
 def run_predict(arguments: argparse.Namespace) -> None:
     """Answer each file; those without an answer do not stop the others."""
-    files = files_of(arguments.paths)
-    if not files:
-        named = ", ".join(map(str, arguments.paths))
-        raise CxrError(f"no JPEG, PNG or DICOM file in {named}")
+    files = _files(arguments.paths)
     predictor = Predictor(arguments.models, arguments.variant)
     explain = explainer(predictor, arguments) if arguments.explain else None
     failed: list[str] = []
@@ -206,17 +215,16 @@ def run_drift(arguments: argparse.Namespace) -> None:
     for folder in arguments.folders:
         if not folder.is_dir():
             raise CxrError(f"{folder} is no folder; name folders of radiographs")
-    files = files_of(arguments.folders)
-    named = ", ".join(map(str, arguments.folders))
-    if not files:
-        raise CxrError(f"no JPEG, PNG or DICOM file in {named}")
+    files = _files(arguments.folders)
     predictor = Predictor(arguments.models, arguments.variant)
     reference = read_reference(arguments.models, predictor.variant)
     here, errors = monitor.measure(predictor, files)
     for error in errors:
         print(f"cannot be read: {error}", file=sys.stderr)
     if here.empty:
-        raise CxrError(f"none of the {len(files)} files in {named} could be read")
+        raise CxrError(
+            f"none of the {len(files)} files in {_named(arguments.folders)} could be read"
+        )
     found = monitor.summary(predictor, reference, here, len(errors))
     monitor.write(arguments.into, arguments.folders, found, reference, here)
     print(f"variant {predictor.variant}, {len(here)} images, {len(errors)} could not be read")
