@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import keras
 import numpy as np
@@ -319,7 +320,10 @@ def _to_onnx(model: keras.Model) -> onnx.ModelProto:
 
     image = tf.TensorSpec((None, *model.input_shape[1:]), model.input.dtype, name="image")
     function = tf.function(lambda images: model(images, training=False), input_signature=[image])
-    converted, _ = tf2onnx.convert.from_function(function, input_signature=[image], opset=OPSET)
+    # It folds nodes in the order of sets of them, which without this is that of their addresses.
+    by_name = mock.patch.object(tf2onnx.graph.Node, "__hash__", lambda node: hash(node.name))
+    with by_name:
+        converted, _ = tf2onnx.convert.from_function(function, input_signature=[image], opset=OPSET)
     return converted
 
 
