@@ -38,10 +38,12 @@ def write_networks(
     rows = {name: open_rows(paths.features(name)) for name in splits}
     train, val = splits["train"], splits["val"]
     evaluation = json.loads(paths.EVALUATION.read_text())
-    metrics = exporting.export_variants(folder, train, val, evaluation, recall_loss)
+    predictions = pd.read_csv(paths.PREDICTIONS)
+    of_val = predictions[predictions["split"] == "val"]
+    metrics = exporting.export_variants(folder, val)
+    metrics["int8"] = exporting.export_int8(folder, train, val, evaluation, of_val, recall_loss)
     metrics["features"] = exporting.export_features(folder, val, rows["val"])
     known = exporting.export_familiarity(folder, rows, val)
-    predictions = pd.read_csv(paths.PREDICTIONS)
     settings = exporting.settings(image, evaluate, evaluation, predictions, train.index, known)
     write_json(folder / "settings.json", settings)
     others = {name: splits[name] for name in ("val", "stress", "test")}

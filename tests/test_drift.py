@@ -278,15 +278,18 @@ def test_the_export_tells_what_the_rule_marks(
         ]
     )
     settings = {
+        "image": {"size": 256},
         "recommended": "transfer",
         "variants": {"transfer": {"threshold": THRESHOLD}},
         "familiarity": {"limit": 9.0},
+        "trained_on": {"aspect_ratio": [1.0, 2.0]},
     }
     found = exporting.export_reference(tmp_path, splits, rows, predictions, settings)
     assert found["false_alarms"] == 0
     marked = {name: set(tests) for name, tests in found["marked"].items()}
     dark = {"grey", "contrast"}
-    assert marked == {"as it was": set(), "dark": dark, "wide": {"aspect_ratio"}, "test": set()}
+    wide = {"aspect_ratio", "warnings"}
+    assert marked == {"as it was": set(), "dark": dark, "wide": wide, "test": set()}
     assert found["marked"]["wide"]["aspect_ratio"] == 1
     assert len(drift.read_reference(tmp_path, "ensemble")) == count
     assert "doe" not in (tmp_path / drift.FILE).read_text()
@@ -335,7 +338,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "image": image.model_dump(mode="json"),
         "recommended": "bright",
         "variants": {"bright": alone},
-        "familiarity": {"limit": 1.0},
+        "familiarity": {"limit": 1.0, "false_alarms": {"val": 0.01, "test": 0.02}},
         "trained_on": {"shorter_side": [SIDE, 400], "aspect_ratio": [0.8, 2.0]},
     }
     (folder / "settings.json").write_text(json.dumps(settings))
@@ -426,13 +429,13 @@ def test_warnings_are_counted_by_kind(exported: Path, tmp_path: Path) -> None:
     assert found["sizes"]["aspect_ratio"]["outside"] == 0.25
 
 
-def test_the_page_asks_for_nothing_and_escapes_names(exported: Path, tmp_path: Path) -> None:
-    folder = write_images(tmp_path / "<b>`a*b*`&amp;", 31, 2)
+def test_the_page_asks_for_nothing_and_names_no_folder(exported: Path, tmp_path: Path) -> None:
+    folder = write_images(tmp_path / "jane-doe", 31, 2)
     run(exported, tmp_path / "drift", folder)
     text = (tmp_path / "drift" / monitor.PAGE).read_text()
     page = Page(text)
-    assert str(folder) in page.text
-    assert not page.all("b") and not page.all("em")
+    assert "31 images were compared" in page.text
+    assert "jane" not in text + (tmp_path / "drift" / monitor.JSON).read_text()
     charts = page.all("img")
     assert len(charts) == 6
     assert all(chart["src"].startswith("data:image/svg+xml;base64,") for chart in charts)
@@ -458,6 +461,18 @@ def test_what_is_wrong_is_told_and_nothing_is_written(exported: Path, tmp_path: 
     with pytest.raises(CxrError, match="nowhere is no folder"):
         run(exported, into, tmp_path / "nowhere")
     assert not into.exists()
+
+
+def test_another_page_is_not_replaced(exported: Path, tmp_path: Path) -> None:
+    folder, into = write_images(tmp_path / "site", 31, 2), tmp_path / "drift"
+    into.mkdir()
+    (into / monitor.PAGE).write_text("the pipeline's report")
+    with pytest.raises(CxrError, match=r"index\.html is another page, which would be lost"):
+        run(exported, into, folder)
+    assert [file.name for file in into.iterdir()] == [monitor.PAGE]
+    (into / monitor.PAGE).unlink()
+    for _ in range(2):  # its own is
+        assert run(exported, into, folder) == 0
 
 
 def test_it_runs_without_keras_and_tells_the_rule(exported: Path, tmp_path: Path) -> None:

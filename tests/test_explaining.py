@@ -5,7 +5,10 @@ phantoms. Of these is known where the disease was drawn: two are drawn from one 
 generator, with and without it, and differ there.
 """
 
+import csv
+import io
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -26,7 +29,7 @@ from cxr.explaining import Explainer, heat_map, mean_map, overlay
 from cxr.finetuning import whole_model, with_outputs
 from cxr.networks import apply, small_cnn, transfer_head
 from cxr.params import read_params
-from cxr.predicting import Answer, Predictor
+from cxr.predicting import EXPLAINED, Answer, Predictor
 from cxr.radiograph import Radiograph
 
 SIDE = 64
@@ -393,6 +396,7 @@ class Known(Predictor):
     def __init__(self, folder: Path, variant: str) -> None:
         self.variant, self.image, self.threshold = variant, PREPARED, 0.5
         self.members = dict.fromkeys(VARIANTS[variant])
+        self.trained = folder.parent
 
     def answers(self, radiographs: list[Radiograph]) -> list[Answer]:
         return [Answer(0.75, "PNEUMONIA", 0.7, 0.2, ()) for _ in radiographs]
@@ -430,8 +434,8 @@ def test_each_answered_file_has_a_picture(
 ) -> None:
     into = models.parent / "explained"
     into.mkdir()
-    (into / "other.png").write_bytes(b"other")
-    (into / "1.png").write_bytes(b"old")
+    (into / "1.png").write_bytes(b"other")
+    (into / "1.explained.png").write_bytes(b"old")
     common = (patients, "--variant", variant, "--models", models / "exported", "--format", "csv")
     told = []
     for explain in ((), ("--explain", "--into", into)):
@@ -439,14 +443,58 @@ def test_each_answered_file_has_a_picture(
             predict(*common, *explain)
         assert caught.value.code == cli.FAILED
         told.append(capsys.readouterr())
-    assert told[0] == told[1]
+    rows = [list(csv.DictReader(io.StringIO(one.out))) for one in told]
+    pictures = {row["file"]: row.pop("picture") for row in rows[1]}
+    assert {row.pop("picture") for row in rows[0]} == {""}
+    assert rows[0] == rows[1] and told[0].err == told[1].err
     assert told[0].out.count("0.75") == 3
-    assert {file.name for file in into.iterdir()} == {"1.png", "1-2.png", "2.png", "other.png"}
-    assert (into / "other.png").read_bytes() == b"other"
+    named = {"1": "1.png", "2": "2.png", "1-2": "more/1.png"}
+    assert {file.name for file in into.iterdir()} == {"1.png", *(f"{n}{EXPLAINED}" for n in named)}
+    assert (into / "1.png").read_bytes() == b"other"
+    assert pictures.pop(str(patients / "3.png")) == ""
     explainer = Explainer(models, VARIANTS[variant])
-    for name, file in {"1": "1.png", "2": "2.png", "1-2": "more/1.png"}.items():
+    for name, file in named.items():
         expected = explainer.overlay(np.asarray(Image.open(patients / file)))
-        assert np.array_equal(np.asarray(Image.open(into / f"{name}.png")), np.asarray(expected))
+        picture = into / f"{name}{EXPLAINED}"
+        assert pictures[str(patients / file)] == str(picture)
+        assert np.array_equal(np.asarray(Image.open(picture)), np.asarray(expected))
+
+
+def test_radiographs_are_not_replaced_and_pictures_are_not_judged(
+    models: Path, patients: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (patients / "3.png").unlink()
+    before = {file: file.read_bytes() for file in patients.rglob("*.png")}
+    chosen = ("--variant", "small", "--models", models / "exported", "--explain")
+    for _ in range(2):
+        predict(patients, *chosen, "--into", patients)
+        assert capsys.readouterr().out.count("explained: ") == len(before)
+    assert {file: file.read_bytes() for file in before} == before
+    assert len(list(patients.iterdir())) == 3 + len(before)
+
+
+def test_a_file_that_vanishes_before_its_picture_does_not_stop_the_others(
+    models: Path,
+    patients: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    read, times = Predictor.read, Counter[str]()
+
+    def vanishing(self: Predictor, path: Path) -> Radiograph:
+        times[path.name] += 1
+        if path.name == "2.png" and times[path.name] == 2:
+            path.unlink()
+        return read(self, path)
+
+    monkeypatch.setattr(Predictor, "read", vanishing)
+    with pytest.raises(SystemExit):
+        predict(
+            *(patients, "--variant", "small", "--models", models / "exported"),
+            *("--explain", "--into", models.parent / "explained"),
+        )
+    out = capsys.readouterr().out
+    assert out.count("explained: ") == 2 and "2.png: No such file" in out
 
 
 def test_a_file_that_has_the_number_in_its_name_keeps_its_picture(
@@ -456,7 +504,8 @@ def test_a_file_that_has_the_number_in_its_name_keeps_its_picture(
     (patients / "3.png").unlink()
     into = models.parent / "explained"
     predict(patients, "--variant", "small", "--models", models / "x", "--explain", "--into", into)
-    assert {file.stem for file in into.iterdir()} == {"1", "2", "1-2", "1-3"}
+    expected = {f"{name}{EXPLAINED}" for name in ("1", "2", "1-2", "1-3")}
+    assert {file.name for file in into.iterdir()} == expected
 
 
 def test_a_missing_network_is_named_before_anything_is_answered(
@@ -473,17 +522,17 @@ def test_a_picture_that_cannot_be_written_leaves_the_old_one(
 ) -> None:
     into = models.parent / "explained"
     into.mkdir()
-    (into / "1.png").write_bytes(b"old")
+    (into / "1.explained.png").write_bytes(b"old")
 
     def full(self: Image.Image, file: Path) -> None:
         file.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Image.Image, "save", full)
-    with pytest.raises(CxrError, match=r"1\.png cannot be written"):
+    with pytest.raises(CxrError, match=r"1\.explained\.png cannot be written"):
         predict(
             *(patients / "1.png", "--variant", "small", "--models", models / "exported"),
             *("--explain", "--into", into),
         )
-    assert [file.name for file in into.iterdir()] == ["1.png"]
-    assert (into / "1.png").read_bytes() == b"old"
+    assert [file.name for file in into.iterdir()] == ["1.explained.png"]
+    assert (into / "1.explained.png").read_bytes() == b"old"

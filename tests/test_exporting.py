@@ -124,11 +124,13 @@ def test_other_results_than_those_of_keras_are_refused(tmp_path: Path) -> None:
         exporting.export_compared(model, tmp_path / "net", IMAGES, expected)
 
 
-@pytest.mark.parametrize("recommended", ["baseline", "ensemble"])
+@pytest.mark.parametrize("recommended", ["baseline", "ensemble", "mirrored ensemble"])
 @pytest.mark.parametrize("recall_after", [1.0, 0.95, 0.9])
 def test_8_bits_are_kept_where_recall_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recommended: str, recall_after: float
 ) -> None:
+    of_mirrored = ["_mirrored"] if recommended.startswith("mirrored") else []
+    recommended = recommended.split()[-1]
     labels = np.repeat([0, 1], 20)
     ill = pd.DataFrame({"label": np.where(labels, "PNEUMONIA", "NORMAL")})
     val = Split(IMAGES, ill)
@@ -156,9 +158,12 @@ def test_8_bits_are_kept_where_recall_is(
     }
     scale = {"slope": 1.0, "intercept": 0.0}
     evaluation["ensemble"]["scales"] = {"transfer": scale, "finetuned": scale}
-    probabilities = dict.fromkeys(TRAINED, exact)
+    columns = dict.fromkeys(TRAINED, exact)
+    # So sure that recall stayed if the mirror images were not seen anew.
+    columns |= {f"{name}{view}": exact + 0.09 for name in TRAINED for view in of_mirrored}
+    predictions = pd.DataFrame(columns, index=range(7, 47))
     train = Split(np.repeat(IMAGES, 10, axis=0), ill)
-    found = exporting.export_int8(tmp_path, train, val, evaluation, probabilities, 0.06)
+    found = exporting.export_int8(tmp_path, train, val, evaluation, predictions, 0.06)
     members = ["transfer", "finetuned"] if recommended == "ensemble" else [recommended]
     kept = recall_after > 0.93
     assert found == {

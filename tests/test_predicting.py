@@ -7,15 +7,17 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 from tiny import SCALE, THRESHOLD, export, grey
 
-from cxr import cli, predicting
+from cxr import cli, predicting, radiograph
 from cxr.demo import PROJECT
 from cxr.errors import CxrError
+from cxr.images import ImageError
 from cxr.predicting import Answer, Predictor
 
 
@@ -112,6 +114,68 @@ def test_a_folder_is_searched_and_other_files_are_left_out(files: Path) -> None:
     assert found == [files / name for name in names]
 
 
+def test_files_whose_names_tell_nothing_are_told_by_their_begin(tmp_path: Path) -> None:
+    dicom = b"\0" * 128 + b"DICM"
+    for name in ("IM000010", "1.2.840.113619.2.5", "CR.1.2.840.7", "DICOMDIR", "notes.md"):
+        (tmp_path / name).write_bytes(dicom)
+    (tmp_path / "no preamble").write_bytes(b"\x08\0\x05\0")
+    for name in ("README", "log.1", "empty"):
+        (tmp_path / name).write_bytes(b"no image" * 100 * (name != "empty"))
+    os.mkfifo(tmp_path / "pipe")
+    found = [file.name for file in predicting.files_of([tmp_path])]
+    assert found == ["1.2.840.113619.2.5", "CR.1.2.840.7", "IM000010", "no preamble"]
+    assert predicting.files_of([tmp_path / "README"]) == [tmp_path / "README"]  # named
+
+
+def test_what_cannot_be_read_is_among_the_files_of_a_folder(
+    files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (files / "gone.png").symlink_to("nowhere")
+    (files / "folder.png").mkdir()
+    (files / ".hidden").mkdir()
+    grey(1).save(files / ".hidden/8.png")
+    assert files / "gone.png" in predicting.files_of([files])
+
+    def closed(path: Path, mode: str) -> Any:
+        raise PermissionError(13, "Permission denied")
+
+    (files / "closed").write_bytes(b"")
+    monkeypatch.setattr(Path, "open", closed)
+    names = {file.name for file in predicting.files_of([files])}
+    assert "closed" in names and not {"8.png", "folder.png"} & names
+
+
+def test_a_folder_that_cannot_be_searched_is_an_error(
+    files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def scandir(path: str) -> Any:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(CxrError, match="new patients cannot be read: Permission denied"):
+        predicting.files_of([files])
+
+
+def test_a_file_larger_than_any_image_is_not_read(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grey(128).save(tmp_path / "one.png")
+    size = (tmp_path / "one.png").stat().st_size
+    monkeypatch.setattr(radiograph, "MOST_BYTES", size)
+    Predictor(exported).read(tmp_path / "one.png")
+    monkeypatch.setattr(radiograph, "MOST_BYTES", size - 1)
+    with pytest.raises(ImageError, match=f"one.png: more than {size - 1} bytes"):
+        Predictor(exported).read(tmp_path / "one.png")
+
+
+def test_the_trained_models_lie_above_the_folder_however_it_is_named(
+    exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(exported)
+    for folder in (exported, Path("."), Path("..") / exported.name):
+        assert Predictor(folder).trained == exported.parent.resolve()
+
+
 def test_as_many_answers_as_files_in_their_order(exported: Path, tmp_path: Path) -> None:
     paths = [tmp_path / f"{level}.png" for level in range(100, 100 + 2 * predicting.BATCH + 3)]
     for number, path in enumerate(paths):
@@ -185,6 +249,20 @@ def test_formats(
     assert "width / height" in str(rows[4]["warnings"])
 
 
+@pytest.mark.parametrize("wanted", cli.FORMATS)
+def test_a_name_that_no_terminal_bears_is_escaped(
+    exported: Path, tmp_path: Path, wanted: str
+) -> None:
+    folder = tmp_path / os.fsdecode(b"\xff\x1b[2J")
+    folder.mkdir()
+    grey(140).save(folder / "1.png")
+    (folder / "2.png").write_bytes(b"no image")
+    done = cxr(exported, "predict", folder, "--format", wanted)
+    assert done.stderr == "1 of 2 files could not be read\n"
+    assert "\x1b" not in done.stdout and done.stdout.count("udcff") >= 2
+    assert "cannot identify" in done.stdout and "PNEUMONIA" in done.stdout
+
+
 WRONG = {
     "no variant resnet": lambda folder: Predictor(folder, "resnet"),
     "settings.json is missing: run `dvc repro export`": lambda folder: Predictor(folder / "none"),
@@ -199,6 +277,24 @@ def test_what_is_wrong_is_told(exported: Path, error: str) -> None:
     (exported / "empty").mkdir(exist_ok=True)
     with pytest.raises(CxrError, match=error):
         WRONG[error](exported)
+
+
+DAMAGED = {
+    "nothing": lambda settings: {},
+    "a list": lambda settings: [settings],
+    "no scale": lambda settings: settings | {"variants": {"bright": {"threshold": 0.5}}},
+    "another way to prepare": lambda settings: settings | {"image": {"size": 0}},
+    "no range of sizes": lambda settings: settings | {"trained_on": {}},
+    "no limit": lambda settings: settings | {"familiarity": {"false_alarms": {}}},
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_settings_of_another_version_are_named(exported: Path, tmp_path: Path, damage: str) -> None:
+    settings = json.loads((exported / "settings.json").read_text())
+    (tmp_path / "settings.json").write_text(json.dumps(DAMAGED[damage](settings)))
+    with pytest.raises(CxrError, match=r"settings\.json is damaged or of another version"):
+        Predictor(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["bright.bin", "settings.json"])

@@ -239,7 +239,7 @@ def test_a_large_file_is_refused_before_it_is_there(exported: Path) -> None:
 
 
 @contextmanager
-def begun(url: str, length: int, sent: bytes = b"") -> Iterator[socket.socket]:
+def begun(url: str, length: int | str, sent: bytes = b"") -> Iterator[socket.socket]:
     """A connection on which a file of some length has begun to arrive."""
     address = url.removeprefix("http://")
     host, port = address.split(":")
@@ -247,6 +247,15 @@ def begun(url: str, length: int, sent: bytes = b"") -> Iterator[socket.socket]:
     with socket.create_connection((host, int(port)), timeout=20) as connection:
         connection.sendall(f"{head}Content-Length: {length}\r\n\r\n".encode() + sent)
         yield connection
+
+
+def test_a_body_in_chunks_holds_no_more_than_it_told(exported: Path) -> None:
+    body = b"40\r\n" + bytes(64) + b"\r\n"
+    with (
+        running(exported) as url,
+        begun(url, "1\r\nTransfer-Encoding: chunked", body) as connection,
+    ):
+        assert b" 413 " in connection.recv(100)
 
 
 def test_a_slow_file_is_not_waited_for(exported: Path) -> None:

@@ -92,13 +92,15 @@ def opened(browser: Browser, url: str) -> Iterator[Opened]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Three radiographs, one file that is none, and two that are left out."""
+    """Four radiographs, one file that is none, and four that are left out."""
     found = tmp_path / "patients"
     (found / "below").mkdir(parents=True)
     grey(140).save(found / f"{NAME}.png")
     grey(60).save(found / "below/2.JPG", quality=95)
     made = dataset(np.full((40, 40), 120, np.uint8))
-    (found / "below/IM000010").write_bytes(content_of(made))
+    for name in ("IM000010", "1.2.840.5", "DICOMDIR"):
+        (found / "below" / name).write_bytes(content_of(made))
+    (found / "below/README").write_text("of patients, " * 20)
     (found / "bad.dcm").write_bytes(b"no image")
     (found / "notes.txt").write_text("of patients")
     grey(1).save(found / ".hidden.png")
@@ -118,7 +120,7 @@ def done(page: Page, text: str) -> None:
 
 def check_all(page: Page, prefix: str) -> None:
     """Of the files in `folder`."""
-    done(page, "4 of 4 done: 2 PNEUMONIA, 1 NORMAL, 1 without an answer.")
+    done(page, "5 of 5 done: 3 PNEUMONIA, 1 NORMAL, 1 without an answer.")
     found = shown(page)
     assert list(found) == [f"{prefix}{name}" for name in NAMES]
     for name, text in NAMES.items():
@@ -128,6 +130,7 @@ def check_all(page: Page, prefix: str) -> None:
 
 NAMES = {
     "bad.dcm": ["ERROR", "cannot identify a JPEG, PNG or DICOM image"],
+    "below/1.2.840.5": ["PNEUMONIA", "0.471"],
     "below/2.JPG": ["NORMAL", "0.235"],
     "below/IM000010": ["PNEUMONIA", "0.471"],
     f"{NAME}.png": ["PNEUMONIA", "0.549", "0.400"],
@@ -273,7 +276,7 @@ def test_what_is_cleared_is_not_asked_any_more(opened: Opened, folder: Path) -> 
     held = []
     page.route("**/api/predict", lambda route: held.append(route))
     page.get_by_label("Choose a folder").set_input_files(folder)
-    expect(page.locator("#progress")).to_contain_text("0 of 4 done")
+    expect(page.locator("#progress")).to_contain_text("0 of 5 done")
     page.wait_for_timeout(200)
     assert len(held) == 2
     page.get_by_role("button", name="Clear").click()
@@ -304,7 +307,7 @@ def test_it_can_be_read(opened: Opened, folder: Path, width: int, scheme: str) -
     page = opened(viewport={"width": width, "height": 740}, color_scheme=scheme)
     expect(page.get_by_text("Not for clinical use.")).to_be_in_viewport()
     page.get_by_label("Choose a folder").set_input_files(folder)
-    expect(page.locator("#progress")).to_contain_text("6 of 6 done")
+    expect(page.locator("#progress")).to_contain_text("7 of 7 done")
     page.get_by_role("button", name="Show where").first.click()
     expect(page.locator("figure img")).to_have_count(2)
     check_legible(page, width)

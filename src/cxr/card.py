@@ -118,13 +118,9 @@ def _data(facts: Facts) -> Section:
 
 def _results(facts: Facts) -> Section:
     of_test, of_val = (facts.intervals[s]["columns"][facts.variant] for s in ("test", "val"))
+    points = of_test["operating_point"], of_val["operating_point"]
     rows = [
-        {
-            "metric": title,
-            "test": span(of_test[point][name]),
-            "validation": span(of_val[point][name]),
-        }
-        for point in ("operating_point",)
+        {"metric": title, "test": span(points[0][name]), "validation": span(points[1][name])}
         for name, title in RATES.items()
     ]
     for name, title in {"roc_auc": "ROC AUC", "brier": "Brier score"}.items():

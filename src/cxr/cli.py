@@ -6,21 +6,26 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from itertools import count
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, TypeAlias
 
 from cxr import paths
 from cxr.drift import RULE, TOO_FEW, read_reference
 from cxr.errors import CxrError, catch_every_interrupt, run_stage
 from cxr.files import replacing
-from cxr.predicting import Answer, Predictor, files_of, predict
+from cxr.images import ImageError
+from cxr.layout import shown
+from cxr.predicting import EXPLAINED, SUFFIXES, Answer, Predictor, files_of, predict
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
-Result = tuple[Path, Answer | str]
-COLUMNS = ("file", "probability", "decision", "confidence", "unfamiliarity", "warnings", "error")
-EXPLAINED = Path("explained")
+Explain: TypeAlias = Callable[[Path], Path]
+COLUMNS = (
+    *("file", "probability", "decision", "confidence", "unfamiliarity", "warnings"),
+    *("picture", "error"),
+)
+EXPLAINED_INTO = Path("explained")
 EVALUATED = Path("evaluated")
 FAILED = 1  # exit code where one file or more had no answer
 NO_TRUST = 3  # exit code where answers are not to be trusted without re-evaluation
@@ -63,7 +68,7 @@ def _add_predict(commands: Commands) -> None:
         help="also write where the network sees PNEUMONIA (Grad-CAM), a PNG for each image; of one "
         "called NORMAL, what speaks for PNEUMONIA all the same",
     )
-    _add_into(command, EXPLAINED, "for the pictures of --explain; they show the radiographs")
+    _add_into(command, EXPLAINED_INTO, "for the pictures of --explain; they show the radiographs")
     command.set_defaults(run=run_predict)
 
 
@@ -74,6 +79,7 @@ def _add_serve(commands: Commands) -> None:
         description="Serve a page that judges JPEG, PNG and DICOM files, and the same as JSON "
         "(described by /openapi.json), until Ctrl-C. Files are judged in memory and not kept. Not "
         "for clinical use.",
+        epilog="Exit code: 0, ended by Ctrl-C; 1, an error; 2, wrong arguments.",
     )
     _add_variant(command)
     _add_models(command)
@@ -190,19 +196,17 @@ def run_predict(arguments: argparse.Namespace) -> None:
     """Answer each file; those without an answer do not stop the others."""
     files = _files(arguments.paths)
     predictor = Predictor(arguments.models, arguments.variant)
-    explain = explainer(predictor, arguments) if arguments.explain else None
+    explain = explainer(predictor, arguments.into) if arguments.explain else None
     failed: list[str] = []
 
-    def noted(results: Iterable[Result]) -> Iterator[Result]:
-        for file, found in results:
-            if isinstance(found, str):
-                failed.append(found)
-            elif explain:
-                explain(file)
-            yield file, found
+    def results() -> Iterator[Result]:
+        for file, found in predict(predictor, files):
+            result = _result(file, found, explain)
+            if result.error:
+                failed.append(result.error)
+            yield result
 
-    results = predict(predictor, files)
-    FORMATS[arguments.format](predictor, noted(results))
+    FORMATS[arguments.format](predictor, results())
     if failed:
         print(f"{len(failed)} of {len(files)} files could not be read", file=sys.stderr)
         sys.exit(FAILED)
@@ -212,6 +216,7 @@ def run_drift(arguments: argparse.Namespace) -> None:
     """Compare folders, taken together, with the reference; the exit code is the result."""
     from cxr import monitor  # only here: it imports Matplotlib
 
+    monitor.check_replaceable(arguments.into)
     for folder in arguments.folders:
         if not folder.is_dir():
             raise CxrError(f"{folder} is no folder; name folders of radiographs")
@@ -226,7 +231,7 @@ def run_drift(arguments: argparse.Namespace) -> None:
             f"none of the {len(files)} files in {_named(arguments.folders)} could be read"
         )
     found = monitor.summary(predictor, reference, here, len(errors))
-    monitor.write(arguments.into, arguments.folders, found, reference, here)
+    monitor.write(arguments.into, found, reference, here)
     print(f"variant {predictor.variant}, {len(here)} images, {len(errors)} could not be read")
     print(monitor.table(found).to_string(index=False))
     print(f"{monitor.told(found)}\nmore in {arguments.into / monitor.PAGE}")
@@ -258,19 +263,49 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
         sys.exit(FAILED)
 
 
-def explainer(predictor: Predictor, arguments: argparse.Namespace) -> Callable[[Path], None]:
+@dataclass(frozen=True)
+class Result:
+    """A file with its answer, or with the error for which there is none.
+
+    Attributes:
+        file: its path, safe to print.
+        answer: None: there is an error.
+        picture: path of what --explain wrote, likewise; empty: nothing.
+        error: empty: there is an answer.
+    """
+
+    file: str
+    answer: Answer | None = None
+    picture: str = ""
+    error: str = ""
+
+
+def _result(file: Path, found: Answer | str, explain: Explain | None) -> Result:
+    name = shown(PurePosixPath(file))
+    if isinstance(found, str):
+        return Result(name, error=found)
+    try:
+        return Result(name, found, shown(PurePosixPath(explain(file))) if explain else "")
+    except ImageError as error:  # for the picture it is read once more
+        return Result(name, error=str(error))
+
+
+def explainer(predictor: Predictor, into: Path) -> Explain:
     """A function that writes the picture of a file, under a name that is not taken yet."""
     from cxr.explaining import Explainer  # only here: it imports TensorFlow
 
-    explainer = Explainer(arguments.models.parent, predictor.members)
+    explainer = Explainer(predictor.trained, predictor.members)
     taken: set[str] = set()
 
-    def explain(file: Path) -> None:
-        name = next(name for name in _names(file.stem) if name not in taken)
+    def explain(file: Path) -> Path:
+        own = file.stem if file.suffix.lower() in SUFFIXES else file.name
+        name = next(name for name in _names(own) if name not in taken)
         taken.add(name)
-        picture = explainer.overlay(predictor.prepared(predictor.read(file)))
-        with replacing(arguments.into / f"{name}.png") as part:
-            picture.save(part)
+        overlay = explainer.overlay(predictor.prepared(predictor.read(file)))
+        picture = into / f"{name}{EXPLAINED}"  # no radiograph is called so: none is replaced
+        with replacing(picture) as part:
+            overlay.save(part)
+        return picture
 
     return explain
 
@@ -285,14 +320,16 @@ def as_table(predictor: Predictor, results: Iterable[Result]) -> None:
     """A line for each file as soon as it is answered, warnings below it."""
     print(f"variant {predictor.variant}, PNEUMONIA from {predictor.threshold:.3f}")
     print("probability  decision   confidence  file")
-    for file, found in results:
-        if isinstance(found, str):
-            print(f"{'-':>11}  {'ERROR':9}  {'-':>10}  {found}", flush=True)
+    for result in results:
+        if (found := result.answer) is None:
+            print(f"{'-':>11}  {'ERROR':9}  {'-':>10}  {result.error}", flush=True)
             continue
         numbers = f"{found.probability:11.3f}  {found.decision:9}  {found.confidence:10.3f}"
-        print(f"{numbers}  {file}", flush=True)
+        print(f"{numbers}  {result.file}", flush=True)
         for warning in found.warnings:
             print(f"{'':36}WARNING: {warning}")
+        if result.picture:
+            print(f"{'':36}explained: {result.picture}")
 
 
 def as_csv(predictor: Predictor, results: Iterable[Result]) -> None:
@@ -317,10 +354,9 @@ FORMATS = {"table": as_table, "csv": as_csv, "json": as_json}
 
 
 def _row(result: Result) -> dict[str, Any]:
-    file, found = result
     empty: dict[str, Any] = dict.fromkeys(COLUMNS) | {"warnings": ()}
-    known = {"error": found} if isinstance(found, str) else asdict(found)
-    return empty | {"file": str(file)} | known
+    known = asdict(result.answer) if result.answer else {"error": result.error}
+    return empty | {"file": result.file, "picture": result.picture or None} | known
 
 
 if __name__ == "__main__":

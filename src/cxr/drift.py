@@ -34,11 +34,11 @@ NO_TRUST = "do not trust without re-evaluation"
 NOTHING = "no difference found that matters"
 TOO_FEW = f"too few images to tell, fewer than {LEAST}"
 RULE = (
-    f"Of at least {LEAST} images: {NO_TRUST} where the share with a warning is higher than in the "
-    f"reference by more than {FLOORS['warnings']:g}, the share called PNEUMONIA differs by more "
-    f"than {FLOORS['called']:g}, or the distribution of width / height, mean grey, contrast or "
-    f"distance from the training images by more than {FLOORS['grey']:g} (D of Kolmogorov and "
-    "Smirnov); each also by more than chance, which alone marks about "
+    f"Of at least {LEAST} images: {NO_TRUST} where the share with a warning is higher than "
+    f"{FALSE_ALARMS:.0%} by more than {FLOORS['warnings']:g}, the share called PNEUMONIA differs "
+    f"by more than {FLOORS['called']:g}, or the distribution of width / height, mean grey, "
+    f"contrast or distance from the training images by more than {FLOORS['grey']:g} (D of "
+    "Kolmogorov and Smirnov); each also by more than chance, which alone marks about "
     f"{CHANCE:.0%} of folders like the reference."
 )
 

@@ -6,6 +6,7 @@ network alone, where the converters count and name by dates, addresses and folde
 
 import sys
 import tempfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -43,32 +44,25 @@ ALTERATIONS: dict[str, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
 OPSET = 18  # of ONNX; what it lacks, no Keras layer here needs
 
 
-def export_variants(
-    folder: Path, train: Split, val: Split, evaluation: Metrics, recall_loss: float
-) -> Metrics:
-    """Write the network of each trained variant, and those of the recommended one in 8 bits.
+def export_variants(folder: Path, val: Split) -> Metrics:
+    """Write the network of each trained variant.
 
     Args:
         folder: to write into.
-        train: images, of which some calibrate the 8-bit networks.
         val: images that the files are compared with Keras on.
-        evaluation: content of metrics/evaluation.json.
-        recall_loss: largest fall of recall with which the 8-bit networks are kept, 0 to 1.
 
     Returns:
-        for each variant what `export_compared` gives, and under `int8` what `export_int8` does.
+        for each variant what `export_compared` gives.
 
     Raises:
         CxrError: a model cannot be read, or a file gives something else than Keras.
     """
-    metrics, probabilities = {}, {}
+    metrics = {}
     for name in TRAINED:
         model = load_model(paths.model(name))
-        probabilities[name] = predict(model, val.images, val.labels)
-        expected = probabilities[name][:, np.newaxis]
+        expected = predict(model, val.images, val.labels)[:, np.newaxis]
         metrics[name] = export_compared(model, folder / name, val.images, expected)
-    int8 = export_int8(folder, train, val, evaluation, probabilities, recall_loss)
-    return {**metrics, "int8": int8}
+    return metrics
 
 
 def export_features(folder: Path, val: Split, features: NDArray[np.float32]) -> Metrics:
@@ -133,7 +127,7 @@ def export_int8(
     train: Split,
     val: Split,
     evaluation: Metrics,
-    probabilities: Mapping[str, NDArray[np.float64]],
+    predictions: pd.DataFrame,
     recall_loss: float,
 ) -> Metrics:
     """Write the networks of the recommended variant (of the ensemble, each member's) in 8 bits as
@@ -144,7 +138,7 @@ def export_int8(
         train: images, of which some calibrate.
         val: images to judge by.
         evaluation: content of metrics/evaluation.json.
-        probabilities: of each trained variant for `val` (N,), by Keras.
+        predictions: of `val`, by Keras: N rows as `evaluation.predict_all` gives them.
         recall_loss: largest fall of recall at the operating point, 0 to 1.
 
     Returns:
@@ -153,12 +147,15 @@ def export_int8(
     """
     variant = best_variant(evaluation)
     images = train.images[evenly(len(train.images), CALIBRATION)]
-    files, smaller = [], dict(probabilities)
+    files, smaller = [], predictions.copy()
     for name in evaluation[variant].get("scales", [variant]):
         files.append(folder / f"{name}_int8.onnx")
         quantise(folder / f"{name}.onnx", files[-1], images)
-        smaller[name] = run_all(open_network(files[-1]), val.images)[:, 0].astype(np.float64)
-    before, after = (_rates(variant, evaluation, p, val) for p in (probabilities, smaller))
+        network = open_network(files[-1])
+        for column, view in {name: val.images, f"{name}_mirrored": val.images[:, :, ::-1]}.items():
+            if column in predictions:
+                smaller[column] = run_all(network, view)[:, 0].astype(np.float64)
+    before, after = (_rates(variant, evaluation, p, val) for p in (predictions, smaller))
     size = sum(file.stat().st_size for file in files)
     kept = before["recall"] - after["recall"] <= recall_loss
     if not kept:
@@ -168,15 +165,14 @@ def export_int8(
 
 
 def _rates(
-    variant: str, evaluation: Metrics, probabilities: Mapping[str, NDArray[np.float64]], val: Split
+    variant: str, evaluation: Metrics, predictions: pd.DataFrame, val: Split
 ) -> dict[str, float]:
     """Recall and precision of a variant at its operating point."""
     scales = evaluation[variant].get("scales")
     if scales is None:
-        probability = probabilities[variant]
+        probability = predictions[variant].to_numpy()
     else:
-        columns = pd.DataFrame(probabilities)
-        probability = ensemble.mean_of_calibrated(columns, scales).to_numpy()
+        probability = ensemble.mean_of_calibrated(predictions, scales).to_numpy()
     threshold = evaluation[variant]["operating_point"]["threshold"]
     found = scores.at_threshold(val.labels, probability, threshold)
     return {name: found[name] for name in ("recall", "precision")}
@@ -236,7 +232,7 @@ def export_reference(
         tests that mark it, with their differences. Nothing is chosen by it.
     """
     known = familiarity.load(folder / "familiar.npz")
-    variant, limit = settings["recommended"], settings["familiarity"]["limit"]
+    variant = settings["recommended"]
     threshold = settings["variants"][variant]["threshold"]
     tables = {}
     for name, split in splits.items():
@@ -245,7 +241,7 @@ def export_reference(
         tables[name] = drift.reference(split.index, split.images, distances, rows)
     write_csv(folder / drift.FILE, tables["val"])
     val, stress, test = (
-        table.assign(probability=table[variant], warned=table["distance"] > limit)
+        table.assign(probability=table[variant], warned=_warned(table, settings))
         for table in (tables[name] for name in ("val", "stress", "test"))
     )
     others = {**dict(iter(stress.groupby(splits["stress"].index["condition"]))), "test": test}
@@ -254,6 +250,18 @@ def export_reference(
         found = drift.compare(val, other, threshold)
         marked[name] = {test: found["tests"][test]["difference"] for test in found["marked"]}
     return {"false_alarms": drift.false_alarms(val, threshold), "marked": marked}
+
+
+def _warned(table: pd.DataFrame, settings: Metrics) -> pd.Series:
+    """Which rows of a reference would have a warning: true or false for each.
+
+    That of an image's colours is left out, as the arrays are grey.
+    """
+    unfamiliar = table["distance"] > settings["familiarity"]["limit"]
+    small = table["shorter_side"] < settings["image"]["size"]
+    return (
+        unfamiliar | small | ~table["aspect_ratio"].between(*settings["trained_on"]["aspect_ratio"])
+    )
 
 
 def settings(
@@ -321,10 +329,13 @@ def _to_onnx(model: keras.Model) -> onnx.ModelProto:
     image = tf.TensorSpec((None, *model.input_shape[1:]), model.input.dtype, name="image")
     function = tf.function(lambda images: model(images, training=False), input_signature=[image])
     # It folds nodes in the order of sets of them, which without this is that of their addresses.
-    by_name = mock.patch.object(tf2onnx.graph.Node, "__hash__", lambda node: hash(node.name))
-    with by_name:
+    with mock.patch.object(tf2onnx.graph.Node, "__hash__", _of_name):
         converted, _ = tf2onnx.convert.from_function(function, input_signature=[image], opset=OPSET)
     return converted
+
+
+def _of_name(node: Any) -> int:
+    return zlib.crc32(node.name.encode())  # the same in every process, as hashes of text are not
 
 
 def canonical(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -21,7 +21,7 @@ from cxr.intervals import intervals, thresholds
 from cxr.labelled import Labelled
 from cxr.labels import LABELS
 from cxr.params import EvaluateParams
-from cxr.predicting import Predictor, predict
+from cxr.predicting import Predictor, damaged, predict
 from cxr.radiograph import Radiograph
 from cxr.runtimes import Run, open_network
 from cxr.variants import TRAINED, VARIANTS
@@ -51,12 +51,10 @@ class AllVariants:
         try:
             self.evaluate = EvaluateParams(**settings["evaluate"])
             self.thresholds = {v: settings["variants"][v]["threshold"] for v in VARIANTS}
-        except (KeyError, ValueError) as error:
-            raise CxrError(
-                f"{folder / 'settings.json'} is of another version: run `dvc repro export`"
-            ) from error
-        self.members: dict[str, dict[str, float]] = settings["variants"]["ensemble"]["members"]
-        self.mirrored = self.members if settings["variants"]["ensemble"]["mirrored"] else ()
+            self.members: dict[str, dict[str, float]] = settings["variants"]["ensemble"]["members"]
+            self.mirrored = self.members if settings["variants"]["ensemble"]["mirrored"] else ()
+        except (KeyError, TypeError, ValueError) as error:
+            raise damaged(folder) from error
         opened = self.predictor.networks
         self.networks = {
             name: opened.get(name) or open_network(folder / f"{name}.xml") for name in TRAINED
@@ -134,7 +132,7 @@ def evaluate(
         source=source,
         recommended=networks.predictor.variant,
         evaluate=params,
-        false_alarms=networks.predictor.settings["familiarity"]["false_alarms"],
+        false_alarms=networks.predictor.false_alarms,
         images=images,
         left_out=left_out,
         metrics={**metrics, "data": _counts(images) | counts},

@@ -9,11 +9,12 @@ from pathlib import Path, PurePosixPath
 import pandas as pd
 
 from cxr.errors import CxrError
-from cxr.images import ImageError, read_file
+from cxr.images import ImageError
 from cxr.labels import LABELS
 from cxr.layout import shown
 from cxr.manifest import identify
 from cxr.predicting import files_of
+from cxr.radiograph import bytes_of
 
 NAMED = 5  # at most, of the files with one thing wrong
 
@@ -133,10 +134,10 @@ def _digest(path: Path) -> str:
     digest: it is told of where it is decoded.
     """
     try:
-        content = read_file(path)
+        found = bytes_of(path)
     except ImageError:
-        content = b""
-    return hashlib.sha256(content).hexdigest() if content else str(path)
+        found = b""
+    return hashlib.sha256(found).hexdigest() if found else str(path)
 
 
 def _some(names: Iterable[str]) -> str:

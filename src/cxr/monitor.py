@@ -1,9 +1,9 @@
 """Images of folders against the reference of `drift`: measured, and told as a page and as JSON.
 
-Of files and patients nothing is told but numbers of them.
+Of files, folders and patients nothing is told but numbers of them.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from cxr import charts, drift
-from cxr.document import Chart, Document, Section, Table, code
+from cxr.document import Chart, Document, Section, Table
 from cxr.drift import Comparison
+from cxr.errors import CxrError
 from cxr.files import replacing, write_json
 from cxr.predicting import Answer, Predictor, read_batches
 from cxr.radiograph import Radiograph
@@ -67,7 +68,7 @@ def _row(predictor: Predictor, one: Radiograph, answer: Answer) -> dict[str, Any
         "shorter_side": min(one.width, one.height),
         "aspect_ratio": one.width / one.height,
         **drift.exposure(predictor.prepared(one)),
-        "distance": answer.unfamiliarity * predictor.settings["familiarity"]["limit"],
+        "distance": answer.unfamiliarity * predictor.limit,
         "probability": answer.probability,
         "warnings": answer.warnings,
         "warned": bool(answer.warnings),
@@ -108,7 +109,7 @@ def summary(
                 "here": _spread(here[name]),
                 "outside": float((~here[name].between(*known)).mean()),
             }
-            for name, known in predictor.settings["trained_on"].items()
+            for name, known in predictor.trained_on.items()
         },
         "warnings": (here["warnings"].explode().value_counts() / len(here)).to_dict(),
     }
@@ -118,28 +119,32 @@ def _spread(values: pd.Series) -> dict[str, float]:
     return {name: float(values.quantile(at)) for name, at in SPREAD.items()}
 
 
-def write(
-    into: Path,
-    folders: Sequence[Path],
-    found: Comparison,
-    reference: pd.DataFrame,
-    here: pd.DataFrame,
-) -> None:
+def write(into: Path, found: Comparison, reference: pd.DataFrame, here: pd.DataFrame) -> None:
     """Write PAGE and JSON to a folder, each whole or not at all; the rest of the folder stays."""
-    write_json(into / JSON, found)
+    text = document(found, reference, here).to_html()
     with replacing(into / PAGE) as part:
-        text = document(folders, found, reference, here).to_html()
         part.write_text(text, encoding="utf-8")
+    write_json(into / JSON, found)
 
 
-def document(
-    folders: Sequence[Path], found: Comparison, reference: pd.DataFrame, here: pd.DataFrame
-) -> Document:
+def check_replaceable(folder: Path) -> None:
+    """See that PAGE in a folder, if there is one, is that of an earlier comparison.
+
+    Raises:
+        CxrError: it is not.
+    """
+    if (folder / PAGE).exists() and not (folder / JSON).exists():
+        raise CxrError(
+            f"{folder / PAGE} is another page, which would be lost; name another folder with --into"
+        )
+
+
+def document(found: Comparison, reference: pd.DataFrame, here: pd.DataFrame) -> Document:
     """The whole page; arguments as those of `write`."""
     return Document(
         "Drift: other images against validation",
         [
-            _verdict(folders, found),
+            _verdict(found),
             _tests(found),
             _prevalence(found),
             _files(found),
@@ -168,14 +173,13 @@ def table(found: Comparison) -> pd.DataFrame:
     )
 
 
-def _verdict(folders: Sequence[Path], found: Comparison) -> Section:
-    named = ", ".join(code(str(folder)) for folder in folders)
+def _verdict(found: Comparison) -> Section:
     verdict = told(found)
     return Section(
         "Verdict",
         [
             f"**{verdict[0].upper()}{verdict[1:]}.** {AFTER[found['verdict']]}",
-            f"{found['images']} images of {named} were compared with validation by the variant "
+            f"{found['images']} images were compared with validation by the variant "
             f"{found['variant']}; {found['unreadable']} files could not be read.",
             f"The rule: {found['rule']}",
         ],

@@ -4,11 +4,12 @@ Neither Keras nor TensorFlow is imported: OpenVINO gives the first answer within
 """
 
 import json
+import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from pathlib import Path, PurePosixPath
+from typing import Any, NoReturn, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,15 +20,17 @@ from cxr.cleaning import prepare
 from cxr.errors import CxrError
 from cxr.images import ImageError
 from cxr.labels import LABELS
-from cxr.layout import IMAGE_SUFFIXES
+from cxr.layout import IMAGE_SUFFIXES, shown
 from cxr.params import ImageParams
 from cxr.radiograph import Radiograph
 from cxr.runtimes import open_network
 
 Told = TypeVar("Told")
 
+SETTINGS = "settings.json"  # beside the exported networks
 BATCH = 8  # images: on two cores larger ones are no faster
-SUFFIXES = (*IMAGE_SUFFIXES, ".dcm", ".dicom", "")  # DICOM files often have none
+SUFFIXES = (*IMAGE_SUFFIXES, ".dcm", ".dicom")
+EXPLAINED = ".explained.png"  # how the pictures end that `cxr predict --explain` writes
 
 
 @dataclass(frozen=True)
@@ -63,12 +66,23 @@ class Predictor:
     """
 
     def __init__(self, folder: Path, variant: str = "") -> None:
-        self.settings = read_settings(folder)
-        variants = self.settings["variants"]
-        self.variant = variant or self.settings["recommended"]
+        settings = read_settings(folder)
+        try:
+            self._take(settings, variant)
+        except (KeyError, TypeError, ValueError) as error:
+            raise damaged(folder) from error
+        self.trained = folder.resolve().parent  # where the Keras models are that were exported
+        self.networks = {name: open_network(folder / f"{name}.xml") for name in self.members}
+        self.features = open_network(folder / "features.xml")
+        self.reference = familiarity.load(folder / "familiar.npz")
+
+    def _take(self, settings: dict[str, Any], variant: str) -> None:
+        """All that is needed of the settings."""
+        variants = settings["variants"]
+        self.variant = variant or settings["recommended"]
         if self.variant not in variants:
-            raise CxrError(f"no variant {self.variant} in {folder}; it has {', '.join(variants)}")
-        self.image = ImageParams(**self.settings["image"])
+            raise CxrError(f"no variant {self.variant}; there are {', '.join(variants)}")
+        self.image = ImageParams(**settings["image"])
         chosen = variants[self.variant]
         self.threshold: float = chosen["threshold"]
         self.scale: dict[str, float] = chosen["scale"]
@@ -76,9 +90,13 @@ class Predictor:
         self.members: dict[str, dict[str, float] | None] = chosen.get(
             "members", {self.variant: None}
         )
-        self.networks = {name: open_network(folder / f"{name}.xml") for name in self.members}
-        self.features = open_network(folder / "features.xml")
-        self.reference = familiarity.load(folder / "familiar.npz")
+        known = settings["familiarity"]
+        self.limit: float = known["limit"]  # of the distance from the training images
+        self.false_alarms: dict[str, float] = known["false_alarms"]
+        self.trained_on: dict[str, list[float]] = {
+            name: settings["trained_on"][name] for name in ("shorter_side", "aspect_ratio")
+        }
+        self.settings = settings
 
     def read(self, path: Path) -> Radiograph:
         """A file, decoded no larger than needed; raises as `radiograph.read` does."""
@@ -115,7 +133,7 @@ class Predictor:
     def unfamiliarities(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
         """(N,) for images (N, S, S, 1), each as `Answer` has it."""
         distances = familiarity.distances(self.reference, self.features(images))
-        return distances / self.settings["familiarity"]["limit"]
+        return distances / self.limit
 
     def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
         """Of PNEUMONIA (N,) for images (N, S, S, 1) as the networks see them."""
@@ -141,14 +159,13 @@ class Predictor:
 
     def warnings(self, one: Radiograph, unfamiliarity: float) -> Iterator[str]:
         """Why not to trust an answer; the same for every variant."""
-        known = self.settings["trained_on"]
         if unfamiliarity > 1:
             yield "does not look like the chest radiographs that the network was trained on"
         if one.coloured:
             yield "has colours, a radiograph has none"
         if min(one.width, one.height) < self.image.size:
             yield f"smaller than the {self.image.size} pixels that the network sees"
-        low, high = known["aspect_ratio"]
+        low, high = self.trained_on["aspect_ratio"]
         if not low <= one.width / one.height <= high:
             yield f"width / height is outside of {low:.2f} to {high:.2f}, as in training"
         yield from one.notes
@@ -186,27 +203,50 @@ def _read_or_error(predictor: Answering[Any], file: Path) -> Radiograph | str:
     try:
         return predictor.read(file)
     except ImageError as error:
-        return str(error)
+        return str(error).replace(str(file), shown(PurePosixPath(file)))
 
 
 def files_of(paths: Iterable[Path]) -> list[Path]:
     """Files as they are named, and of folders all that may be radiographs, also in folders below.
 
-    Hidden files and those with the suffix of something else are left out.
+    Left out are what is hidden, links to folders, the pictures of `--explain`, and files that by
+    their name or, where it tells nothing, by their first bytes are something else.
+
+    Raises:
+        CxrError: a folder cannot be read.
     """
     found: list[Path] = []
     for path in paths:
-        if not path.is_dir():
-            found.append(path)
-            continue
-        below = (file for file in sorted(path.rglob("*")) if file.is_file())
-        found += [
-            file
-            for file in below
-            if file.suffix.lower() in SUFFIXES
-            and not any(part.startswith(".") for part in file.relative_to(path).parts)
-        ]
+        found += _below(path) if path.is_dir() else [path]
     return found
+
+
+def _below(folder: Path) -> list[Path]:
+    found: list[Path] = []
+    for base, folders, names in os.walk(folder, onerror=_raise):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(base, name) for name in names if not name.startswith(".")]
+    return [file for file in sorted(found) if _may_be_radiograph(file)]
+
+
+def _may_be_radiograph(file: Path) -> bool:
+    if file.name.endswith(EXPLAINED) or file.name == "DICOMDIR":  # a table of what is on a disc
+        return False
+    suffix = file.suffix.lower()
+    if suffix in SUFFIXES:
+        return True
+    # DICOM files have no suffix, or are called by a UID, whose end looks like one.
+    return (not suffix or suffix[1:].isdecimal()) and radiograph.is_dicom(file)
+
+
+def _raise(error: OSError) -> NoReturn:
+    # os.walk passes over such folders in silence, which would lose images unnoticed.
+    raise CxrError(f"{error.filename} cannot be read: {error.strerror}") from error
+
+
+def damaged(folder: Path) -> CxrError:
+    """That the settings in a folder of exported networks are not as they should be."""
+    return CxrError(f"{folder / SETTINGS} is damaged or of another version: run `dvc repro export`")
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
@@ -215,7 +255,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
     Raises:
         CxrError: there is none, or it is damaged.
     """
-    file = folder / "settings.json"
+    file = folder / SETTINGS
     try:
         settings: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:

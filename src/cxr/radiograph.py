@@ -47,6 +47,8 @@ SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")  # by which Pillow tells JP
 # How DICOM data without the preamble begin: group 2 or 8, little-endian; group 8, big-endian.
 FIRST_GROUPS = (b"\x02\0", b"\x08\0", b"\0\x08")
 
+MOST_BYTES = 2 * MOST_PIXELS  # of a file: the largest image that is decoded, at 16 bits
+
 GREY_MODES = ("1", "L", "LA", "F")  # of Pillow, and all that begin with I
 COLOUR_SIDE = 256  # pixels, longer side, of the copy in which colours are looked for
 LEAST_COLOUR = 16  # of 255, between channels; JPEG leaves up to 3 in grey images
@@ -118,7 +120,6 @@ class Radiograph:
     Attributes:
         image: mode L, 0 black to 255 white: bones are light; without metadata. It may be smaller
             than the original.
-        kind: JPEG, PNG or DICOM.
         width: of the original, upright, pixels.
         height: likewise.
         coloured: JPEG and PNG: the channels differ visibly; DICOM: stored in colours, whatever
@@ -129,7 +130,6 @@ class Radiograph:
     """
 
     image: Image.Image
-    kind: str
     width: int
     height: int
     coloured: bool
@@ -154,9 +154,32 @@ def read(path: Path, enough: int = 0) -> Radiograph:
             it; 0: at full size.
 
     Raises:
-        ImageError: missing, or as `from_bytes`.
+        ImageError: as `bytes_of` and `from_bytes`.
     """
-    return from_bytes(read_file(path), path, enough)
+    return from_bytes(bytes_of(path), path, enough)
+
+
+def bytes_of(path: Path) -> bytes:
+    """The bytes of a file.
+
+    Raises:
+        ImageError: as `read_file`, or more than `MOST_BYTES`.
+    """
+    with suppress(OSError, ValueError):  # of which `read_file` tells
+        if path.stat().st_size > MOST_BYTES:
+            raise ImageError(f"{path}: more than {MOST_BYTES} bytes")
+    return read_file(path)
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a file begins as DICOM files do, or cannot be read, which is then to be told."""
+    try:
+        if not path.is_file():
+            return False
+        with path.open("rb") as file:
+            return _begins_as_dicom(file.read(132))
+    except OSError:
+        return True
 
 
 def from_bytes(content: bytes, path: Path, enough: int = 0) -> Radiograph:
@@ -173,9 +196,13 @@ def from_bytes(content: bytes, path: Path, enough: int = 0) -> Radiograph:
     """
     if not content or content.startswith(SIGNATURES):
         return _from_picture(content, path, enough)
-    if content[128:132] == b"DICM" or content.startswith(FIRST_GROUPS):
+    if _begins_as_dicom(content):
         return _from_dicom(content, path)
     raise ImageError(f"{path}: cannot identify a JPEG, PNG or DICOM image")
+
+
+def _begins_as_dicom(content: bytes) -> bool:
+    return content[128:132] == b"DICM" or content.startswith(FIRST_GROUPS)
 
 
 # --- JPEG and PNG --------------------------------------------------------------------------------
@@ -190,7 +217,7 @@ def _from_picture(content: bytes, path: Path, enough: int) -> Radiograph:
             size = size[::-1]  # scaled by DCT, and lay on its side
     grey = to_grey(image)
     grey.info.clear()  # comments and EXIF data may name a patient
-    return Radiograph(grey, str(original.format), *size, coloured)
+    return Radiograph(grey, *size, coloured)
 
 
 def _has_colours(image: Image.Image, original: Image.Image) -> bool:
@@ -248,7 +275,7 @@ def _read_dicom(content: bytes) -> Radiograph:
     else:
         grey = _without_colour(stored, tags, layout["bits_stored"])
     rows, columns = grey.shape
-    return Radiograph(Image.fromarray(grey), "DICOM", columns, rows, not is_grey, notes)
+    return Radiograph(Image.fromarray(grey), columns, rows, not is_grey, notes)
 
 
 def _tags_of(content: bytes) -> tuple[Dataset, UID]:
@@ -563,11 +590,11 @@ def _windowed(
     try:
         told = _as_told(values, tags)
     except _UnusableError:
-        return _by_range(values, counts), (NO_WINDOW,)
+        return _by_range(values, counts, tags), (NO_WINDOW,)
     if told is None:
-        return _by_range(values, counts), ()
+        return _by_range(values, counts, tags), ()
     if np.ptp(told[counts > 0]) == 0:  # beside all the values
-        return _by_range(values, counts), (NO_WINDOW,)
+        return _by_range(values, counts, tags), (NO_WINDOW,)
     return told, ()
 
 
@@ -597,10 +624,14 @@ def _as_told(values: NDArray[np.float64], tags: Dataset) -> NDArray[np.float64] 
             raise _UnusableError("its VOILUTFunction is unknown")
 
 
-def _by_range(values: NDArray[np.float64], counts: NDArray[np.int64]) -> NDArray[np.float64]:
+def _by_range(
+    values: NDArray[np.float64], counts: NDArray[np.int64], tags: Dataset
+) -> NDArray[np.float64]:
     """Grey from 0 to 1 where a file does not say which values are black and white."""
-    if len(values) == 256:  # 8 bits are made to be shown as they are
-        low, high = values.min(), values.max()
+    if len(values) == 256:  # 8 bits or fewer are made to be shown as they are
+        is_signed = _whole(tags, "PixelRepresentation", 0)
+        possible = values if is_signed else values[: 2 ** _whole(tags, "BitsStored")]
+        low, high = possible.min(), possible.max()
     else:
         order = np.argsort(values)
         below = np.cumsum(counts[order]) / counts.sum()

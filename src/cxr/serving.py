@@ -43,6 +43,7 @@ from cxr.document import MARKDOWN
 from cxr.errors import CxrError
 from cxr.images import MOST_PIXELS, ImageError
 from cxr.predicting import SUFFIXES, Answer, Predictor
+from cxr.radiograph import MOST_BYTES
 
 if TYPE_CHECKING:
     from cxr.explaining import Explainer
@@ -83,7 +84,7 @@ class Limits:
         answer_seconds: from then until the answer.
     """
 
-    file_bytes: int = 2 * MOST_PIXELS
+    file_bytes: int = MOST_BYTES
     held_bytes: int = 8 * MOST_PIXELS
     requests: int = 100
     body_seconds: float = 30
@@ -129,7 +130,9 @@ class Model(BaseModel):
     most_bytes: int = Field(description="Of a file.")
     most_requests: int = Field(description="At once; more have to wait and try again.")
     seconds: float = Field(description="Within which there is an answer, or an error.")
-    suffixes: list[str] = Field(description="Of files that may be radiographs; empty: none.")
+    suffixes: list[str] = Field(
+        description="Of files that may be radiographs; DICOM files may have none."
+    )
 
 
 class Problem(BaseModel):
@@ -192,7 +195,7 @@ class Service:
         self.predictor = Predictor(models, variant)
         self.card = _card(models)
         self.limits = limits
-        self._keras = [models.parent / f"{name}.keras" for name in self.predictor.members]
+        self._keras = [self.predictor.trained / f"{name}.keras" for name in self.predictor.members]
         self._answering = ThreadPoolExecutor(DECODERS)
         self._explaining = ThreadPoolExecutor(1)  # the one thread that knows TensorFlow
         self._networks = threading.Lock()  # OpenVINO's are for one thread at a time
@@ -217,15 +220,15 @@ class Service:
         self._requests += 1
         self._held += size
         try:
-            yield await self._read(request)
+            yield await self._read(request, size)
         finally:
             self._requests -= 1
             self._held -= size
 
-    async def _read(self, request: Request) -> bytes:
+    async def _read(self, request: Request, most: int) -> bytes:
         chunks: list[bytes] = []
         seconds = self.limits.body_seconds
-        left = self.limits.file_bytes
+        left = most  # also of a body in chunks that tells of fewer bytes than it sends
         try:
             async with asyncio.timeout(seconds):
                 async for chunk in request.stream():
@@ -283,13 +286,13 @@ class Service:
     def _explainer(self) -> "Explainer":
         from cxr.explaining import Explainer  # only when asked: it imports TensorFlow
 
-        return Explainer(self._keras[0].parent, self.predictor.members)
+        return Explainer(self.predictor.trained, self.predictor.members)
 
     def model(self) -> Model:
         return Model(
             variant=self.predictor.variant,
             threshold=self.predictor.threshold,
-            false_alarms=self.predictor.settings["familiarity"]["false_alarms"],
+            false_alarms=self.predictor.false_alarms,
             explains=all(file.is_file() for file in self._keras),
             most_bytes=self.limits.file_bytes,
             most_requests=self.limits.requests,

@@ -4,6 +4,8 @@ const AT_ONCE = 2; // requests: one is decoded while the networks see the other
 const TRIES = 10; // of one file, where the server has too much to do
 const TOLD_EVERY = 4000; // ms: a screen reader is not to be told of each file
 
+const LOOKING = "Looking; the first picture takes some seconds more.";
+
 const byId = (id) => document.getElementById(id);
 const number = (value) => value.toFixed(3);
 
@@ -28,10 +30,10 @@ function start() {
 // --- files ---------------------------------------------------------------------------------------
 
 for (const id of ["files", "folder"]) {
-  byId(id).addEventListener("change", (event) => {
+  byId(id).addEventListener("change", async (event) => {
     const files = [...event.target.files].map((file) => ({ file, path: pathOf(file) }));
-    add(id === "folder" ? files.filter(mayBeRadiograph) : files);
     event.target.value = ""; // so that the same can be chosen again
+    add(id === "folder" ? await radiographsOf(files) : files);
   });
 }
 
@@ -45,36 +47,59 @@ addEventListener("drop", async (event) => {
   byId("drop").classList.remove("over");
   // Entries are to be had during the event only, so before anything is waited for.
   const entries = [...event.dataTransfer.items].filter((item) => item.kind === "file")
-    .map((item) => item.webkitGetAsEntry());
+    .map((item) => item.webkitGetAsEntry()).filter((entry) => entry);
   const found = await Promise.all(entries.map((entry) => filesOf(entry, false)));
   add(found.flat());
 });
 
 const pathOf = (file) => file.webkitRelativePath || file.name;
 
-// All files of a folder that may be radiographs, also of those below; or the one file itself.
+// All files of a folder that may be radiographs, also of those below; or the one file itself. What
+// cannot be read is among them, without a file, so that it is told of.
 async function filesOf(entry, isBelow) {
-  if (entry.isFile) {
-    const file = await new Promise((done, failed) => entry.file(done, failed));
-    const one = { file, path: entry.fullPath.replace(/^\//, "") };
-    return !isBelow || mayBeRadiograph(one) ? [one] : [];
+  const path = entry.fullPath.replace(/^\//, "");
+  try {
+    if (entry.isFile) {
+      const file = await new Promise((done, failed) => entry.file(done, failed));
+      return isBelow ? await radiographsOf([{ file, path }]) : [{ file, path }];
+    }
+    const reader = entry.createReader();
+    const found = [];
+    for (;;) { // a browser gives a hundred at a time
+      const some = await new Promise((done, failed) => reader.readEntries(done, failed));
+      if (!some.length) return found;
+      for (const below of some) found.push(...await filesOf(below, true));
+    }
+  } catch {
+    return [{ file: null, path }];
   }
-  const reader = entry.createReader();
-  const found = [];
-  for (;;) { // a browser gives a hundred at a time
-    const some = await new Promise((done, failed) => reader.readEntries(done, failed));
-    if (!some.length) break;
-    for (const below of some) found.push(...await filesOf(below, true));
-  }
-  return found;
+}
+
+async function radiographsOf(files) {
+  const are = await Promise.all(files.map(mayBeRadiograph));
+  return files.filter((_, place) => are[place]);
 }
 
 // As `cxr predict` chooses the files of a folder.
-function mayBeRadiograph({ path }) {
+async function mayBeRadiograph({ file, path }) {
   const parts = path.split("/").slice(1);
   const name = parts.at(-1) ?? path;
+  if (parts.some((part) => part.startsWith(".")) || /^DICOMDIR$|\.explained\.png$/.test(name)) {
+    return false;
+  }
   const suffix = /(\.[^.]*)?$/.exec(name)[0].toLowerCase();
-  return !parts.some((part) => part.startsWith(".")) && (model?.suffixes ?? [suffix]).includes(suffix);
+  if (!model || model.suffixes.includes(suffix)) return true;
+  return /^(\.\d+)?$/.test(suffix) && isDicom(file); // no suffix, or the end of a UID
+}
+
+async function isDicom(file) {
+  try {
+    const bytes = new Uint8Array(await file.slice(0, 132).arrayBuffer());
+    const begin = bytes.slice(0, 2).join();
+    return String.fromCharCode(...bytes.slice(128)) === "DICM" || ["2,0", "8,0", "0,8"].includes(begin);
+  } catch {
+    return true; // cannot be read, which is then told
+  }
 }
 
 function add(files) {
@@ -120,6 +145,7 @@ async function run(mine) {
 }
 
 async function post(url, file, signal) {
+  if (!file) throw new Error("cannot be read");
   if (model && file.size > model.most_bytes) {
     throw new Error(`the file has more than ${model.most_bytes} bytes`);
   }
@@ -175,8 +201,8 @@ async function toggle(item, file, path) {
     ["show", "where", "pictures", "state"].map((name) => item.querySelector(`.${name}`));
   where.hidden = !where.hidden;
   button.setAttribute("aria-expanded", String(!where.hidden));
-  if (where.hidden || pictures.childElementCount || state.textContent) return;
-  state.textContent = "Looking; the first picture takes some seconds more.";
+  if (where.hidden || pictures.childElementCount || state.textContent === LOOKING) return;
+  state.textContent = LOOKING;
   try {
     const signal = work.stop.signal;
     const [seen, overlay] = await Promise.all(["api/image", "api/explain"].map(
@@ -187,8 +213,8 @@ async function toggle(item, file, path) {
         `${path} under a map of colours, light where it speaks most for PNEUMONIA`));
     state.textContent = "";
   } catch (error) {
-    pictures.replaceChildren(filled("p", `ERROR ${error.message}`));
-    state.textContent = "";
+    pictures.replaceChildren();
+    state.textContent = `ERROR ${error.message}`;
   }
 }
 
