@@ -30,7 +30,7 @@ demo: $(VENV)/installed ## run the whole pipeline on generated radiographs, in d
 test: $(VENV)/installed ## run the tests
 	@python -m pytest
 
-bench: $(VENV)/installed ## measure speed and memory beside the notebook's way (an hour and a half)
+bench: $(VENV)/installed ## measure speed and memory beside the notebook's way (almost two hours)
 	@python -m benchmarks
 	@python -m benchmarks.profiling
 
