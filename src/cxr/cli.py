@@ -17,7 +17,7 @@ from cxr.errors import CxrError, catch_every_interrupt, run_stage
 from cxr.files import replacing
 from cxr.images import ImageError
 from cxr.layout import shown
-from cxr.predicting import EXPLAINED, SUFFIXES, Answer, Predictor, files_of, predict
+from cxr.predicting import EXPLAINED, SUFFIXES, Answer, Predictor, files_of, predict, told
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 Explain: TypeAlias = Callable[[Path], Path]
@@ -287,7 +287,7 @@ def _result(file: Path, found: Answer | str, explain: Explain | None) -> Result:
     try:
         return Result(name, found, shown(PurePosixPath(explain(file))) if explain else "")
     except ImageError as error:  # for the picture it is read once more
-        return Result(name, error=str(error))
+        return Result(name, error=told(error, file))
 
 
 def explainer(predictor: Predictor, into: Path) -> Explain:

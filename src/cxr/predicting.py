@@ -203,7 +203,12 @@ def _read_or_error(predictor: Answering[Any], file: Path) -> Radiograph | str:
     try:
         return predictor.read(file)
     except ImageError as error:
-        return str(error).replace(str(file), shown(PurePosixPath(file)))
+        return told(error, file)
+
+
+def told(error: ImageError, file: Path) -> str:
+    """The error of a file, safe to print whatever the file is called."""
+    return str(error).replace(str(file), shown(PurePosixPath(file)))
 
 
 def files_of(paths: Iterable[Path]) -> list[Path]:
