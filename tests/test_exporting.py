@@ -1,15 +1,19 @@
 """Exported files give what Keras gives, in any batch, with equal bytes, and are kept only so."""
 
+import gc
 import json
 import subprocess
 import sys
+import weakref
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 import onnx
 import pandas as pd
 import pytest
+import tf2onnx
 from conftest import Project
 
 from cxr import exporting, paths
@@ -23,7 +27,8 @@ from cxr.variants import TRAINED, VARIANTS
 SIDE = 16
 IMAGES = np.random.default_rng(0).integers(0, 256, (40, SIDE, SIDE)).astype(np.uint8)
 
-# A network with what the real ones have: scaling, views by zoom, shared layers, a probability.
+# A network with what the real ones have: scaling, views by zoom, shared layers, a probability, and
+# of EfficientNet and ConvNeXt what ONNX needs in other words.
 NETWORK = f"""
 import keras
 from keras import layers
@@ -31,7 +36,9 @@ keras.utils.set_random_seed(0)
 image = keras.Input(({SIDE}, {SIDE}, 1), dtype="uint8", name="image")
 view = keras.Input((None, None, 1), dtype="uint8")
 scaled = layers.Rescaling(1 / 255)(layers.Resizing({SIDE}, {SIDE})(view))
+scaled = layers.Normalization(mean=[0.4], variance=[0.1])(scaled)
 maps = layers.MaxPooling2D()(layers.SeparableConv2D(8, 3, activation="relu")(scaled))
+maps = layers.Conv2D(8, 3, groups=4, activation="gelu")(maps)
 pooled = layers.GlobalAveragePooling2D()(layers.BatchNormalization()(maps))
 body = keras.Model(view, layers.Dense(1, activation="sigmoid")(pooled))
 views = [body(image), body(layers.Cropping2D(1)(image)), body(layers.ZeroPadding2D(1)(image))]
@@ -111,6 +118,27 @@ def test_a_damaged_or_missing_file_is_named(tmp_path: Path, suffix: str) -> None
     file.write_bytes(b"nothing")
     with pytest.raises(CxrError, match=rf"net\{suffix} cannot be used"):
         open_network(file)
+
+
+def test_a_conversion_leaves_nothing_of_its_converter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A graph of tf2onnx holds all weights, some copies of them, and itself."""
+    graph = tf2onnx.graph.Graph
+    made = []
+    of_graph = graph.__init__
+
+    def note(self: Any, *args: Any, **options: Any) -> None:
+        made.append(weakref.ref(self))
+        of_graph(self, *args, **options)
+
+    monkeypatch.setattr(graph, "__init__", note)
+    gc.disable()  # else it may happen to come by
+    try:
+        exporting.export_network(network(), tmp_path / "net")
+        assert made and not [found for found in made if found() is not None]
+    finally:
+        gc.enable()
 
 
 def test_other_results_than_those_of_keras_are_refused(tmp_path: Path) -> None:

@@ -4,6 +4,9 @@ Equal models give equal bytes: nodes are put into an order and given names that 
 network alone, where the converters count and name by dates, addresses and folders.
 """
 
+import contextlib
+import gc
+import os
 import sys
 import tempfile
 import zlib
@@ -33,6 +36,7 @@ Metrics = dict[str, Any]
 
 LARGEST_DIFFERENCE = 1e-4  # from Keras, of a probability, or as a share of the largest feature
 CALIBRATION = 200  # training images that the ranges of 8-bit activations are taken from
+CALIBRATION_BATCH = 4  # images of which all activations are held at a time
 FEATURES_COMPARED = 64  # images; the networks of the variants are compared on all of validation
 # What can go wrong with a radiograph on its way here; images uint8 (N, S, S) -> likewise.
 ALTERATIONS: dict[str, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
@@ -328,10 +332,56 @@ def _to_onnx(model: keras.Model) -> onnx.ModelProto:
 
     image = tf.TensorSpec((None, *model.input_shape[1:]), model.input.dtype, name="image")
     function = tf.function(lambda images: model(images, training=False), input_signature=[image])
-    # It folds nodes in the order of sets of them, which without this is that of their addresses.
-    with mock.patch.object(tf2onnx.graph.Node, "__hash__", _of_name):
-        converted, _ = tf2onnx.convert.from_function(function, input_signature=[image], opset=OPSET)
+    with (
+        _inlined(),
+        # It folds nodes in the order of sets of them: without this, that of their addresses.
+        mock.patch.object(tf2onnx.graph.Node, "__hash__", _of_name),
+        # Else it copies the graph, with all weights, ahead of each of its steps, to go back to.
+        mock.patch.dict(os.environ, TF2ONNX_CATCH_ERRORS="FALSE"),
+    ):
+        converted, _ = tf2onnx.convert.from_function(
+            function,
+            input_signature=[image],
+            opset=OPSET,
+            custom_op_handlers={"Erfc": (_without_erfc, [])},
+        )
+    gc.collect()  # its graphs refer to themselves: gigabytes, in few objects
+    _add_constants(converted.graph, function.get_concrete_function())
     return converted
+
+
+def _add_constants(graph: onnx.GraphProto, function: Any) -> None:
+    """Give their values to constants that the function has from outside, as those of a layer
+    Normalization: tf2onnx makes further inputs of them.
+    """
+    names = [tensor.name for tensor in function.inputs[1:]]
+    outside = dict(zip(names, function.captured_inputs, strict=True))
+    for further in graph.input[1:]:
+        value = onnx.numpy_helper.from_array(outside[further.name].numpy(), further.name)
+        graph.initializer.append(value)
+    del graph.input[1:]
+
+
+@contextlib.contextmanager
+def _inlined() -> Iterator[None]:
+    """Trace functions of TensorFlow within others as a part of these, not as a call, which ONNX
+    has none of. Keras makes one of each convolution in groups.
+    """
+    tf.config.run_functions_eagerly(True)
+    try:
+        yield
+    finally:
+        tf.config.run_functions_eagerly(False)
+
+
+def _without_erfc(graph: Any, node: Any, name: str, _: Any) -> None:
+    """Write erfc(x) as 1 - erf(x): TensorFlow has it in GELU, ONNX lacks it."""
+    shapes, kinds = node.output_shapes, node.output_dtypes
+    graph.remove_node(name)
+    one = graph.make_const(f"{name}_one", np.float32(1))
+    erf = graph.make_node("Erf", node.input, shapes=shapes, dtypes=kinds)
+    inputs = [one.output[0], erf.output[0]]
+    graph.make_node("Sub", inputs, outputs=node.output, shapes=shapes, dtypes=kinds)
 
 
 def _of_name(node: Any) -> int:
@@ -407,10 +457,11 @@ def quantise(file: Path, target: Path, images: NDArray[np.uint8]) -> None:
     from onnxruntime.quantization import shape_inference
 
     class Reader(quantization.CalibrationDataReader):
-        batches = iter(np.array_split(images[..., np.newaxis], -(-len(images) // 16)))
+        starts = iter(range(0, len(images), CALIBRATION_BATCH))
 
         def get_next(self) -> dict[str, Any] | None:
-            return next(({"image": batch} for batch in self.batches), None)
+            batches = (images[at : at + CALIBRATION_BATCH] for at in self.starts)
+            return next(({"image": batch[..., np.newaxis]} for batch in batches), None)
 
     with tempfile.TemporaryDirectory() as folder:
         prepared = Path(folder) / "prepared.onnx"
