@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from benchmarks import parts
-from benchmarks.timing import LIBRARIES, Comparison
+from benchmarks.timing import Comparison, sentence
 from cxr import paths
 from cxr.document import Table
 from cxr.errors import run_stage
@@ -33,16 +33,8 @@ def save(name: str, rows: list[Comparison]) -> None:
 
 def as_markdown(results: dict[str, Any]) -> str:
     """The table of results.md, with the machine that measured each benchmark."""
-    notes = [f"- {name}: {_sentence(of['machine'])}" for name, of in results.items()]
+    notes = [f"- {name}: {sentence(of['machine'])}" for name, of in results.items()]
     return "\n".join([Table(speed(results)).to_markdown(), "", *notes, ""])
-
-
-def _sentence(facts: dict[str, Any]) -> str:
-    libraries = ", ".join(f"{name} {facts[name]}" for name in LIBRARIES)
-    return (
-        f"{facts['processor']}, {facts['cores']} cores, {facts['memory_gib']} GiB, "
-        f"{facts['system']}, Python {facts['python']}, {libraries}."
-    )
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from tensorflow.tsl.profiler.protobuf import xplane_pb2
 from benchmarks import images, notebook, pipeline
 from benchmarks.growth import run_alone
 from benchmarks.steps import inputs, learner, steps
-from benchmarks.timing import seconds_of
+from benchmarks.timing import machine, seconds_of, sentence
 from benchmarks.transfer import backbone_weights
 from cxr.document import Table
 from cxr.errors import run_stage
@@ -57,6 +57,7 @@ def main() -> None:
             f"Seconds of each stage of the pipeline at the settings of its benchmark, one run, "
             f"{stages['seconds'].sum():.0f} in all, DVC left out:",
             Table(stages.round(1)).to_markdown(),
+            f"Measured on {sentence(machine())}",
         ]
     )
     with replacing(RESULT) as part:

@@ -102,6 +102,15 @@ def machine() -> dict[str, Any]:
     }
 
 
+def sentence(facts: dict[str, Any]) -> str:
+    """What `machine` gives, for people to read."""
+    libraries = ", ".join(f"{name} {facts[name]}" for name in LIBRARIES)
+    return (
+        f"{facts['processor']}, {facts['cores']} cores, {facts['memory_gib']} GiB, "
+        f"{facts['system']}, Python {facts['python']}, {libraries}."
+    )
+
+
 def _processor() -> str:
     """Name and widest vector instructions, on Linux; elsewhere the name alone."""
     try:
