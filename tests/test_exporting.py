@@ -16,7 +16,7 @@ import pytest
 import tf2onnx
 from conftest import Project
 
-from cxr import exporting, paths
+from cxr import exporting, external, labelled, paths
 from cxr.arrays import Split
 from cxr.demo import PROJECT
 from cxr.errors import CxrError
@@ -261,3 +261,23 @@ def test_the_stage_gives_the_same_bytes_again(finished: Project) -> None:
     before = finished.contents(outputs)
     finished.run("dvc repro --force --single-item export")
     assert finished.contents(outputs) == before
+
+
+@pytest.mark.slow
+def test_foreign_images_are_judged_as_the_pipelines_own(finished: Project) -> None:
+    """The pipeline's test, taken for a folder that somebody else has labelled."""
+    raw = finished.folder / paths.raw("phantom")
+    networks = external.AllVariants(finished.folder / paths.EXPORTED)
+    found = external.evaluate(networks, labelled.find(raw / "test")).images
+    expected = pd.read_csv(finished.folder / paths.PREDICTIONS)
+    expected = expected[expected["split"] == "test"]
+    both = found.assign(path="test/" + found["file"]).merge(
+        expected, on="path", suffixes=("", "_expected"), validate="one_to_one"
+    )
+    assert len(both) == len(found) == len(expected) > 20
+    for column in ("label", "patient"):
+        assert (both[column] == both[f"{column}_expected"]).all()
+    for variant in VARIANTS:
+        # What the pipeline has cached of the fine-tuned variant is in half precision.
+        tolerance = 1e-4 if variant in ("baseline", "augmented") else 5e-3
+        np.testing.assert_allclose(both[variant], both[f"{variant}_expected"], atol=tolerance)

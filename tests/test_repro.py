@@ -129,7 +129,7 @@ def test_models_load_without_code_of_this_project(finished: Project, tmp_path: P
 def test_experiment_in_a_temporary_folder_runs_its_own_code(finished: Project) -> None:
     """The workspace's code is broken after queueing; the queued experiment must not notice."""
     before = finished.run("git status --porcelain")
-    finished.run("dvc exp run --queue --name own -S model.epochs=2")
+    finished.run("dvc exp run --queue --name own -S model.epochs=2 train_baseline")
     training = finished.folder / "src/cxr/training.py"
     code = training.read_text()
     training.write_text("raise RuntimeError('code of the workspace')\n")
