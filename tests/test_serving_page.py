@@ -149,6 +149,26 @@ def test_a_folder_is_dropped(opened: Opened, folder: Path) -> None:
     check_all(page, "patients/")
 
 
+TEARS_OFF = """() => {
+  const readers = FileSystemDirectoryReader.prototype, read = readers.readEntries;
+  readers.readEntries = function (done, failed) {
+    if (this.used) failed(new Error("gone")); else read.call(this, done, failed);
+    this.used = true;
+  };
+}"""
+
+
+def test_a_folder_whose_list_breaks_off_gives_what_it_gave(opened: Opened, folder: Path) -> None:
+    page = opened()
+    page.evaluate(TEARS_OFF)
+    drop(page, folder)
+    done(page, "7 of 7 done: 3 PNEUMONIA, 1 NORMAL, 3 without an answer.")
+    found = shown(page)
+    assert {f"patients/{name}" for name in NAMES} < set(found)
+    for name in ("patients", "patients/below"):
+        assert "cannot be read" in found[name]
+
+
 def test_files_are_dropped_whatever_their_suffix(opened: Opened, folder: Path) -> None:
     page = opened()
     drop(page, folder / "notes.txt", folder / f"{NAME}.png")

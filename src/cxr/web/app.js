@@ -58,20 +58,20 @@ const pathOf = (file) => file.webkitRelativePath || file.name;
 // cannot be read is among them, without a file, so that it is told of.
 async function filesOf(entry, isBelow) {
   const path = entry.fullPath.replace(/^\//, "");
+  const found = [];
   try {
     if (entry.isFile) {
       const file = await new Promise((done, failed) => entry.file(done, failed));
       return isBelow ? await radiographsOf([{ file, path }]) : [{ file, path }];
     }
     const reader = entry.createReader();
-    const found = [];
     for (;;) { // a browser gives a hundred at a time
       const some = await new Promise((done, failed) => reader.readEntries(done, failed));
       if (!some.length) return found;
       for (const below of some) found.push(...await filesOf(below, true));
     }
   } catch {
-    return [{ file: null, path }];
+    return [...found, { file: null, path }];
   }
 }
 
