@@ -149,18 +149,24 @@ def test_a_folder_is_dropped(opened: Opened, folder: Path) -> None:
     check_all(page, "patients/")
 
 
-TEARS_OFF = """() => {
-  const readers = FileSystemDirectoryReader.prototype, read = readers.readEntries;
-  readers.readEntries = function (done, failed) {
-    if (this.used) failed(new Error("gone")); else read.call(this, done, failed);
-    this.used = true;
+# Each folder gives its first entries and then an error. Readers have no name of their own to patch.
+BREAKS_OFF = """() => {
+  const items = DataTransferItem.prototype, entryOf = items.webkitGetAsEntry;
+  items.webkitGetAsEntry = function () {
+    const entry = entryOf.call(this);
+    const readers = Object.getPrototypeOf(entry.createReader()), read = readers.readEntries;
+    readers.readEntries = function (done, failed) {
+      if (this.used) failed(new Error("gone")); else read.call(this, done, failed);
+      this.used = true;
+    };
+    return entry;
   };
 }"""
 
 
 def test_a_folder_whose_list_breaks_off_gives_what_it_gave(opened: Opened, folder: Path) -> None:
     page = opened()
-    page.evaluate(TEARS_OFF)
+    page.evaluate(BREAKS_OFF)
     drop(page, folder)
     done(page, "7 of 7 done: 3 PNEUMONIA, 1 NORMAL, 3 without an answer.")
     found = shown(page)
