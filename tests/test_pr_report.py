@@ -212,7 +212,8 @@ def asked_of_python(folder: Path, target: str, **variables: str) -> list[str]:
     shutil.copy(PROJECT / "Makefile", folder)
     (folder / ".venv/bin").mkdir(parents=True, exist_ok=True)
     stand_in(folder / ".venv/bin/python", 'for argument in "$@"; do echo "$argument"; done')
-    for name in ("requirements.lock", ".venv/installed"):
+    (folder / "requirements").mkdir(exist_ok=True)
+    for name in ("requirements/runtime.lock", "requirements/uv.lock", ".venv/runtime-installed"):
         (folder / name).touch()
     variables = {"PATH": os.environ["PATH"], **variables}
     command = ["make", "--silent", target]

@@ -5,7 +5,8 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from types import TracebackType
 
@@ -18,6 +19,28 @@ interrupted = threading.Event()  # set by Ctrl-C, whatever a library makes of it
 
 class CxrError(RuntimeError):
     """A mistake in data, parameters or surroundings; the message says what to do about it."""
+
+
+@contextmanager
+def extra(name: str, what: str) -> Iterator[None]:
+    """Imports inside need the packages of an extra of this package, as pyproject.toml names it.
+
+    Args:
+        name: of the extra.
+        what: needs it, for the error.
+
+    Raises:
+        CxrError: a package is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "cxr").split(".")[0] == "cxr":
+            raise
+        raise CxrError(
+            f"{what} needs the package {error.name}: install the extra {name}, by "
+            f"`pip install '.[{name}]'` in the project's folder"
+        ) from error
 
 
 def run_stage(main: Callable[[], None]) -> None:
