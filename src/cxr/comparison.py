@@ -38,6 +38,17 @@ def rates(
     return {**shown, **{name: float(value) for name, value in values.items()}}
 
 
+def best_variant(evaluation: dict[str, Any]) -> str:
+    """The variant that the rule of `cxr.recommendation` picks, by selection alone."""
+    points = [evaluation[variant]["operating_point"]["selection"] for variant in VARIANTS]
+    picked = scores.best(
+        [point["precision"] for point in points],
+        [point["recall"] for point in points],
+        [evaluation[variant]["selection"]["roc_auc"] for variant in VARIANTS],
+    )
+    return VARIANTS[int(picked)]
+
+
 def curves(images: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Curves of every variant over some images: tables `roc` and `precision_recall`.
 

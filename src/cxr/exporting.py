@@ -24,11 +24,11 @@ from numpy.typing import NDArray
 
 from cxr import drift, ensemble, familiarity, paths, scores
 from cxr.arrays import Split, evenly
+from cxr.comparison import best_variant
 from cxr.errors import CxrError
 from cxr.evaluation import load_model, predict
 from cxr.files import remove, write_csv
 from cxr.params import EvaluateParams, ImageParams
-from cxr.recommendation import best_variant
 from cxr.runtimes import open_network, run_all
 from cxr.variants import SELECTION, TRAINED, VARIANTS
 

@@ -18,10 +18,11 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from cxr import paths
+from cxr.comparison import best_variant
 from cxr.errors import CxrError, run_stage
 from cxr.intervals import intervals, thresholds
 from cxr.params import WITHOUT_RESULT, leaves, read_params
-from cxr.recommendation import best_variant, recommend, signed, signed_span
+from cxr.recommendation import recommend, signed, signed_span
 from cxr.variants import EVALUATED, VARIANTS
 
 MARKER = "<!-- cxr-pr-report -->"  # by this the workflow finds the comment that it updates
