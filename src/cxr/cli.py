@@ -11,7 +11,7 @@ from itertools import count
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeAlias
 
-from cxr import paths
+from cxr import paths, quiet
 from cxr.drift import RULE, TOO_FEW, read_reference
 from cxr.errors import CxrError, catch_every_interrupt, extra, run_stage
 from cxr.files import replacing
@@ -34,6 +34,7 @@ DRIFT = Path("drift")
 
 def main() -> None:
     catch_every_interrupt()
+    quiet.install()
     arguments = parser().parse_args()
     run_stage(lambda: arguments.run(arguments))
 

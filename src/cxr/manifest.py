@@ -9,12 +9,12 @@ from typing import Any
 
 import imagehash
 import pandas as pd
-from tqdm import tqdm
 
 from cxr.errors import CxrError
 from cxr.images import ImageError, decode, read_file, to_grey
 from cxr.labels import LABELS, SPLITS
 from cxr.layout import Selection, list_files, obstacle, select_images, shown
+from cxr.progress import track
 
 COLUMNS = [
     *("path", "split", "label", "patient", "pathogen"),
@@ -113,7 +113,7 @@ def _examine_all(
     rejects: list[dict[str, str]] = []
     with ThreadPoolExecutor() as pool:
         found = pool.map(lambda path: _examine(folder, path), selection.images)
-        progress = tqdm(found, "verify", len(selection.images), unit="image", disable=None)
+        progress = track(found, "verify", len(selection.images))
         for (path, (split, label)), result in zip(selection.images.items(), progress, strict=True):
             if isinstance(result, ImageError):
                 reason = str(result).removeprefix(f"{folder / path}: ")

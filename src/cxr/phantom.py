@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from tqdm import tqdm
+
+from cxr.progress import track
 
 __all__ = ["MIN_PATIENTS", "MIN_SIDE", "PATHOGENS", "draw", "generate"]
 
@@ -97,7 +98,7 @@ def generate(root: Path, *, patients: int, seed: int, short_side: int = 256) -> 
     if short_side < MIN_SIDE:
         raise ValueError(f"short_side must be at least {MIN_SIDE}, got {short_side}")
     numbers, runs = [0] * len(_SERIES), [0] * len(_SERIES)
-    for turn in tqdm(range(patients), desc="phantoms", unit="patient", disable=None):
+    for turn in track(range(patients), "phantoms", unit="patients"):
         index = _TURNS[turn % len(_TURNS)]
         series = _SERIES[index]
         numbers[index] += 1

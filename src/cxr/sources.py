@@ -15,7 +15,6 @@ from pathlib import Path, PurePosixPath
 
 import requests
 from requests.adapters import HTTPAdapter
-from tqdm import tqdm
 from urllib3.util import Retry
 
 from cxr.files import part_of, remove
@@ -29,6 +28,7 @@ from cxr.layout import (
     select_images,
     shown,
 )
+from cxr.progress import Meter, track
 
 __all__ = ["KAGGLE_DATASET", "MENDELEY", "SOURCES", "Archive", "SourceError", "ensure_raw"]
 
@@ -263,7 +263,7 @@ def _refuse_obstacles(folder: Path, selection: Selection) -> None:
 
 def _targets(selection: Selection, part: Path, verb: str) -> Iterator[tuple[PurePosixPath, Path]]:
     """Yield each image and the path to write it to; show the progress."""
-    for path, (split, label) in tqdm(selection.images.items(), verb, unit="image", disable=None):
+    for path, (split, label) in track(selection.images.items(), verb):
         folder = part / split / label
         folder.mkdir(parents=True, exist_ok=True)
         yield path, folder / path.name
@@ -314,13 +314,11 @@ def _receive(zip_path: Path) -> None:
         _check_length(answer, have)
         with (
             zip_path.open("ab" if have else "wb") as file,
-            tqdm(
-                total=MENDELEY.bytes, initial=have, unit="B", unit_scale=True, disable=None
-            ) as bar,
+            Meter("download", MENDELEY.bytes, "B", done=have) as meter,
         ):
             for chunk in answer.iter_content(CHUNK_BYTES):
                 file.write(chunk)
-                bar.update(len(chunk))
+                meter.advance(len(chunk))
     if _size(zip_path) < MENDELEY.bytes:
         raise requests.ConnectionError("the connection ended early")
 
