@@ -16,6 +16,7 @@ def main() -> None:
         phantom_patients=params.data.phantom.patients,
         phantom_seed=params.data.phantom.seed,
         phantom_short_side=params.data.phantom.short_side,
+        phantom_shortcut=params.data.phantom.shortcut,
     )
     verified = manifest.verify(raw, params.data.on_bad_image)
     summary = manifest.summarise(verified, params.data.source)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -77,6 +78,7 @@ def ensure_raw(
     phantom_patients: int = 0,
     phantom_seed: int = 0,
     phantom_short_side: int = 256,
+    phantom_shortcut: str = "none",
 ) -> None:
     """Make sure that the images of a data source are in a folder.
 
@@ -90,16 +92,22 @@ def ensure_raw(
         phantom_patients: For `phantom`: number of patients to generate.
         phantom_seed: For `phantom`: seed of the generator.
         phantom_short_side: For `phantom`: shorter side of the images in pixels.
+        phantom_shortcut: For `phantom`: `none` or `device`, as `data.phantom.shortcut`.
 
     Raises:
         SourceError: The images cannot be put there. `raw` is then as it was before.
     """
-    phantom = {"patients": phantom_patients, "seed": phantom_seed, "short_side": phantom_short_side}
+    phantom: Origin = {
+        "patients": phantom_patients,
+        "seed": phantom_seed,
+        "short_side": phantom_short_side,
+        "shortcut": phantom_shortcut,
+    }
     makers: dict[str, tuple[Maker, Origin]] = {
         "kaggle": (partial(_from_kaggle, raw), {}),
         "mendeley": (partial(_from_mendeley, raw), {}),
         "directory": (partial(_from_directory, raw, directory), {"directory": directory}),
-        "phantom": (partial(_from_phantom, phantom), {**phantom}),
+        "phantom": (partial(_from_phantom, phantom), phantom),
     }
     if source not in makers:
         raise SourceError(f"data.source is {source!r}, it must be one of {', '.join(SOURCES)}")
@@ -224,10 +232,14 @@ def _from_directory(raw: Path, directory: str, part: Path) -> None:
     _report("directory", selection, links)
 
 
-def _from_phantom(settings: dict[str, int], part: Path) -> None:
+def _from_phantom(settings: dict[str, Any], part: Path) -> None:
     from cxr import phantom
 
-    print(f"phantom: {phantom.generate(part, **settings)} images")
+    try:
+        count = phantom.generate(part, **settings)
+    except ValueError as error:
+        raise SourceError(f"data.phantom cannot be drawn: {error}") from error
+    print(f"phantom: {count} images")
 
 
 def _from_mendeley(raw: Path, part: Path) -> None:
