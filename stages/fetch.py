@@ -1,5 +1,7 @@
 """Bring the images to data/raw/<source>, verify each one, and list them in the manifest."""
 
+from pathlib import Path
+
 from cxr import manifest, paths, sources
 from cxr.errors import run_stage
 from cxr.files import write_csv, write_json
@@ -9,21 +11,24 @@ from cxr.params import read_params
 def main() -> None:
     params = read_params()
     raw = paths.raw(params.data.source)
+    on_unplaced = params.data.on_unplaced
     sources.ensure_raw(
         raw,
         params.data.source,
         directory=params.data.directory,
+        on_unplaced=on_unplaced,
         phantom_patients=params.data.phantom.patients,
         phantom_seed=params.data.phantom.seed,
         phantom_short_side=params.data.phantom.short_side,
         phantom_shortcut=params.data.phantom.shortcut,
     )
-    verified = manifest.verify(raw, params.data.on_bad_image)
-    summary = manifest.summarise(verified, params.data.source)
+    patients = Path(params.data.patients)
+    verified = manifest.verify(raw, params.data.on_bad_image, on_unplaced, patients)
+    summary = manifest.summarise(verified, params.data.source, sources.left_out(raw))
     write_csv(paths.MANIFEST, verified.images)
     write_csv(paths.REJECTS, verified.rejects)
     write_json(paths.DATA_METRICS, summary)
-    print(manifest.describe(summary))
+    print(manifest.describe(summary), *manifest.notes(verified), sep="\n")
 
 
 if __name__ == "__main__":

@@ -86,7 +86,9 @@ class PhantomParams(Section):
 class DataParams(Section):
     source: Literal["kaggle", "mendeley", "directory", "phantom"]
     directory: str
+    patients: Annotated[str, Field(min_length=1, description="path of a CSV, not empty")]
     on_bad_image: Literal["error", "skip"]
+    on_unplaced: Literal["error", "skip"]
     on_leak: Literal["error", "warn", "drop"]
     on_shortcut: Literal["error", "warn"]
     phantom: PhantomParams
