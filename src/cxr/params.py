@@ -242,10 +242,6 @@ class EvaluateParams(Section):
     resamples: Annotated[int, Field(ge=100, le=20_000)]
 
 
-class ExportParams(Section):
-    int8_recall_loss: Annotated[float, Field(ge=0, le=1)]
-
-
 class Params(Section):
     seed: Seed
     data: DataParams
@@ -259,7 +255,6 @@ class Params(Section):
     finetune: FinetuneParams
     perturb: PerturbParams
     evaluate: EvaluateParams
-    export: ExportParams
 
     @model_validator(mode="after")
     def _image_survives_pooling(self) -> "Params":
