@@ -171,15 +171,16 @@ def bytes_of(path: Path) -> bytes:
     return read_file(path)
 
 
-def is_dicom(path: Path) -> bool:
-    """Whether a file begins as DICOM files do, or cannot be read, which is then to be told."""
+def may_be_radiograph(path: Path) -> bool:
+    """Whether a file begins as JPEG, PNG or DICOM, or cannot be opened, which reading reports."""
     try:
         if not path.is_file():
             return False
         with path.open("rb") as file:
-            return _begins_as_dicom(file.read(132))
+            start = file.read(132)
     except OSError:
         return True
+    return start.startswith(SIGNATURES) or _begins_as_dicom(start)
 
 
 def from_bytes(content: bytes, path: Path, enough: int = 0) -> Radiograph:

@@ -131,7 +131,8 @@ class Model(BaseModel):
     most_requests: int = Field(description="At once; more have to wait and try again.")
     seconds: float = Field(description="Within which there is an answer, or an error.")
     suffixes: list[str] = Field(
-        description="Of files that may be radiographs; DICOM files may have none."
+        description="Of files in a folder that are taken whatever they begin with; others are "
+        "taken if they begin as JPEG, PNG or DICOM."
     )
 
 
@@ -297,7 +298,7 @@ class Service:
             most_bytes=self.limits.file_bytes,
             most_requests=self.limits.requests,
             seconds=self.limits.answer_seconds,
-            suffixes=list(SUFFIXES),
+            suffixes=sorted(SUFFIXES),
         )
 
     def close(self) -> None:
