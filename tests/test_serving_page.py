@@ -288,6 +288,19 @@ def test_the_pictures_stand_side_by_side(opened: Opened, folder: Path) -> None:
     assert seen["x"] + seen["width"] <= overlay["x"]
 
 
+@pytest.mark.slow
+def test_the_page_works_behind_a_base_path(browser: Browser, exported: Path, folder: Path) -> None:
+    with running(exported, base="/tools/cxr") as address:
+        page = browser.new_page()
+        page.goto(f"{address}/")
+        page.get_by_label("Choose files").set_input_files(folder / f"{NAME}.png")
+        done(page, "1 of 1 done: 1 PNEUMONIA, 0 NORMAL, 0 without an answer.")
+        page.get_by_role("link", name="Model card").click()
+        check_card(page)
+        assert page.url == f"{address}/"
+        page.close()
+
+
 def test_without_a_server_the_page_says_so(opened: Opened, folder: Path) -> None:
     page = opened()
     page.route("**/api/predict", lambda route: route.abort())
