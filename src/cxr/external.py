@@ -95,7 +95,9 @@ class Evaluation:
         images: the readable ones: columns file, patient, label, a probability for each of
             `VARIANTS`, warnings (tuple of sentences), and split, which is `test` everywhere: they
             are to these networks what the pipeline's test is.
-        left_out: columns file, reason; the images that could not be read.
+        left_out: columns file, reason; what the classes' folders hold besides: images that could
+            not be read, then files that are no images.
+        unreadable: number of images that could not be read.
         metrics: content of metrics.json.
         intervals: as `intervals` gives them.
     """
@@ -106,6 +108,7 @@ class Evaluation:
     false_alarms: Mapping[str, float]
     images: pd.DataFrame
     left_out: pd.DataFrame
+    unreadable: int
     metrics: dict[str, Any]
     intervals: dict[str, Any]
 
@@ -125,9 +128,17 @@ def evaluate(
     """
     asked = {} if prevalence is None else {"prevalence": prevalence}
     params = networks.evaluate.model_copy(update=asked)
-    images, left_out = _predictions(networks, source)
+    images, unreadable = _predictions(networks, source)
+    left_out = pd.concat([unreadable, source.skipped], ignore_index=True)
     metrics = measured(images, networks.thresholds, params.prevalence)
-    counts = {"left_out": len(left_out), "copies": source.copies, "prevalence": params.prevalence}
+    counts = {
+        "left_out": len(left_out),
+        "unreadable": len(unreadable),
+        "elsewhere": len(source.elsewhere),
+        "copies": source.copies,
+        "patients_unknown": source.untold,
+        "prevalence": params.prevalence,
+    }
     return Evaluation(
         source=source,
         recommended=networks.predictor.variant,
@@ -135,6 +146,7 @@ def evaluate(
         false_alarms=networks.predictor.false_alarms,
         images=images,
         left_out=left_out,
+        unreadable=len(unreadable),
         metrics={**metrics, "data": _counts(images) | counts},
         intervals=intervals(images, thresholds(metrics), params.prevalence, params.resamples),
     )
