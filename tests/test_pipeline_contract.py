@@ -16,7 +16,7 @@ STAGES = PIPELINE["stages"]
 SOURCE = PROJECT / "src"
 # What these give stands in dvc.yaml itself (values, paths) or is never a result (errors), so that
 # a new parameter or path does not rerun trainings of hours.
-NO_DEPS = {f"src/cxr/{name}.py" for name in ("params", "paths", "errors")}
+NO_DEPS = {f"src/cxr/{name}.py" for name in ("params", "paths", "errors", "quiet", "progress")}
 
 
 def modules_imported(script: Path) -> set[Path]:
