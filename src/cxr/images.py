@@ -21,6 +21,7 @@ SIGNATURES = (
 )
 HEAD_BYTES = 132  # of a file that `begins_as_image` needs
 LEAST_LEVELS = 32  # of 256: an eighth of the range
+OUTLIERS = 0.005  # share of the pixels, at each end of the range
 # What turns an image upright, by its EXIF orientation. Pillow's own function also rewrites the
 # other EXIF fields, and fails where one of them is damaged.
 UPRIGHT = {
@@ -146,8 +147,11 @@ def _grey_bits(content: bytes) -> tuple[int, int]:
 def uses_little_range(grey: Image.Image) -> bool:
     """Whether the values of an image (mode L, from `to_grey`) span less than an eighth of the range
     from black to white, as those of 12 bits in a 16-bit PNG do: networks see next to nothing.
+    Outliers do not count, as a letter that was drawn in white.
     """
-    return bool(np.ptp(np.asarray(grey)) < LEAST_LEVELS)
+    below = np.cumsum(grey.histogram()) / (grey.width * grey.height)
+    low, high = np.searchsorted(below, (OUTLIERS, 1 - OUTLIERS))
+    return bool(high - low < LEAST_LEVELS)
 
 
 def to_grey(image: Image.Image) -> Image.Image:
