@@ -82,8 +82,10 @@ class Meter:
         if self.total is None:
             return f"{self.what}: {size(self.done)} {self.unit}"
         passed, new = self.clock() - self.started, self.done - self.done_before
-        rest = duration(passed / new * (self.total - self.done)) if new else "unknown time"
-        return f"{self.what}: {size(self.done)} of {size(self.total)} {self.unit}, {rest} left"
+        rest = "time unknown"
+        if new:
+            rest = f"about {duration(passed / new * (self.total - self.done))} left"
+        return f"{self.what}: {size(self.done)} of {size(self.total)} {self.unit}, {rest}"
 
 
 def track(
@@ -109,15 +111,15 @@ def epoch_line(epoch: int, epochs: int, figures: Mapping[str, float], rest: floa
     """
     shown = [f"{name} {value:.4f}" for name, value in figures.items() if name != "seconds"]
     if "seconds" in figures:
-        shown.append(duration(figures["seconds"], about=""))
+        shown.append(duration(figures["seconds"]))
     if epoch < epochs:
-        shown.append(f"{duration(rest)} left")
+        shown.append(f"about {duration(rest)} left")
     return f"epoch {epoch}/{epochs}: {', '.join(shown)}"
 
 
-def duration(seconds: float, about: str = "about ") -> str:
-    """Seconds, minutes or hours, to two digits or so."""
+def duration(seconds: float) -> str:
+    """As `40 s`, `12 min` or `1.7 h`."""
     if seconds < 99.5:
-        return f"{about}{seconds:.0f} s"
+        return f"{seconds:.0f} s"
     minutes = seconds / 60
-    return f"{about}{minutes:.0f} min" if minutes < 99.5 else f"{about}{minutes / 60:.1f} h"
+    return f"{minutes:.0f} min" if minutes < 99.5 else f"{minutes / 60:.1f} h"
