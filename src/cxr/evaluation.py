@@ -18,8 +18,6 @@ from cxr.errors import CxrError
 from cxr.progress import Meter
 from cxr.variants import EVALUATED, SELECTION, TRAINED, VARIANTS
 
-# Short, as DVC puts one column beside the other.
-SHORT_NAMES = {"recall": "rec", "precision": "pre", "accuracy": "acc"}
 BATCH_SIZE = 32  # images; of no influence on the result
 
 
@@ -176,31 +174,6 @@ def evaluate(predictions: pd.DataFrame, min_recall: float, prevalence: float) ->
         for split in EVALUATED
     }
     return {**result, "majority": majority}
-
-
-def summary(evaluation: dict[str, Any]) -> dict[str, Any]:
-    """The numbers that DVC compares, for metrics/summary.json.
-
-    DVC shows them as columns such as `b.rec`: the initial of the variant, then `rec`, `pre` and
-    `acc` (recall, precision and accuracy on test at the operating point) and `auc` (ROC AUC on
-    test). `sel` is ROC AUC on plain and stressed validation together, of the recommended variant.
-
-    Args:
-        evaluation: as `evaluate` gives it.
-
-    Returns:
-        Numbers from 0 to 1 with 3 decimals: enough to tell one image of 624, and a fourth would
-        make DVC's tables too wide.
-    """
-    found: dict[str, Any] = {}
-    chosen = comparison.best_variant(evaluation)
-    found["sel"] = round(evaluation[chosen]["selection"]["roc_auc"], 3)
-    for variant in VARIANTS:
-        rates = evaluation[variant]["operating_point"]["test"]
-        numbers = {short: rates[name] for name, short in SHORT_NAMES.items()}
-        numbers["auc"] = evaluation[variant]["test"]["roc_auc"]
-        found[variant[0]] = {name: round(value, 3) for name, value in numbers.items()}
-    return found
 
 
 def _stress(predictions: pd.DataFrame, variant: str, threshold: float) -> dict[str, Any]:
