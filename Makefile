@@ -4,8 +4,12 @@ VENV := .venv
 # Stages are started as `python -m stages.<name>`: this puts the environment's Python first.
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
+# A worker for each core; conftest.py says which tests one worker gets together.
+PYTEST := python -m pytest --numprocesses logical --maxprocesses 8 --dist loadgroup \
+	--no-loadscope-reorder
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench reliability repro summary record readme pr-report check format lock
+.PHONY: help demo test test-all bench reliability repro summary record readme pr-report check format lock
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -27,8 +31,11 @@ $(VENV)/installed: requirements.lock
 demo: $(VENV)/installed ## run the whole pipeline on generated radiographs, in demo/
 	@PYTHONPATH=src python -m cxr.demo
 
-test: $(VENV)/installed ## run the tests
-	@python -m pytest
+test: $(VENV)/installed ## run the tests that start neither DVC, a browser nor a server (3 minutes)
+	@$(PYTEST) -m "not slow"
+
+test-all: $(VENV)/installed ## run all tests (12 minutes)
+	@$(PYTEST)
 
 bench: $(VENV)/installed ## measure speed and memory beside the notebook's way (almost two hours)
 	@python -m benchmarks
