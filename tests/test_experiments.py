@@ -158,6 +158,7 @@ def history(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> History:
     return History(tmp_path)
 
 
+@pytest.mark.slow
 def test_what_an_interrupted_run_leaves_changes_nothing(history: History) -> None:
     """To DVC the name HEAD means the commit of EXEC_BASELINE where there is one."""
     last = history.commit(0.1)
@@ -174,6 +175,7 @@ def test_what_an_interrupted_run_leaves_changes_nothing(history: History) -> Non
     assert found["experiment"].tolist() == ["other"] * len(VARIANTS)
 
 
+@pytest.mark.slow
 def test_an_experiment_of_another_branch_is_recorded(history: History) -> None:
     history.git("switch --quiet --create side")
     side = history.commit(0.1)
@@ -188,6 +190,7 @@ def test_an_experiment_of_another_branch_is_recorded(history: History) -> None:
         record(["main"])
 
 
+@pytest.mark.slow
 def test_one_name_of_several_experiments_is_refused(history: History) -> None:
     history.experiment("unlike", 0.3)
     old = history.experiment("same", 0.1)
@@ -234,8 +237,8 @@ def test_the_page_shows_the_record() -> None:
 @pytest.mark.slow
 def test_a_sweep_runs_unattended_past_a_failure(finished: Project) -> None:
     before = finished.run("git status --porcelain")
-    finished.run("dvc exp run --queue --name broken -S model.epochs=0")
-    finished.run("dvc exp run --queue --name seed2 -S seed=2")
+    finished.run("dvc exp run --queue --name broken -S model.epochs=0 evaluate")
+    finished.run("dvc exp run --queue --name seed2 -S seed=2 evaluate")
     finished.run("dvc queue start")
     try:
         status = wait_for_queue(finished)
