@@ -8,6 +8,7 @@ import sysconfig
 from pathlib import Path
 
 import pytest
+import working_tree
 
 from cxr.demo import PROJECT
 
@@ -128,3 +129,16 @@ def test_in_a_folder_with_a_letter_beyond_ascii(tmp_path: Path) -> None:
     cache = folder.path / ".dvc/tmp/site-cache"
     assert Path(done.stdout.splitlines()[-1]).is_relative_to(cache)
     assert cache.is_dir()
+
+
+def test_no_line_ending_is_converted(tmp_path: Path) -> None:
+    """DVC compares hashes, and scripts need their own ends."""
+    working_tree.copy_missing(tmp_path / "source")
+    identity = "-c user.name=tests -c user.email=tests@example.org"
+    command = f"""git init --quiet source && cd source && git add --all &&
+    git {identity} commit --quiet -m all &&
+    git clone --quiet -c core.autocrlf=true . ../clone"""
+    subprocess.run(command, shell=True, cwd=tmp_path, check=True)
+    for name in working_tree.files():
+        own = (PROJECT / name).read_bytes()
+        assert (tmp_path / "clone" / name).read_bytes() == own, name
