@@ -13,6 +13,10 @@ RESOLVE := uv pip compile --universal --python-version 3.11 --upgrade \
 # Stages are started as `python -m stages.<name>`: this puts the environment's Python first.
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
+# A worker for each core; conftest.py says which tests one worker gets together.
+PYTEST := python -m pytest --numprocesses logical --maxprocesses 8 --dist loadgroup \
+	--no-loadscope-reorder
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-all bench reliability repro summary record readme pr-report check \
 	format lock
@@ -43,11 +47,11 @@ $(DEVELOPMENT): $(RUNTIME) requirements/development.lock
 demo: $(RUNTIME) ## run the whole pipeline on generated radiographs, in demo/
 	@PYTHONPATH=src python -m cxr.demo
 
-test: $(DEVELOPMENT) ## run the fast tests
-	@python -m pytest -m "not slow"
+test: $(DEVELOPMENT) ## run the tests that start neither DVC, a browser nor a server (3 minutes)
+	@$(PYTEST) -m "not slow"
 
-test-all: $(DEVELOPMENT) ## run all tests
-	@python -m pytest
+test-all: $(DEVELOPMENT) ## run all tests (12 minutes)
+	@$(PYTEST)
 
 bench: $(DEVELOPMENT) ## measure speed and memory beside the notebook's way (almost two hours)
 	@python -m benchmarks

@@ -27,9 +27,9 @@ SCRIPT = PROJECT / ".github/pr_report.sh"
 
 @pytest.fixture(scope="module")
 def branch(finished: Project) -> Iterator[Project]:
-    """The finished project with another head trained, uncommitted."""
+    """The finished project with another head trained and compared, uncommitted."""
     demo.set_params(finished.folder / "params.yaml", {"transfer.learning_rate": 0.1})
-    finished.repro()
+    finished.repro("intervals")
     yield finished
     finished.run("git checkout --quiet .")
     finished.run("dvc checkout --quiet")

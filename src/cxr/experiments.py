@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import pandas as pd
 
 from cxr import paths
 from cxr.document import with_table
-from cxr.errors import CxrError, run_stage
+from cxr.errors import SHALLOW, CxrError, is_shallow, run_stage
 from cxr.files import replacing, write_csv
 from cxr.params import leaves, read_params
 from cxr.variants import EVALUATED, VARIANTS
@@ -123,8 +124,19 @@ def _start(reference: str) -> str:
 
 
 def _git(*arguments: str) -> str:
-    done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True)
-    return done.stdout.strip()
+    """Output of git.
+
+    Raises:
+        CxrError: there is no git, no repository or no commit.
+    """
+    with suppress(OSError):
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True)
+        if done.returncode == 0:
+            return done.stdout.strip()
+    raise CxrError(
+        f"`git {' '.join(arguments)}` failed; DVC keeps experiments below commits, so this needs "
+        "git, a clone of the repository or `git init`, and a commit"
+    )
 
 
 def _differ(row: dict[str, Any], start: dict[str, Any], key: str) -> bool:
@@ -260,6 +272,8 @@ def main() -> None:
     if arguments.command == "record":
         record(arguments.names)
         return
+    if is_shallow(Path()):
+        print(f"warning: {SHALLOW}", file=sys.stderr)
     found = experiments(last_commit())
     print(summary(table(found)).to_markdown(index=False, disable_numparse=True, tablefmt="simple"))
     if failed := failures(found):
