@@ -1,6 +1,5 @@
 """Experiments as DVC shows them, to a summary over seeds and a record."""
 
-import json
 import os
 import re
 import shutil
