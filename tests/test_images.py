@@ -136,6 +136,14 @@ def test_an_eighth_of_the_range(least: int, most: int) -> None:
     assert uses_little_range(image) == (most - least < 32)
 
 
+def test_a_white_letter_does_not_hide_that_the_rest_is_black() -> None:
+    pixels = np.arange(6400, dtype=np.uint16).reshape(80, 80).astype(np.uint8) % 16
+    pixels[:4, :4] = 255
+    assert uses_little_range(Image.fromarray(pixels))
+    pixels[:, :2] = 255
+    assert not uses_little_range(Image.fromarray(pixels))
+
+
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "JPEG2000"])
 def test_an_image_is_told_by_its_first_bytes(kind: str) -> None:
     assert begins_as_image(encoded(colours(), kind)[:HEAD_BYTES])

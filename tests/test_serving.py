@@ -46,6 +46,8 @@ Start = Callable[..., str]
 
 SECRET = "Mustermann"
 
+pytestmark = pytest.mark.slow  # each test has a server
+
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:

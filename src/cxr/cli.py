@@ -11,9 +11,9 @@ from itertools import count
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeAlias
 
-from cxr import paths
+from cxr import paths, quiet
 from cxr.drift import RULE, TOO_FEW, read_reference
-from cxr.errors import CxrError, catch_every_interrupt, run_stage
+from cxr.errors import CxrError, catch_every_interrupt, extra, run_stage
 from cxr.files import replacing
 from cxr.images import ImageError
 from cxr.layout import shown
@@ -44,6 +44,7 @@ DRIFT = Path("drift")
 
 def main() -> None:
     catch_every_interrupt()
+    quiet.install()
     arguments = parser().parse_args()
     run_stage(lambda: arguments.run(arguments))
 
@@ -209,7 +210,8 @@ def _named(paths: list[Path]) -> str:
 
 def run_serve(arguments: argparse.Namespace) -> None:
     """Serve until Ctrl-C."""
-    from cxr.serving import serve  # only here: the web libraries take a second
+    with extra("serve", "cxr serve"):
+        from cxr.serving import serve  # only here: the web libraries take a second
 
     serve(arguments.host, arguments.port, arguments.models, arguments.variant)
 
@@ -330,7 +332,8 @@ def _result(file: Path, found: Answer | str, explain: Explain | None) -> Result:
 
 def explainer(predictor: Predictor, into: Path) -> Explain:
     """A function that writes the picture of a file, under a name that is not taken yet."""
-    from cxr.explaining import Explainer  # only here: it imports TensorFlow
+    with extra("train", "--explain"):
+        from cxr.explaining import Explainer  # only here: it imports TensorFlow
 
     explainer = Explainer(predictor.trained, predictor.members)
     taken: set[str] = set()

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from cxr import comparison, ensemble, scores
 from cxr.errors import CxrError
@@ -22,6 +21,7 @@ from cxr.labelled import Labelled
 from cxr.labels import LABELS
 from cxr.params import EvaluateParams
 from cxr.predicting import Predictor, damaged, predict
+from cxr.progress import track
 from cxr.radiograph import Radiograph
 from cxr.runtimes import Run, open_network
 from cxr.variants import TRAINED, VARIANTS
@@ -155,8 +155,8 @@ def evaluate(
 def _predictions(networks: AllVariants, source: Labelled) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The readable images with their predictions, and the others with the reasons."""
     paths = [source.folder / path for path in source.images["path"]]
-    progress = tqdm(predict(networks, paths), "evaluate", len(paths), unit="image", disable=None)
-    found = [told for _, told in progress]
+    answers = predict(networks, paths)
+    found = [told for _, told in track(answers, "evaluate", len(paths))]
     is_read = pd.Series([not isinstance(told, str) for told in found])
     listed = source.images[["file", "patient", "label"]]
     reasons = [
@@ -173,10 +173,10 @@ def _predictions(networks: AllVariants, source: Labelled) -> tuple[pd.DataFrame,
                 f"{first['file']}: {first['reason']}"
             )
     images = listed[is_read].reset_index(drop=True)
-    answers = pd.DataFrame([told for told in found if not isinstance(told, str)])
-    answers["ensemble"] = ensemble.mean_of_calibrated(answers, networks.members)
+    table = pd.DataFrame([told for told in found if not isinstance(told, str)])
+    table["ensemble"] = ensemble.mean_of_calibrated(table, networks.members)
     columns = [*VARIANTS, "warnings"]
-    return images.assign(split="test").join(answers[columns]), left_out[["file", "reason"]]
+    return images.assign(split="test").join(table[columns]), left_out[["file", "reason"]]
 
 
 def measured(

@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from cxr import charts, drift
 from cxr.document import Chart, Document, Section, Table
@@ -19,6 +18,7 @@ from cxr.drift import Comparison
 from cxr.errors import CxrError
 from cxr.files import replacing, write_json
 from cxr.predicting import Answer, Predictor, read_batches
+from cxr.progress import track
 from cxr.radiograph import Radiograph
 from cxr.scores import predictive_values
 
@@ -56,7 +56,7 @@ def measure(predictor: Predictor, files: Iterable[Path]) -> tuple[pd.DataFrame, 
     """
     rows: list[dict[str, Any]] = []
     errors: list[str] = []
-    for batch in read_batches(predictor, tqdm(files, "images", unit="image", disable=None)):
+    for batch in read_batches(predictor, track(files, "measure")):
         errors += [found for _, found in batch if isinstance(found, str)]
         if good := [found for _, found in batch if isinstance(found, Radiograph)]:
             rows += map(lambda *pair: _row(predictor, *pair), good, predictor.answers(good))

@@ -20,6 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
@@ -40,7 +41,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from cxr.document import MARKDOWN
-from cxr.errors import CxrError
+from cxr.errors import CxrError, extra
 from cxr.images import MOST_PIXELS, ImageError
 from cxr.predicting import SUFFIXES, Answer, Predictor
 from cxr.radiograph import MOST_BYTES
@@ -292,7 +293,8 @@ class Service:
 
     @cached_property
     def _explainer(self) -> "Explainer":
-        from cxr.explaining import Explainer  # only when asked: it imports TensorFlow
+        with extra("train", "an explanation"):
+            from cxr.explaining import Explainer  # only when asked: it imports TensorFlow
 
         return Explainer(self.predictor.trained, self.predictor.members)
 
@@ -301,7 +303,7 @@ class Service:
             variant=self.predictor.variant,
             threshold=self.predictor.threshold,
             false_alarms=self.predictor.false_alarms,
-            explains=all(file.is_file() for file in self._keras),
+            explains=all(file.is_file() for file in self._keras) and find_spec("keras") is not None,
             most_bytes=self.limits.file_bytes,
             most_requests=self.limits.requests,
             seconds=self.limits.answer_seconds,
