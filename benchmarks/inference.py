@@ -20,22 +20,19 @@ from cxr.arrays import evenly, open_split
 from cxr.demo import PROJECT
 from cxr.evaluation import load_model
 from cxr.params import read_params
-from cxr.runtimes import BATCH_SIZE, open_network, run_all
+from cxr.runtimes import open_network, run_all
 from cxr.variants import TRAINED
 
 FILES = 128  # that the command is given
 IMAGES = 32  # that the networks are given, in memory
 REPEATS = 3
-WAYS = {"OpenVINO": ".xml", "ONNX Runtime": ".onnx", "ONNX Runtime, 8 bits": "_int8.onnx"}
 MEGABYTE = 1e6
 FIRST_ANSWER = 5.0  # seconds at most, by the recommended variant
 FROM_FILES = 10.0  # images a second at least, by the baseline
 
 
 def measure() -> list[Comparison]:
-    """The command from files, and images a second of each trained variant in each of its exported
-    files; of 8 bits is what the stage export kept.
-    """
+    """The command from files, and images a second of each trained variant's exported network."""
     split = open_split(paths.ARRAYS / "val")
     rows = evenly(len(split.images), FILES)
     folder = paths.raw(read_params().data.source)
@@ -88,13 +85,10 @@ def by_network(images: NDArray[np.uint8]) -> list[Comparison]:
         model = load_model(paths.model(variant))
 
         def by_keras(model: Any = model) -> Any:
-            return model.predict(images[..., np.newaxis], batch_size=BATCH_SIZE, verbose=0)
+            return model.predict(images[..., np.newaxis], verbose=0)
 
-        files = {way: paths.EXPORTED / f"{variant}{end}" for way, end in WAYS.items()}
-        for way, file in files.items():
-            if file.exists() or file.suffix == ".xml":  # where nothing is exported, say so
-                kept = paths.model(variant).stat().st_size
-                rows.append(beside_keras(f"{variant}: {way}", file, kept, images, by_keras))
+        file, kept = paths.EXPORTED / f"{variant}.xml", paths.model(variant).stat().st_size
+        rows.append(beside_keras(f"{variant}: OpenVINO", file, kept, images, by_keras))
     return rows
 
 
@@ -110,8 +104,7 @@ def beside_keras(
     for way in (ours, by_keras):  # the first call of each prepares what the later ones use
         way()
     times = alternate(ours, by_keras, REPEATS)
-    parts = [file] if file.suffix == ".onnx" else [file, file.with_suffix(".bin")]
-    own = sum(part.stat().st_size for part in parts)
+    own = sum(part.stat().st_size for part in (file, file.with_suffix(".bin")))
     sizes = (
         f"{len(images)} images, side {images.shape[1]}, {cores()} cores, "
         f"{own / MEGABYTE:.1f} MB (Keras {kept / MEGABYTE:.1f} MB)"

@@ -40,6 +40,7 @@ EVALUATED = Path("evaluated")
 FAILED = 1  # exit code where one file or more had no answer
 NO_TRUST = 3  # exit code where answers are not to be trusted without re-evaluation
 DRIFT = Path("drift")
+CONVERTED = Path("models/converted")
 
 
 def main() -> None:
@@ -55,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
         prog="cxr", description="Use the trained models. Not for clinical use."
     )
     commands = top.add_subparsers(metavar="COMMAND", required=True)
-    for add in (_add_predict, _add_serve, _add_drift, _add_evaluate):
+    for add in (_add_predict, _add_serve, _add_drift, _add_evaluate, _add_export):
         add(commands)
     return top
 
@@ -153,6 +154,33 @@ def _add_evaluate(commands: Commands) -> None:
     command.set_defaults(run=run_evaluate)
 
 
+def _add_export(commands: Commands) -> None:
+    command = commands.add_parser(
+        "export",
+        help="a variant as ONNX, or in 8-bit integers",
+        description="Write a trained variant, of the ensemble each member, in another format. Run "
+        "it in the project's folder, after `dvc repro`. --onnx: converted by Keras, kept if the "
+        "outputs for 64 validation images are within 1e-4 of Keras's; needs cxr[onnx]. --int8: "
+        "OpenVINO files quantized by NNCF on 200 training images, kept if validation recall at the "
+        "operating point falls little; needs cxr[int8].",
+        epilog="Exit code: 0, the files were written; 1, an error, or they were not kept; 2, wrong "
+        "arguments.",
+    )
+    command.add_argument("--onnx", action="store_true", help="write <network>.onnx")
+    command.add_argument("--int8", action="store_true", help="write <network>_int8.xml and .bin")
+    command.add_argument(
+        "--max-recall-drop",
+        type=_fraction,
+        default=0.002,
+        metavar="SHARE",
+        help="of --int8: largest fall of validation recall, 0 to 1; default: %(default)s",
+    )
+    _add_variant(command)
+    _add_models(command)
+    _add_into(command, CONVERTED, "for the files")
+    command.set_defaults(run=run_export)
+
+
 def _add_variant(command: argparse.ArgumentParser) -> None:
     command.add_argument("--variant", default="", help="its name; default: the recommended one")
 
@@ -182,6 +210,13 @@ def _share(text: str) -> float:
         if 0 < float(text) < 1:
             return float(text)
     raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+
+
+def _fraction(text: str) -> float:
+    with suppress(ValueError):
+        if 0 <= float(text) <= 1:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"{text} is not from 0 to 1")
 
 
 def _listed(paths: list[Path]) -> Listing:
@@ -301,6 +336,32 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
             f"{found.unreadable} of {len(source.images)} images could not be read", file=sys.stderr
         )
         sys.exit(FAILED)
+
+
+def run_export(arguments: argparse.Namespace) -> None:
+    """Write what was asked for, and say what it costs."""
+    if not (arguments.onnx or arguments.int8):
+        raise CxrError("name a format: --onnx, --int8 or both")
+    from cxr import formats  # only here: prediction needs none of its imports
+
+    predictor = Predictor(arguments.models, arguments.variant)
+    if arguments.onnx:
+        for file in formats.write_onnx(predictor, arguments.into):
+            print(f"{file}: within 1e-4 of Keras")
+    if arguments.int8:
+        found = formats.write_int8(
+            predictor, arguments.models, arguments.into, arguments.max_recall_drop
+        )
+        for name, before in found.before.items():
+            print(f"{name} on validation: {before:.4f} before, {found.after[name]:.4f} with int8")
+        print("MB: {:.1f} before, {:.1f} with int8".format(*found.megabytes))
+        if not found.files:
+            raise CxrError(
+                f"recall falls by more than {arguments.max_recall_drop:g}: the int8 files were not "
+                "kept; --max-recall-drop allows more"
+            )
+        for file in found.files:
+            print(file)
 
 
 @dataclass(frozen=True)
