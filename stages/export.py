@@ -1,8 +1,6 @@
 """Write what prediction needs, and nothing of Keras, to one folder: networks, settings, card."""
 
 import json
-import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,27 +19,22 @@ def main() -> None:
     reproducible.make_deterministic(0)
     told = {"data.source": params.data.source, "split.val_fraction": params.split.val_fraction}
     told |= flat(evaluate=params.evaluate)
-    asked = (params.image, params.evaluate, params.export.int8_recall_loss)
     with replacing(paths.EXPORTED) as folder:
         folder.mkdir()
-        metrics = write_networks(folder, *asked)
+        metrics = write_networks(folder, params.image, params.evaluate)
         about = card.card(card.read_facts(told, metrics))
         (folder / paths.CARD.name).write_text(about.to_markdown(), encoding="utf-8")
     write_json(paths.EXPORT, metrics)
 
 
-def write_networks(
-    folder: Path, image: ImageParams, evaluate: EvaluateParams, recall_loss: float
-) -> dict[str, Any]:
+def write_networks(folder: Path, image: ImageParams, evaluate: EvaluateParams) -> dict[str, Any]:
     """Networks and settings; what metrics/export.json holds."""
     splits = {name: open_split(paths.ARRAYS / name) for name in (*SPLITS, "stress")}
     rows = {name: open_rows(paths.features(name)) for name in splits}
     train, val = splits["train"], splits["val"]
     evaluation = json.loads(paths.EVALUATION.read_text())
     predictions = pd.read_csv(paths.PREDICTIONS)
-    of_val = predictions[predictions["split"] == "val"]
     metrics = exporting.export_variants(folder, val)
-    metrics["int8"] = exporting.export_int8(folder, train, val, evaluation, of_val, recall_loss)
     metrics["features"] = exporting.export_features(folder, val, rows["val"])
     known = exporting.export_familiarity(folder, rows, val)
     settings = exporting.settings(image, evaluate, evaluation, predictions, train.index, known)
@@ -51,15 +44,5 @@ def write_networks(
     return metrics | {name: known[name] for name in ("false_alarms", "alarms")}
 
 
-def with_fixed_hashes() -> None:
-    """Start again with one seed of Python's hashes: tf2onnx goes through sets, and their order
-    decides what it folds, so equal models would give other bytes.
-    """
-    if os.environ.get("PYTHONHASHSEED") != "0":
-        command = [sys.executable, "-m", "stages.export"]
-        os.execve(sys.executable, command, os.environ | {"PYTHONHASHSEED": "0"})
-
-
 if __name__ == "__main__":
-    with_fixed_hashes()
     run_stage(main)

@@ -1,4 +1,4 @@
-"""Either engine gives what the model gives; without OpenVINO, TensorFlow stands in."""
+"""Either engine gives what the model gives; where OpenVINO cannot be used, an error says so."""
 
 import os
 import subprocess
@@ -11,6 +11,7 @@ import pytest
 from cxr import backbones
 from cxr.demo import PROJECT
 from cxr.engines import runner
+from cxr.errors import CxrError
 
 SIDE = 64
 
@@ -45,12 +46,18 @@ def test_openvino_gives_the_same_bytes_again_whatever_the_batch(extractor, image
     np.testing.assert_array_equal(run(images[:2]), whole[:2])
 
 
-def test_without_openvino_tensorflow_stands_in_and_says_so(extractor, images, monkeypatch, capsys):
+def test_a_missing_openvino_is_an_error_that_names_the_parameter(extractor, monkeypatch):
     monkeypatch.setitem(sys.modules, "openvino", None)
-    np.testing.assert_array_equal(
-        runner(extractor, "openvino")(images), extractor.predict_on_batch(images)
-    )
-    assert "TensorFlow" in capsys.readouterr().err
+    with pytest.raises(CxrError, match=r"(?s)OpenVINO cannot run .*transfer\.engine: tensorflow"):
+        runner(extractor, "openvino")
+
+
+def test_a_layer_that_openvino_lacks_is_an_error_that_names_the_parameter():
+    image = keras.Input((4, 4, 1), dtype="uint8")
+    model = keras.Model(image, keras.ops.erfinv(keras.ops.cast(image, "float32")), name="odd")
+    with pytest.raises(CxrError, match=r"(?s)OpenVINO cannot run odd: .*transfer\.engine"):
+        runner(model, "openvino")
+    assert runner(model, "tensorflow")(np.zeros((2, 4, 4, 1), np.uint8)).shape == (2, 4, 4, 1)
 
 
 def test_an_engine_runs_the_weights_of_now(extractor, images):

@@ -90,12 +90,10 @@ def test_ctrl_c_is_one_message(doing: str) -> None:
 
 
 def test_ctrl_c_is_not_taken_for_a_missing_engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """TensorFlow would stand in, and its features differ in the last digits."""
-
     def convert(_: keras.Model) -> None:
         raise ImportError("generic_type: type is already registered")
 
-    monkeypatch.setattr(engines, "_openvino", convert)
+    monkeypatch.setattr(engines, "convert", convert)
     monkeypatch.setattr(errors.interrupted, "is_set", lambda: True)
     with pytest.raises(KeyboardInterrupt):
         engines.runner(keras.Sequential(), "openvino")

@@ -1,6 +1,5 @@
 """Experiments as DVC shows them, to a summary over seeds and a record."""
 
-import json
 import os
 import re
 import shutil
@@ -13,7 +12,7 @@ import pandas as pd
 import pytest
 from conftest import Project, wait_for_queue
 
-from cxr import experiments, paths
+from cxr import comparison, experiments, paths
 from cxr.demo import PROJECT, environment
 from cxr.document import with_table
 from cxr.errors import CxrError
@@ -28,6 +27,7 @@ from cxr.experiments import (
     summary,
     table,
 )
+from cxr.files import write_json
 from cxr.variants import VARIANTS
 
 
@@ -43,6 +43,19 @@ def run(name: str, seed: int, shift: float = 0.0, **more: Any) -> dict[str, Any]
                 found[f"{variant}.operating_point.{split}.{metric}"] = value - 0.01
         found[f"{variant}.operating_point.threshold"] = 0.25
     return found | more
+
+
+def evaluation_of(run: dict[str, Any]) -> dict[str, Any]:
+    """Content of metrics/evaluation.json with the numbers of a run."""
+    found: dict[str, Any] = {}
+    for key, value in run.items():
+        *sections, name = key.split(".")
+        if sections:
+            place = found
+            for section in sections:
+                place = place.setdefault(section, {})
+            place[name] = value
+    return found
 
 
 def test_table_has_a_row_per_experiment_and_variant() -> None:
@@ -122,8 +135,9 @@ class History:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         shutil.copy(PROJECT / paths.PARAMS, folder)
-        (folder / "dvc.yaml").write_text("params: [params.yaml]\nmetrics: [metrics.json]\n")
-        (folder / "docs").mkdir()
+        (folder / "dvc.yaml").write_text("params: [params.yaml]\nmetrics: [metrics/summary.json]\n")
+        for name in ("docs", "metrics"):
+            (folder / name).mkdir()
         pd.DataFrame(columns=COLUMNS).to_csv(folder / paths.EXPERIMENTS, index=False)
         page = folder / paths.EXPERIMENTS.with_suffix(".md")
         page.write_text("<!-- table --><!-- end of table -->")
@@ -139,8 +153,9 @@ class History:
         ).stdout.strip()
 
     def commit(self, shift: float) -> str:
-        numbers = {key: value for key, value in run("", 1, shift).items() if "." in key}
-        (self.folder / "metrics.json").write_text(json.dumps(numbers))
+        found = evaluation_of(run("", 1, shift))
+        write_json(self.folder / paths.EVALUATION, found)
+        write_json(self.folder / paths.SUMMARY, comparison.summary(found))
         self.git("add .")
         self.git("commit --quiet --allow-empty --message=results")
         return self.git("rev-parse HEAD")

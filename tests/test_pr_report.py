@@ -47,7 +47,7 @@ def test_equal_sides(finished: Project) -> None:
     assert "On `HEAD` the recommendation is the same." in text
     found = sections(text)
     assert "None: the parameters are those of `HEAD`." in found["Parameters that differ"]
-    assert "None: the metrics are those of `HEAD`." in found["All metrics that differ"]
+    assert "None: the metrics are those of `HEAD`." in found["Metrics that differ"]
     assert "Is the difference real?" not in found
     assert "(=)" in text
     assert "(+" not in found["Test at 0.5, in brackets the change from `HEAD`"]
@@ -59,9 +59,9 @@ def test_a_changed_parameter(branch: Project) -> None:
     found = sections(text)
     assert "transfer.learning_rate" in found["Parameters that differ"]
     assert "| Path | Param | `main` | here |\n" in found["Parameters that differ"]
-    assert "| Path | Metric | `main` | here | Change |\n" in found["All metrics that differ"]
-    assert "transfer.test" in found["All metrics that differ"]
-    assert "baseline.test" not in found["All metrics that differ"]
+    assert "| Path | Metric | `main` | here | Change |\n" in found["Metrics that differ"]
+    assert "transfer.test" in found["Metrics that differ"]
+    assert "baseline.test" not in found["Metrics that differ"]
     headline = found["Test at 0.5, in brackets the change from `main`"]
     now = json.loads((branch.folder / "metrics/evaluation.json").read_text())
     old = json.loads(branch.run("git show main:metrics/evaluation.json"))

@@ -4,23 +4,20 @@ On two cores, Xception at 256 pixels gives 13 images a second with OpenVINO and 
 its features differ by 2e-6 where the largest is 1.7.
 """
 
-import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache, partial
 from pathlib import Path
 from threading import Lock
-from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 from numpy.typing import NDArray
 
 from cxr import cluster
-from cxr.errors import interrupted
-
-Run = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+from cxr.conversion import convert
+from cxr.errors import CxrError, interrupted
+from cxr.runtimes import Run, compiled
 
 _ONE_AT_A_TIME = Lock()
 
@@ -30,17 +27,22 @@ def runner(model: keras.Model, engine: str) -> Run:
 
     Args:
         model: with a single input and output; its weights are those of now.
-        engine: `openvino` or `tensorflow`, as `transfer.engine`. Where OpenVINO is not installed,
-            or cannot take the model, TensorFlow stands in and a line on stderr says so.
+        engine: `openvino` or `tensorflow`, as `transfer.engine`.
+
+    Raises:
+        CxrError: OpenVINO is not installed or cannot convert the model.
     """
-    if engine == "openvino":
-        try:
-            return _openvino(model)
-        except (ImportError, RuntimeError) as error:
-            if interrupted.is_set():  # what OpenVINO makes of Ctrl-C
-                raise KeyboardInterrupt from error
-            print(f"OpenVINO cannot be used, TensorFlow is: {error}", file=sys.stderr)
-    return model.predict_on_batch
+    if engine == "tensorflow":
+        return model.predict_on_batch
+    try:
+        return compiled(convert(model))
+    except Exception as error:  # ImportError, or one of OpenVINO's, which have no common base
+        if interrupted.is_set():  # what OpenVINO makes of Ctrl-C
+            raise KeyboardInterrupt from error
+        raise CxrError(
+            f"OpenVINO cannot run {model.name}: {error}\n"
+            "  Set `transfer.engine: tensorflow` in params.yaml to run it by TensorFlow."
+        ) from error
 
 
 def run_over(
@@ -76,23 +78,3 @@ def _run_brought(images: NDArray[np.uint8], name: str, engine: str) -> NDArray[n
 @lru_cache(maxsize=1)
 def _brought(name: str, engine: str) -> Run:
     return runner(keras.saving.load_model(cluster.brought(name), safe_mode=True), engine)
-
-
-def _openvino(model: keras.Model) -> Run:
-    # Without its telemetry package OpenVINO reports no import and no conversion to its makers.
-    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
-    import openvino  # only here: an optional engine
-
-    shape = tf.TensorSpec((None, *model.input_shape[1:]), model.input.dtype)
-    function = tf.function(lambda images: model(images, training=False), input_signature=[shape])
-    compiled = openvino.compile_model(
-        openvino.convert_model(function.get_concrete_function()),
-        "CPU",
-        # All cores on one batch, in full precision: equal results in every run.
-        {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"},
-    )
-
-    def run(images: NDArray[np.uint8]) -> Any:
-        return compiled(images)[0]
-
-    return run

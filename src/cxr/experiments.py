@@ -5,6 +5,7 @@ make record EXP="name other"    # add their rows to docs/experiments.csv
 """
 
 import argparse
+import json
 import re
 import subprocess
 import sys
@@ -58,7 +59,11 @@ def experiments(commits: list[str]) -> list[dict[str, Any]]:
 
     Returns:
         One record each: name, commit (that it started from), state (of `dvc exp show`), changed
-        (parameters other than the seed that differ from that commit), and all its numbers.
+        (parameters other than the seed that differ from that commit), seed, typ (`baseline` for
+        a commit itself), and what metrics/evaluation.json of the run holds, by full name.
+
+    Raises:
+        CxrError: a run's metrics/evaluation.json is damaged.
     """
     keys = leaves(read_params().model_dump())
     found, start = [], None
@@ -74,10 +79,27 @@ def experiments(commits: list[str]) -> list[dict[str, Any]]:
                 "commit": start["commit"] if start else "",
                 "state": row["State"],
                 "changed": " ".join(f"{key}={_text(value)}" for key, value in changed.items()),
-                **row,
+                "seed": row["seed"],
+                "typ": row["typ"],
+                **_evaluation(row["rev"]),
             }
         )
     return found
+
+
+def _evaluation(revision: str) -> dict[str, Any]:
+    """The committed metrics/evaluation.json by full name, as DVC's metrics are only a summary."""
+    place = f"{revision}:{paths.EVALUATION.as_posix()}"
+    done = subprocess.run(["git", "show", place], capture_output=True, text=True)
+    if done.returncode:  # this commit has none
+        return {}
+    try:
+        return leaves(json.loads(done.stdout))
+    except ValueError as error:
+        raise CxrError(
+            f"{place} cannot be read ({error}); remove the experiment with `dvc exp remove`, or "
+            "run it again"
+        ) from error
 
 
 def last_commit() -> list[str]:
