@@ -5,10 +5,10 @@ VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench reliability repro summary record readme pr-report check format lock
+.PHONY: help demo demo-shortcut test bench reliability repro summary record readme pr-report check format lock
 
 help: ## list the targets
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 $(VENV)/installed: requirements.lock
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v < (3, 14) else \
@@ -26,6 +26,9 @@ $(VENV)/installed: requirements.lock
 
 demo: $(VENV)/installed ## run the whole pipeline on generated radiographs, in demo/
 	@PYTHONPATH=src python -m cxr.demo
+
+demo-shortcut: $(VENV)/installed ## the same where a scanner gives the label away, in demo-shortcut/
+	@PYTHONPATH=src python -m cxr.demo --shortcut
 
 test: $(VENV)/installed ## run the tests
 	@python -m pytest
