@@ -69,12 +69,12 @@ def run_stage(main: Callable[[], None]) -> None:
 
 
 def _refuse_to_be_lost() -> None:
-    """DVC runs --temp and --queue in .dvc/tmp/exps/NAME, a repository of its own. From there no
-    commit gets into a shallow clone, and DVC says nothing.
+    """DVC runs --temp and --queue below .dvc/tmp/exps, each in a repository of its own. From there
+    no commit gets into a shallow clone, and DVC says nothing.
     """
-    here = Path.cwd()
-    if here.parts[-4:-1] == (".dvc", "tmp", "exps") and is_shallow(here.parents[3]):
-        raise CxrError(SHALLOW)
+    for folder in Path.cwd().parents:
+        if folder.parts[-3:] == (".dvc", "tmp", "exps") and is_shallow(folder.parents[2]):
+            raise CxrError(SHALLOW)
 
 
 def is_shallow(folder: Path) -> bool:
