@@ -1,58 +1,81 @@
 # `make help` lists what there is. Each target makes .venv by itself.
 PYTHON ?= python3
 VENV := .venv
+# TensorFlow for CPU or, with GPU=1, for NVIDIA GPUs; an environment for GPUs is kept until GPU=0.
+GPU ?= $(if $(wildcard $(VENV)/gpu-installed),1,0)
+SET := $(if $(filter 1,$(GPU)),gpu,runtime)
+RUNTIME := $(VENV)/$(SET)-installed
+DEVELOPMENT := $(VENV)/$(SET)-development-installed
+UV := $(shell sed -n 's/^uv==\([0-9]*\.[0-9]*\)\..*/\1/p' requirements/uv.lock)
+INSTALL := uv pip install --quiet --python $(VENV)/bin/python
+RESOLVE := uv pip compile --universal --python-version 3.11 --upgrade \
+	--generate-hashes --no-header --no-annotate --quiet
 # Stages are started as `python -m stages.<name>`: this puts the environment's Python first.
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
+# A worker for each core; conftest.py says which tests one worker gets together.
+PYTEST := python -m pytest --numprocesses logical --maxprocesses 8 --dist loadgroup \
+	--no-loadscope-reorder
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench reliability repro summary record readme pr-report check format lock
+.PHONY: help demo test test-all bench reliability repro summary record readme pr-report check \
+	format lock
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
-$(VENV)/installed: requirements.lock
+# From an empty folder: `tensorflow` and `tensorflow-cpu` write the same files.
+$(RUNTIME): requirements/$(SET).lock requirements/uv.lock
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v < (3, 14) else \
 	"Python %d.%d found, 3.11, 3.12 or 3.13 is needed: make PYTHON=python3.12 ..." % v[:2])'
-	@echo "Installing the locked dependencies into $(VENV) (about 2 GB; some minutes)" >&2
+	@echo "Installing requirements/$(SET).lock into $(VENV) ($(if $(filter gpu,$(SET)),7,2) GB)" >&2
 	@$(PYTHON) -m venv --clear $(VENV)
-	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
-		--require-hashes --requirement requirements.lock
-	@# The command cxr, which runs what stands in src.
-	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
-		--no-deps --no-build-isolation --editable .
-	@# Beside the project, DVC would keep pickles in a folder that every user may write to.
-	@$(VENV)/bin/dvc config --local core.site_cache_dir "$(CURDIR)/.dvc/tmp/site-cache"
+	@case "$$(uv --version 2>/dev/null)" in "uv $(UV)."*) ;; *) \
+		$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
+			--require-hashes --requirement requirements/uv.lock ;; esac
+	@$(INSTALL) --require-hashes --requirement requirements/$(SET).lock
+	@# The command cxr, which runs what is in src.
+	@$(INSTALL) --no-deps --no-build-isolation --editable .
+	@cp requirements/dvc_site_cache.pth $(VENV)/lib/python3.*/site-packages/
 	@touch $@
 
-demo: $(VENV)/installed ## run the whole pipeline on generated radiographs, in demo/
+$(DEVELOPMENT): $(RUNTIME) requirements/development.lock
+	@echo "Adding requirements/development.lock, for tests and checks" >&2
+	@$(INSTALL) --require-hashes --requirement requirements/development.lock
+	@touch $@
+
+demo: $(RUNTIME) ## run the whole pipeline on generated radiographs, in demo/
 	@PYTHONPATH=src python -m cxr.demo
 
-test: $(VENV)/installed ## run the tests
-	@python -m pytest
+test: $(DEVELOPMENT) ## run the tests that start neither DVC, a browser nor a server (3 minutes)
+	@$(PYTEST) -m "not slow"
 
-bench: $(VENV)/installed ## measure speed and memory beside the notebook's way (almost two hours)
+test-all: $(DEVELOPMENT) ## run all tests (12 minutes)
+	@$(PYTEST)
+
+bench: $(DEVELOPMENT) ## measure speed and memory beside the notebook's way (almost two hours)
 	@python -m benchmarks
 	@python -m benchmarks.profiling
 
-reliability: $(VENV)/installed ## kill, starve, repeat, fuzz and mutate: docs/reliability.md (an hour)
+reliability: $(DEVELOPMENT) ## kill, starve, repeat, fuzz and mutate: docs/reliability.md (an hour)
 	@python -m reliability
 
-repro: $(VENV)/installed ## run the pipeline on the data that params.yaml names
+repro: $(RUNTIME) ## run the pipeline on the data that params.yaml names
 	@dvc repro
 
-summary: $(VENV)/installed ## mean and spread over seeds of the experiments since the last commit
+summary: $(RUNTIME) ## mean and spread over seeds of the experiments since the last commit
 	@PYTHONPATH=src python -m cxr.experiments summary
 
-record: $(VENV)/installed ## add experiments to docs/experiments.csv: make record EXP="name other"
+record: $(RUNTIME) ## add experiments to docs/experiments.csv: make record EXP="name other"
 	@set -f; PYTHONPATH=src python -m cxr.experiments record $$EXP
 
-readme: $(VENV)/installed ## write the results into the tables of README.md
+readme: $(RUNTIME) ## write the results into the tables of README.md
 	@PYTHONPATH=src python -m cxr.readme
 
-pr-report: $(VENV)/installed ## what this branch changes, as Markdown: make pr-report BASE=main
+pr-report: $(RUNTIME) ## what this branch changes, as Markdown: make pr-report BASE=main
 	@PYTHONPATH=src python -m cxr.pr_report --base="$${BASE:-main}"
 
-check: $(VENV)/installed ## lint, format and types; workflows; vulnerabilities of dependencies
+check: $(DEVELOPMENT) ## lint, format and types; workflows; vulnerabilities of dependencies
 	@ruff check .
 	@ruff format --check .
 	@mypy
@@ -61,10 +84,16 @@ check: $(VENV)/installed ## lint, format and types; workflows; vulnerabilities o
 	@zizmor --offline --quiet .github/workflows
 	@python .ci/audit.py
 
-format: $(VENV)/installed ## format the code
+format: $(DEVELOPMENT) ## format the code
 	@ruff check --fix-only --quiet .
 	@ruff format .
 
-lock: $(VENV)/installed ## resolve pyproject.toml anew into requirements.lock
-	@uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 \
-		--generate-hashes --no-header --no-annotate --upgrade --quiet --output-file requirements.lock
+lock: $(DEVELOPMENT) ## resolve pyproject.toml again into requirements/*.lock
+	@$(RESOLVE) pyproject.toml --extra train --extra dev --output-file requirements/development.lock \
+		--no-emit-package tensorflow --no-emit-package tensorflow-cpu
+	@$(RESOLVE) pyproject.toml --extra train --extra serve \
+		--constraint requirements/development.lock --output-file requirements/runtime.lock
+	@$(RESOLVE) pyproject.toml --extra train-gpu --extra serve \
+		--constraint requirements/development.lock --output-file requirements/gpu.lock
+	@echo uv | $(RESOLVE) - --constraint requirements/development.lock \
+		--output-file requirements/uv.lock

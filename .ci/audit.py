@@ -14,8 +14,10 @@ from typing import Any
 ACCEPTED = {
     "CVE-2025-69872": "diskcache, of DVC, unpickles its own files; `make` keeps them in the project"
 }
+LOCKS = ("requirements/runtime.lock", "requirements/gpu.lock", "requirements/development.lock")
 COMMAND = (
-    *("pip-audit", "--requirement=requirements.lock", "--require-hashes", "--disable-pip"),
+    *("pip-audit", *(f"--requirement={lock}" for lock in LOCKS), "--require-hashes"),
+    "--disable-pip",
     *("--format=json", "--progress-spinner=off", f"--cache-dir={Path(sys.prefix) / 'pip-audit'}"),
 )
 UNREACHABLE = ("ConnectionError", "ProxyError", "SSLError", "Timeout", "Could not connect")

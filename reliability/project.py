@@ -42,7 +42,6 @@ class Project:
         shutil.copy(demo.PROJECT / ".gitignore", folder)
         shutil.copy(demo.PROJECT / ".dvc" / ".gitignore", folder / ".dvc")
         self.run("git init --quiet --initial-branch=main .")
-        self._keep_to_itself()
         self.run("git config user.email tests@example.org")
         self.run("git config user.name tests")
         self.commit("start")
@@ -57,7 +56,6 @@ class Project:
         """A project that stands in a folder already."""
         project = cls.__new__(cls)
         project._settle(folder)
-        project._keep_to_itself()
         return project
 
     def _settle(self, folder: Path) -> None:
@@ -67,9 +65,6 @@ class Project:
         self.ran_at_first: list[str] = []
         for name in ("home", "tmp"):
             (self.outside / name).mkdir(parents=True)
-
-    def _keep_to_itself(self) -> None:
-        self.run(f"dvc config --local core.site_cache_dir '{self.folder}/.dvc/tmp/site-cache'")
 
     def start(self, command: str, log: Path) -> "subprocess.Popen[bytes]":
         """Start a command, as the head of a process group, which says what it says to `log`."""
@@ -100,9 +95,13 @@ class Project:
 
     def environment(self) -> dict[str, str]:
         """With empty folders of the user, in which libraries find no settings."""
-        own = re.compile("XDG_|KERAS_HOME|MPLCONFIGDIR|DVC_SITE")
+        own = re.compile("XDG_|KERAS_HOME|MPLCONFIGDIR")
         kept = {name: v for name, v in demo.environment().items() if not own.match(name)}
-        return kept | {"HOME": str(self.outside / "home"), "TMPDIR": str(self.outside / "tmp")}
+        return kept | {
+            "HOME": str(self.outside / "home"),
+            "TMPDIR": str(self.outside / "tmp"),
+            "DVC_SITE_CACHE_DIR": str(self.folder / ".dvc/tmp/site-cache"),
+        }
 
     def commit(self, message: str) -> None:
         """Commit all that git does not ignore."""

@@ -71,7 +71,7 @@ def names(content: bytes) -> None:
         selection = select_images(paths)
     except SourceError:
         return
-    left_out = selection.stray + selection.nested + selection.other
+    left_out = selection.stray + selection.nested + selection.other + len(selection.unplaced)
     assert len(selection.images) + left_out == len(paths)
     for path, (split, label) in selection.images.items():
         assert split in SPLITS

@@ -8,16 +8,14 @@ from pathlib import Path
 # temporary folder runs its own code, whatever is installed in the environment.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from cxr import errors
+from cxr import errors, quiet
 
 errors.catch_every_interrupt()
+quiet.install()
 
 # Else these libraries write to the user's home, and settings found there would change results.
 for variable, library in {"KERAS_HOME": "keras", "MPLCONFIGDIR": "matplotlib"}.items():
     os.environ.setdefault(variable, str(Path("data/libraries", library).resolve()))
-
-# TensorFlow's notes about the processor would hide what a stage has to say.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 # TensorFlow leaves its oneDNN kernels off on processors without AVX-512. With AVX2 alone they take
 # 0.4x the time of a training step and 0.6x of the features, and repeat byte for byte as well.

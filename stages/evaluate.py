@@ -18,6 +18,7 @@ def main() -> None:
     metrics["ensemble"]["scales"] = scales
     write_csv(paths.PREDICTIONS, predictions)
     write_json(paths.EVALUATION, metrics)
+    write_json(paths.SUMMARY, comparison.summary(metrics))
     test = predictions[predictions["split"] == "test"]
     write_csv(paths.PLOTS / "confusion.csv", comparison.confusions(test, metrics))
     for name, table in comparison.curves(test).items():

@@ -13,7 +13,7 @@ def main() -> None:
     assigned = splits.assign(images, params.split)
     found = leaks.find(images, assigned, params.split.group_by)
     write_csv(paths.LEAKS, found)
-    counts = leaks.guard(found, params.data.on_leak)
+    counts = leaks.guard(found, params.data.on_leak, params.split.group_by)
     if params.data.on_leak == "drop":
         images, assigned = splits.leave_out(found["path"], images, assigned, params.split)
     raw = paths.raw(params.data.source)

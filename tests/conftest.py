@@ -5,6 +5,8 @@ import hashlib
 import os
 import re
 import shutil
+import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -15,10 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 import hypothesis
 import pytest
+import threads  # noqa: F401  # before NumPy and TensorFlow
+from finished import finished_project
 from servers import Handler, Serve, Site
-from writes import elsewhere, watched
 
 from cxr import phantom, sources
+from cxr.demo import PROJECT
 from reliability.project import QUICK, Project
 
 if TYPE_CHECKING:
@@ -29,6 +33,70 @@ hypothesis.settings.register_profile("same", derandomize=True, deadline=None, da
 hypothesis.settings.load_profile("same")
 
 __all__ = ["QUICK", "Project"]
+
+# Fixtures that run DVC, a browser or a server.
+SLOW = {"finished", "browser", "serve"}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark what is slow, and put it in the order in which pytest-xdist starts it.
+
+    A worker gets whole modules, so that their fixtures are made once. The first one begins with a
+    module that builds the finished project; the others meanwhile have what does not wait for it.
+    """
+    for item in items:
+        if SLOW & fixtures(item):
+            item.add_marker(pytest.mark.slow)
+        if config.pluginmanager.hasplugin("xdist"):
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+    builder = next((item.path for item in items if "finished" in fixtures(item)), None)
+
+    def order(item: pytest.Item) -> tuple[bool, bool, bool]:
+        of_project = "finished" in fixtures(item)
+        return not (of_project and item.path == builder), not is_slow(item), of_project
+
+    items.sort(key=order)
+
+
+def fixtures(item: pytest.Item) -> set[str]:
+    return set(getattr(item, "fixturenames", ()))
+
+
+def is_slow(item: pytest.Item) -> bool:
+    return item.get_closest_marker("slow") is not None
+
+
+class Guard:
+    """Stops a fast test that starts DVC or opens a socket, told by Python's audit events."""
+
+    test = ""  # the fast test that runs now
+
+    def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if not self.test:
+            return
+        if event in ("socket.bind", "socket.connect") and arguments[0].family != socket.AF_UNIX:
+            pytest.fail(f"{self.test} opens a socket: mark it slow")
+        if event == "subprocess.Popen" and "dvc" in words(arguments[1]):
+            pytest.fail(f"{self.test} starts DVC: mark it slow")
+
+
+def words(command: str | list[object]) -> set[str]:
+    text = command if isinstance(command, str) else " ".join(map(str, command))
+    return {word.rsplit("/", 1)[-1] for word in text.split()}
+
+
+GUARD = Guard()
+sys.addaudithook(GUARD)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    GUARD.test = "" if is_slow(item) else item.name
+    try:
+        return (yield)
+    finally:
+        GUARD.test = ""
 
 
 @pytest.fixture(scope="session")
@@ -83,16 +151,10 @@ def browser() -> "Iterator[Browser]":
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
+def finished(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A project after one `dvc repro`, committed. Tests leave it as they found it."""
-    project = Project(tmp_path_factory.mktemp("project"))
-    log = project.outside / "writes"
-    with watched(log):
-        project.ran_at_first = project.repro()
-    left = project.outside.glob("*/**/*")
-    project.written_outside = [*left, *elsewhere(log, project.folder, project.outside / "tmp")]
-    project.commit("results")
-    return project
+    kept = PROJECT / ".pytest_cache" / "finished"
+    return finished_project(kept, tmp_path_factory.mktemp("project") / "project")
 
 
 def wait_for_queue(project: Project, seconds: float = 400) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -130,9 +131,40 @@ def test_workflows_use_no_secrets() -> None:
         assert "secrets." not in file.read_text(encoding="utf-8")
 
 
-def test_every_locked_package_has_a_hash() -> None:
-    lock = (PROJECT / "requirements.lock").read_text(encoding="utf-8")
-    packages = [block for block in lock.split("\n") if block and not block.startswith(" ")]
-    entries = lock.replace("\\\n", "").splitlines()
-    assert len(entries) == len(packages) > 100
-    assert all("--hash=sha256:" in entry and "==" in entry for entry in entries)
+LOCKS = sorted((PROJECT / "requirements").glob("*.lock"))
+
+
+def locked(lock: Path) -> dict[str, str]:
+    """A lock's packages, each with its marker, and their hashes."""
+    entries = lock.read_text(encoding="utf-8").replace("\\\n", "").splitlines()
+    return dict(re.split(r"\s+(?=--hash)", entry, maxsplit=1) for entry in entries)
+
+
+@pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: lock.stem)
+def test_every_locked_package_has_a_version_and_a_hash(lock: Path) -> None:
+    for package, hashes in locked(lock).items():
+        assert re.match(r"[a-z0-9-]+==[0-9]", package)
+        assert "--hash=sha256:" in hashes
+
+
+def test_the_audit_reads_every_lock() -> None:
+    text = (PROJECT / ".ci/audit.py").read_text(encoding="utf-8")
+    assert re.findall(r"requirements/(\w+)\.lock", text) == ["runtime", "gpu", "development"]
+    assert {lock.stem for lock in LOCKS} == {"runtime", "gpu", "development", "uv"}
+
+
+def test_the_sets_fit_together() -> None:
+    """Development adds to either of the others; only these have TensorFlow and its packages."""
+    packages = {lock.stem: locked(lock).keys() for lock in LOCKS}
+    only = {
+        re.match("[a-z]+", package)[0] for package in packages["runtime"] - packages["development"]
+    }
+    assert only == {"tensorflow"}
+    cuda = {package for package in packages["gpu"] if package.startswith("nvidia-")}
+    assert {
+        re.match("[a-z]+", package)[0]
+        for package in packages["gpu"] - cuda - packages["development"]
+    } == {"tensorflow"}
+    assert packages["uv"] < packages["development"]
+    both = {package.split("==")[0] for package in packages["runtime"]}
+    assert not both & {"pytest", "onnx", "tf2onnx", "onnxruntime", "jax", "mypy"}

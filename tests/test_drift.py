@@ -373,7 +373,7 @@ def test_the_same_kind_of_images_ends_with_0(
     (into / "other").mkdir(parents=True)
     assert run(exported, into, folder) == 0
     out = capsys.readouterr().out
-    assert "variant bright, 60 images, 0 could not be read\n" in out
+    assert "variant bright, 60 images, 0 could not be read, 0 files or folders skipped\n" in out
     assert f"\n{drift.NOTHING}\nmore in {into / 'index.html'}\n" in out
     assert (into / "other").is_dir()  # what else stands there is let be
     found = result(into)
@@ -401,13 +401,21 @@ def test_files_that_cannot_be_read_are_named_and_counted(
 ) -> None:
     folder, into = write_images(tmp_path / "site", 40, 2), tmp_path / "drift"
     (folder / "jane-doe-bad.png").write_bytes(b"no image")
+    (folder / "jane-doe-0.png").rename(folder / "jane.doe")
+    (folder / "jane-doe.txt").write_text("no image")
     assert run(exported, into, folder) == 1
-    error = capsys.readouterr().err
-    assert error.startswith("cannot be read: ") and "jane-doe-bad.png" in error
-    assert result(into)["verdict"] == drift.NOTHING
+    skipped, unread = capsys.readouterr().err.splitlines()[-2:]
+    assert unread.startswith("cannot be read: ") and "jane-doe-bad.png" in unread
+    assert skipped.startswith("skipped: ") and "jane-doe.txt: not a JPEG" in skipped
+    found = result(into)
+    assert (found["verdict"], found["images"]) == (drift.NOTHING, 40)
+    assert (found["unreadable"], found["skipped"]) == (1, 1)
     for file in into.iterdir():
         assert "jane" not in file.read_text()
-    assert "1 files could not be read" in Page((into / monitor.PAGE).read_text()).text
+    assert (
+        "1 files could not be read, and 1 files or folders were skipped"
+        in Page((into / monitor.PAGE).read_text()).text
+    )
 
 
 def test_too_few_images_end_with_1(exported: Path, tmp_path: Path) -> None:

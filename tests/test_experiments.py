@@ -1,9 +1,10 @@
 """Experiments as DVC shows them, to a summary over seeds and a record."""
 
-import json
+import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pandas as pd
 import pytest
 from conftest import Project, wait_for_queue
 
-from cxr import experiments, paths
+from cxr import comparison, experiments, paths
 from cxr.demo import PROJECT, environment
 from cxr.document import with_table
 from cxr.errors import CxrError
@@ -26,6 +27,7 @@ from cxr.experiments import (
     summary,
     table,
 )
+from cxr.files import write_json
 from cxr.variants import VARIANTS
 
 
@@ -41,6 +43,19 @@ def run(name: str, seed: int, shift: float = 0.0, **more: Any) -> dict[str, Any]
                 found[f"{variant}.operating_point.{split}.{metric}"] = value - 0.01
         found[f"{variant}.operating_point.threshold"] = 0.25
     return found | more
+
+
+def evaluation_of(run: dict[str, Any]) -> dict[str, Any]:
+    """Content of metrics/evaluation.json with the numbers of a run."""
+    found: dict[str, Any] = {}
+    for key, value in run.items():
+        *sections, name = key.split(".")
+        if sections:
+            place = found
+            for section in sections:
+                place = place.setdefault(section, {})
+            place[name] = value
+    return found
 
 
 def test_table_has_a_row_per_experiment_and_variant() -> None:
@@ -120,8 +135,9 @@ class History:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         shutil.copy(PROJECT / paths.PARAMS, folder)
-        (folder / "dvc.yaml").write_text("params: [params.yaml]\nmetrics: [metrics.json]\n")
-        (folder / "docs").mkdir()
+        (folder / "dvc.yaml").write_text("params: [params.yaml]\nmetrics: [metrics/summary.json]\n")
+        for name in ("docs", "metrics"):
+            (folder / name).mkdir()
         pd.DataFrame(columns=COLUMNS).to_csv(folder / paths.EXPERIMENTS, index=False)
         page = folder / paths.EXPERIMENTS.with_suffix(".md")
         page.write_text("<!-- table --><!-- end of table -->")
@@ -137,8 +153,9 @@ class History:
         ).stdout.strip()
 
     def commit(self, shift: float) -> str:
-        numbers = {key: value for key, value in run("", 1, shift).items() if "." in key}
-        (self.folder / "metrics.json").write_text(json.dumps(numbers))
+        found = evaluation_of(run("", 1, shift))
+        write_json(self.folder / paths.EVALUATION, found)
+        write_json(self.folder / paths.SUMMARY, comparison.summary(found))
         self.git("add .")
         self.git("commit --quiet --allow-empty --message=results")
         return self.git("rev-parse HEAD")
@@ -158,6 +175,7 @@ def history(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> History:
     return History(tmp_path)
 
 
+@pytest.mark.slow
 def test_what_an_interrupted_run_leaves_changes_nothing(history: History) -> None:
     """To DVC the name HEAD means the commit of EXEC_BASELINE where there is one."""
     last = history.commit(0.1)
@@ -174,6 +192,7 @@ def test_what_an_interrupted_run_leaves_changes_nothing(history: History) -> Non
     assert found["experiment"].tolist() == ["other"] * len(VARIANTS)
 
 
+@pytest.mark.slow
 def test_an_experiment_of_another_branch_is_recorded(history: History) -> None:
     history.git("switch --quiet --create side")
     side = history.commit(0.1)
@@ -188,6 +207,7 @@ def test_an_experiment_of_another_branch_is_recorded(history: History) -> None:
         record(["main"])
 
 
+@pytest.mark.slow
 def test_one_name_of_several_experiments_is_refused(history: History) -> None:
     history.experiment("unlike", 0.3)
     old = history.experiment("same", 0.1)
@@ -234,8 +254,8 @@ def test_the_page_shows_the_record() -> None:
 @pytest.mark.slow
 def test_a_sweep_runs_unattended_past_a_failure(finished: Project) -> None:
     before = finished.run("git status --porcelain")
-    finished.run("dvc exp run --queue --name broken -S model.epochs=0")
-    finished.run("dvc exp run --queue --name seed2 -S seed=2")
+    finished.run("dvc exp run --queue --name broken -S model.epochs=0 evaluate")
+    finished.run("dvc exp run --queue --name seed2 -S seed=2 evaluate")
     finished.run("dvc queue start")
     try:
         status = wait_for_queue(finished)
@@ -258,3 +278,43 @@ def test_failed_runs_are_told_with_their_reason(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(experiments, "_last_words", lambda name: f"error: {name} fell over")
     runs = [run("good", 1), run("bad", 2, state="Failed", changed="image.size=1")]
     assert failures(runs) == ["bad (image.size=1, seed 2): error: bad fell over"]
+
+
+@pytest.mark.parametrize("state", ["no git", "no repository", "no commit"])
+def test_without_a_commit_there_is_one_error(tmp_path: Path, state: str) -> None:
+    path = os.environ["PATH"]
+    if state == "no commit":
+        subprocess.run(["git", "init", "--quiet", "."], cwd=tmp_path, check=True)
+    if state == "no git":
+        (tmp_path / "empty").mkdir()
+        path = str(tmp_path / "empty")
+    done = subprocess.run(
+        [sys.executable, "-m", "cxr.experiments", "summary"],
+        cwd=tmp_path,
+        env=os.environ
+        | {"PATH": path, "PYTHONPATH": str(PROJECT / "src")}
+        | {"GIT_CEILING_DIRECTORIES": str(tmp_path.parent)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("\nerror: `git rev-parse HEAD` failed;")
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_a_shallow_clone_refuses_what_dvc_would_lose(finished: Project, tmp_path: Path) -> None:
+    """DVC itself reports success, and the experiment is nowhere."""
+    finished.run(f"git clone --quiet --depth 1 file://{finished.folder} {tmp_path}/shallow")
+    shallow = Project.at(tmp_path / "shallow")
+    command = "dvc exp run --temp -S data.phantom.patients=10 fetch"
+    said = shallow.run(command, check=False)
+    assert "error: this clone is shallow" in said
+    assert "git fetch --unshallow" in said
+    assert "warning: this clone is shallow" in shallow.run(
+        "PYTHONPATH=src python -m cxr.experiments summary"
+    )
+    shallow.run("git fetch --quiet --unshallow")
+    shallow.run(command.replace("run", "run --name whole", 1))
+    assert "whole" in shallow.run("dvc exp list --name-only")

@@ -281,10 +281,18 @@ def without(folder: Path, label: str) -> None:
         file.unlink()
 
 
-def test_both_classes_are_wanted(folder: Path) -> None:
+def test_both_classes_are_wanted(folder: Path, tmp_path: Path) -> None:
     without(folder, "NORMAL")
-    with pytest.raises(CxrError, match=r"holds no NORMAL image: put .* into .*/NORMAL and"):
+    (folder / "NORMAL/notes.txt").write_text("of patients")
+    (folder / "BACTERIA").mkdir()
+    Image.new("L", (40, 40)).save(folder / "BACTERIA/1.png")
+    with pytest.raises(CxrError, match=r"holds no NORMAL image: put .* into .*/NORMAL and") as told:
         labelled.find(folder)
+    assert "NORMAL/notes.txt (not a JPEG, PNG or DICOM file)" in str(told.value)
+    assert "BACTERIA/1.png" in str(told.value)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CxrError, match="holds no NORMAL image"):
+        labelled.find(tmp_path / "empty")
     with pytest.raises(CxrError, match="none is not a folder"):
         labelled.find(folder / "none")
 
@@ -305,16 +313,43 @@ def test_one_file_in_both_classes_is_an_error(folder: Path) -> None:
 
 
 def test_copies_and_what_lies_elsewhere_are_told(
-    exported: Path, folder: Path, tmp_path: Path
+    exported: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for copy in ("NORMAL/copy.png", "elsewhere.png", "notes/other.png"):
+    for copy in ("NORMAL/copy.png", "elsewhere.png", "VIRUS/other.png"):
         (folder / copy).parent.mkdir(exist_ok=True)
         (folder / copy).write_bytes((folder / "NORMAL/IM-0000-0000.png").read_bytes())
     command(folder, "--models", exported, "--into", tmp_path / "evaluated")
     page = (tmp_path / "evaluated/report.md").read_text()
     assert "1 image(s) are the same file" in page
-    assert "2 image(s) in neither class's folder" in page
+    assert "2 file(s) or folder(s) in neither class's folder" in page
     assert "25 images (13 NORMAL" in page
+    data = json.loads((tmp_path / "evaluated/metrics.json").read_text())["data"]
+    assert (data["elsewhere"], data["copies"], data["patients_unknown"]) == (2, 1, 1)
+    told = capsys.readouterr().err.splitlines()
+    assert "left out: VIRUS/other.png: in neither class's folder" in told
+
+
+def test_every_file_of_a_class_is_evaluated_or_counted_as_left_out(
+    exported: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number, name in enumerate(("a.jfif", "b.JPE", "c.img", "DOE.JOHN")):
+        (folder / f"NORMAL/IM-000{number}-000{number}.png").rename(folder / "NORMAL" / name)
+    (folder / "NORMAL").rename(folder / "Normal")
+    for name in ("notes.txt", ".hidden.png"):
+        (folder / "PNEUMONIA" / name).write_bytes(b"")
+    command(folder, "--models", exported, "--into", tmp_path / "evaluated")
+    data = json.loads((tmp_path / "evaluated/metrics.json").read_text())["data"]
+    assert (data["NORMAL"]["images"], data["PNEUMONIA"]["images"]) == (12, 12)
+    assert (data["left_out"], data["unreadable"]) == (2, 0)
+    assert pd.read_csv(tmp_path / "evaluated/left_out.csv").to_dict("list") == {
+        "file": ["PNEUMONIA/.hidden.png", "PNEUMONIA/notes.txt"],
+        "reason": ["hidden", "not a JPEG, PNG or DICOM file"],
+    }
+    assert (
+        "2 file(s) or folder(s) among them were skipped"
+        in (tmp_path / "evaluated/report.md").read_text()
+    )
+    assert "left out: PNEUMONIA/.hidden.png: hidden" in capsys.readouterr().err
 
 
 def test_empty_files_are_no_copies(folder: Path) -> None:
@@ -389,7 +424,7 @@ def test_a_bad_file_does_not_stop_the_others(exported: Path, folder: Path, tmp_p
     done = cxr(folder, "--models", exported, "--into", into)
     assert done.returncode == 1
     assert done.stderr.endswith(
-        "NORMAL/bad.png: cannot identify a JPEG, PNG or DICOM image\n"
+        "left out: NORMAL/bad.png: cannot identify a JPEG, PNG or DICOM image\n"
         "1 of 25 images could not be read\n"
     )
     lines = done.stdout.splitlines()

@@ -1,6 +1,8 @@
 """What is read as an image, and how it becomes a grey square."""
 
 import io
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,15 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
 from cxr.errors import CxrError
-from cxr.images import ImageError, open_image, to_grey, to_square
+from cxr.images import (
+    HEAD_BYTES,
+    ImageError,
+    begins_as_image,
+    open_image,
+    to_grey,
+    to_square,
+    uses_little_range,
+)
 
 RESIZES = ["crop", "squash", "pad"]
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
@@ -67,6 +77,82 @@ def test_16_bit_keeps_the_high_byte(tmp_path: Path) -> None:
     pixels = np.array([[0, 255, 256], [0x12FF, 0x8000, 0xFFFF]], np.uint16)
     found = grey(tmp_path / "x.png", encoded(Image.fromarray(pixels), "PNG"))
     np.testing.assert_array_equal(found, [[0, 0, 1], [0x12, 0x80, 0xFF]])
+
+
+def with_sbit(content: bytes, *bits: int, first: bytes = b"") -> bytes:
+    """A PNG with an sBIT chunk behind its header, and another chunk before that if given."""
+    chunks = [(b"sBIT", bytes(bits))]
+    if first:
+        chunks.insert(0, (first, b"x" * 300))
+    data = b"".join(
+        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+        for name, body in chunks
+    )
+    return content[:33] + data + content[33:]
+
+
+TWELVE = np.array([[0, 16, 256], [2048, 4000, 4095]], np.uint16)
+
+
+@pytest.mark.parametrize("first", [b"", b"teSt"], ids=["first", "behind another chunk"])
+def test_values_in_the_low_bits_that_sbit_names_are_scaled(tmp_path: Path, first: bytes) -> None:
+    """12 bits in 16: 0 to 4095 become 0 to 255, not 0 to 15."""
+    content = encoded(Image.fromarray(TWELVE), "PNG")
+    plain = grey(tmp_path / "plain.png", content)
+    found = grey(tmp_path / "sbit.png", with_sbit(content, 12, first=first))
+    np.testing.assert_array_equal(found, [[0, 1, 16], [128, 250, 255]])
+    assert plain.max() == 15
+    assert uses_little_range(Image.fromarray(plain))
+    assert not uses_little_range(Image.fromarray(found))
+
+
+def test_sbit_of_an_8_bit_image_and_a_turned_one(tmp_path: Path) -> None:
+    content = encoded(Image.fromarray(np.array([[0, 8], [16, 31]], np.uint8)), "PNG")
+    found = grey(tmp_path / "x.png", with_sbit(content, 5))
+    np.testing.assert_array_equal(found, [[0, 65], [131, 255]])
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 3
+    turned = encoded(Image.fromarray(TWELVE), "PNG", exif=exif)
+    found = grey(tmp_path / "turned.png", with_sbit(turned, 12))
+    np.testing.assert_array_equal(found, [[255, 250, 128], [16, 1, 0]])
+
+
+@pytest.mark.parametrize("bits", [(12,), (0,), (16,), (17,), (12, 12, 12), ()], ids=str)
+def test_values_that_were_scaled_when_written_stay(tmp_path: Path, bits: tuple[int, ...]) -> None:
+    """As the PNG specification wants it; also where the chunk is damaged."""
+    pixels = np.array([[0, 0x1200], [0x8000, 0xFFF0]], np.uint16)
+    found = grey(tmp_path / "x.png", with_sbit(encoded(Image.fromarray(pixels), "PNG"), *bits))
+    np.testing.assert_array_equal(found, [[0, 0x12], [0x80, 0xFF]])
+
+
+def test_sbit_of_channels_changes_nothing(tmp_path: Path) -> None:
+    found = grey(tmp_path / "x.png", with_sbit(encoded(colours(), "PNG"), 5, 5, 5))
+    np.testing.assert_array_equal(middles(found), LUMINANCE)
+
+
+@pytest.mark.parametrize(("least", "most"), [(0, 31), (0, 32), (100, 131), (100, 132), (7, 7)])
+def test_an_eighth_of_the_range(least: int, most: int) -> None:
+    image = Image.fromarray(np.array([[least, most]], np.uint8))
+    assert uses_little_range(image) == (most - least < 32)
+
+
+def test_a_white_letter_does_not_hide_that_the_rest_is_black() -> None:
+    pixels = np.arange(6400, dtype=np.uint16).reshape(80, 80).astype(np.uint8) % 16
+    pixels[:4, :4] = 255
+    assert uses_little_range(Image.fromarray(pixels))
+    pixels[:, :2] = 255
+    assert not uses_little_range(Image.fromarray(pixels))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "JPEG2000"])
+def test_an_image_is_told_by_its_first_bytes(kind: str) -> None:
+    assert begins_as_image(encoded(colours(), kind)[:HEAD_BYTES])
+
+
+def test_what_is_no_image_by_its_first_bytes() -> None:
+    assert begins_as_image(bytes(128) + b"DICM")
+    for head in (b"", b"BM, the notes of a physician", b"RIFF1234AVI ", bytes(200), b"PK\3\4"):
+        assert not begins_as_image(head[:HEAD_BYTES])
 
 
 def test_32_bit_integers_are_taken_as_16_bit() -> None:

@@ -6,7 +6,15 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from cxr.errors import CxrError
-from cxr.layout import SourceError, list_files, select_images
+from cxr.layout import (
+    SourceError,
+    found,
+    head_in,
+    list_files,
+    lost_links,
+    refuse_unplaced,
+    select_images,
+)
 
 
 def paths(*names: str) -> list[PurePosixPath]:
@@ -31,7 +39,7 @@ def test_kaggle_zip_unpacked_as_it_is() -> None:
             "chest_xray/train/NORMAL/a.jpeg",
             "chest_xray/val/NORMAL/b.jpeg",
             "chest_xray/chest_xray/train/NORMAL/a.jpeg",
-            "chest_xray/chest_xray/test/NORMAL/t.jpeg",
+            "chest_xray/chest_xray/val/NORMAL/b.jpeg",
             "chest_xray/__MACOSX/train/NORMAL/._a.jpeg",
             "__MACOSX/chest_xray/train/NORMAL/a.jpeg",
             "chest_xray/.DS_Store",
@@ -43,6 +51,55 @@ def test_kaggle_zip_unpacked_as_it_is() -> None:
         "chest_xray/val/NORMAL/b.jpeg",
     ]
     assert (selection.stray, selection.nested, selection.other) == (4, 2, 0)
+    assert selection.unplaced == []
+    assert selection.root == PurePosixPath("chest_xray")
+
+
+def test_an_image_that_only_a_deeper_copy_holds_is_not_left_out_in_silence() -> None:
+    selection = select_images(
+        paths("train/NORMAL/a.jpeg", "more/train/NORMAL/a.jpeg", "more/train/NORMAL/b.jpeg")
+    )
+    assert selection.unplaced == paths("more/train/NORMAL/b.jpeg")
+    assert selection.nested == 1
+
+
+@pytest.mark.parametrize("folder", ["val", "valid", "validation"])
+def test_folders_that_mean_val(folder: str) -> None:
+    path = PurePosixPath(folder, "NORMAL/x.jpeg")
+    assert select_images([path]).images == {path: ("val", "NORMAL")}
+
+
+@pytest.mark.parametrize("below", ["virus", "a/b", "x.jpeg"])
+def test_folders_below_a_class_are_read(below: str) -> None:
+    path = PurePosixPath("train/PNEUMONIA", below, "x.jpeg")
+    assert select_images([path]).images == {path: ("train", "PNEUMONIA")}
+
+
+@pytest.mark.parametrize("suffix", [".jpe", ".jfif", ".JFIF", ".Png"])
+def test_suffixes_of_images(suffix: str) -> None:
+    path = PurePosixPath(f"train/NORMAL/x{suffix}")
+    assert list(select_images([path]).images) == [path]
+
+
+JPEG = b"\xff\xd8\xff\xe0"
+
+
+@pytest.mark.parametrize("name", ["x", "DOE.JOHN", "x.jpeg_large", "x.img", "x.1.2.840"])
+def test_other_suffixes_are_decided_by_content(tmp_path: Path, name: str) -> None:
+    for place, content in (("train/NORMAL", JPEG), ("notes", JPEG), ("train/PNEUMONIA", b"x")):
+        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / place / name).write_bytes(content)
+    files, _ = list_files(tmp_path)
+    selection = select_images(files, head_in(tmp_path))
+    assert list(selection.images) == paths(f"train/NORMAL/{name}")
+    assert selection.unplaced == paths(f"notes/{name}")
+    assert selection.other == 1
+
+
+def test_what_has_no_first_bytes(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    for name in ("folder", "missing", "zero\0"):
+        assert head_in(tmp_path)(PurePosixPath(name)) == b""
 
 
 @pytest.mark.parametrize(
@@ -50,13 +107,7 @@ def test_kaggle_zip_unpacked_as_it_is() -> None:
     [
         "sizes.csv",
         "train/README",
-        "train/COVID/x.jpeg",
-        "valid/NORMAL/x.jpeg",
-        "train/normal/x.jpeg",
-        "train/NORMAL/x.tiff",
-        "train/NORMAL/deeper/x.jpeg",
-        "NORMAL/x.jpeg",
-        "x.jpeg",
+        "train/NORMAL/Thumbs.db",
         "sub/origin.json",
     ],
 )
@@ -64,6 +115,54 @@ def test_anything_else_is_other(name: str) -> None:
     selection = select_images(paths("train/NORMAL/a.jpeg", name))
     assert list(selection.images) == paths("train/NORMAL/a.jpeg")
     assert (selection.stray, selection.nested, selection.other) == (0, 0, 1)
+    assert selection.unplaced == []
+
+
+UNPLACED = [
+    "NORMAL/x.jpeg",
+    "holdout/NORMAL/x.jpeg",
+    "train/BACTERIA/x.jpeg",
+    "train/COVID/x.jpeg",
+    "train/NORMAL/PNEUMONIA/x.jpeg",
+    "train/PNEUMONIA/normal/x.jpeg",
+    "train/normal/x.jpeg",
+    "train/x.jpeg",
+    "x.jpeg",
+]
+
+
+@pytest.mark.parametrize("name", UNPLACED)
+def test_an_image_without_a_place_is_named(name: str) -> None:
+    selection = select_images(paths("train/NORMAL/a.jpeg", name))
+    assert list(selection.images) == paths("train/NORMAL/a.jpeg")
+    assert (selection.stray, selection.nested, selection.other) == (0, 0, 0)
+    assert selection.unplaced == paths(name)
+
+
+def test_unplaced_images_are_refused_by_folder_or_left_out(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    names = [f"train/{label}/{n}.png" for label in ("normal", "pneumonia") for n in range(20)]
+    selection = select_images(paths("train/NORMAL/a.jpeg", *names))
+    assert found(selection) == "40 images in train/normal, train/pneumonia"
+    with pytest.raises(SourceError) as caught:
+        refuse_unplaced("/my/images", selection, paths("val"), "error")
+    first, *lines = str(caught.value).splitlines()
+    assert first.startswith("/my/images: 40 images in train/normal, train/pneumonia ")
+    assert lines[:2] == ["  train/normal: 20 images", "  train/pneumonia: 20 images"]
+    assert lines[2].startswith("  val: a symbolic link")
+    assert "NORMAL/ and PNEUMONIA/, in capitals" in lines[3]
+    assert "data.on_unplaced" in lines[4]
+    refuse_unplaced("/my/images", selection, [], "skip")
+    assert "train/normal: 20 images" in capsys.readouterr().out
+    refuse_unplaced("/my/images", select_images(paths("train/NORMAL/a.jpeg")), [], "error")
+
+
+def test_of_many_folders_the_first_are_named() -> None:
+    selection = select_images(paths(*(f"{n:02}/x.png" for n in range(15))))
+    assert found(selection).endswith("07, 08, 09 and 5 more folders")
+    with pytest.raises(SourceError, match="09: 1 image\n  and 5 more"):
+        refuse_unplaced("here", selection, [], "error")
 
 
 def test_own_origin_is_not_counted_and_a_path_counts_once() -> None:
@@ -104,7 +203,13 @@ def test_list_files_follows_no_link_out_of_the_folder(tmp_path: Path) -> None:
     (home / "broken.jpeg").symlink_to("nowhere")
     (home / "folder").symlink_to(outside)
     (home / "loop").symlink_to(home)
-    assert list_files(home) == (paths("a/x.jpeg", "inner.jpeg"), 4)
+    (home / ".hidden").symlink_to(outside)
+    (home / "notes").symlink_to("nowhere")
+    files, links = list_files(home)
+    assert files == paths("a/x.jpeg", "inner.jpeg")
+    assert len(links) == 6
+    # Behind the others is nothing, or what is listed where it lies.
+    assert lost_links(home, links) == paths("broken.jpeg", "folder", "outer.jpeg")
 
 
 def test_list_files_enters_a_folder_that_is_a_link(tmp_path: Path) -> None:
@@ -112,7 +217,7 @@ def test_list_files_enters_a_folder_that_is_a_link(tmp_path: Path) -> None:
     (tmp_path / "real" / "x.jpeg").write_bytes(b"x")
     (tmp_path / "real" / "y.jpeg").symlink_to("x.jpeg")
     (tmp_path / "link").symlink_to("real")
-    assert list_files(tmp_path / "link") == (paths("x.jpeg", "y.jpeg"), 0)
+    assert list_files(tmp_path / "link") == (paths("x.jpeg", "y.jpeg"), [])
 
 
 def test_list_files_does_not_pass_over_what_it_cannot_read(tmp_path: Path) -> None:

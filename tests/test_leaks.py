@@ -1,7 +1,7 @@
 """Patients and copies on two sides, on made-up tables and on images copied in ways that happen."""
 
 import io
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import imagehash
 import numpy as np
@@ -108,16 +108,43 @@ def test_what_the_guard_does(capsys: pytest.CaptureFixture[str]) -> None:
     rows += [(f"q{n}", "NORMAL", ("train", "test")[n % 2], n // 2, n // 2) for n in range(16)]
     result = leaks.find(*table(*rows), "patient")
     with pytest.raises(CxrError, match=r"16 image.*identical 16.*\n  0\.png \(train\)") as caught:
-        leaks.guard(result, "error")
+        leaks.guard(result, "error", "patient")
     assert "data.on_leak" in str(caught.value)
     assert f"and {len(result) - leaks.LISTED} more, in data/leaks.csv" in str(caught.value)
     nothing = dict.fromkeys(leaks.KINDS, 0)
-    assert leaks.guard(result, "warn") == nothing | {"identical": 16, "dropped": 0}
+    assert leaks.guard(result, "warn", "patient") == nothing | {"identical": 16, "dropped": 0}
     assert "kept" in capsys.readouterr().out
-    assert leaks.guard(result, "drop") == nothing | {"identical": 16, "dropped": 16}
+    assert leaks.guard(result, "drop", "patient") == nothing | {"identical": 16, "dropped": 16}
     assert "left out" in capsys.readouterr().out
-    assert leaks.guard(result.head(0), "error") == nothing | {"dropped": 0}
+    assert leaks.guard(result.head(0), "error", "patient") == nothing | {"dropped": 0}
+    # Patients that were not compared are not said to be none.
+    assert leaks.guard(result.head(0), "error", "image") == nothing | {
+        "patient": None,
+        "dropped": 0,
+    }
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "label"),
+    [
+        ("NORMAL-1003233-0001.jpeg", "NORMAL-1003233-0002.jpeg", "NORMAL"),
+        ("BACTERIA-7422-0001.jpeg", "VIRUS-7422-0002.jpeg", "PNEUMONIA"),
+        ("person1_virus_6.jpeg", "person1_virus_7_jpeg.rf.0123456789abcdef.jpg", "PNEUMONIA"),
+        ("IM-0115-0001.jpeg", "im-0115-0001 (1).jpeg", "NORMAL"),
+        ("IM-0115-0001.jpeg", "IM-0115-0002_resized.png", "NORMAL"),
+    ],
+)
+def test_a_patient_is_found_on_two_sides_under_every_published_name(
+    one: str, other: str, label: str
+) -> None:
+    paths = [f"train/{label}/{one}", f"test/{label}/{other}"]
+    patients = [manifest.identify(PurePosixPath(path), label)[0] for path in paths]
+    rows = [
+        (patient, label, split, number, number)
+        for number, (patient, split) in enumerate(zip(patients, ("train", "test"), strict=True))
+    ]
+    assert found(*rows) == [("patient", "0.png", "1.png")]
 
 
 def test_left_out_images_are_in_no_split() -> None:

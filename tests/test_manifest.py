@@ -3,6 +3,7 @@
 import hashlib
 import json
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import imagehash
 import numpy as np
@@ -16,7 +17,18 @@ from cxr import manifest
 from cxr.errors import CxrError
 from cxr.files import write_csv
 from cxr.labels import LABELS, SPLITS
-from cxr.manifest import COLUMNS, Verified, describe, identify, read, summarise, verify
+from cxr.manifest import (
+    COLUMNS,
+    Verified,
+    describe,
+    identify,
+    is_unknown,
+    notes,
+    read,
+    read_patients,
+    summarise,
+    verify,
+)
 
 OWN = ""  # the image stands for a patient of its own
 
@@ -56,6 +68,34 @@ def spoil(folder: Path, *names: str) -> Path:
         ("IM-0115-0001-0002.jpeg", "NORMAL", "IM-0115", "none"),
         ("NORMAL2-IM-0383-0001.jpeg", "NORMAL", "NORMAL2-IM-0383", "none"),
         ("NORMAL2-IM-1406-0001-0002.jpeg", "NORMAL", "NORMAL2-IM-1406", "none"),
+        # the third published version: the number is the patient's, whatever the disease
+        ("NORMAL-1003233-0001.jpeg", "NORMAL", "patient1003233", "none"),
+        ("NORMAL-1003233-0002.jpeg", "NORMAL", "patient1003233", "none"),
+        ("BACTERIA-1003233-0003.jpeg", "PNEUMONIA", "patient1003233", "bacteria"),
+        ("VIRUS-7422-0001.jpeg", "PNEUMONIA", "patient7422", "virus"),
+        # what programs and people make of names
+        (
+            f"person1_bacteria_2_jpeg.rf.{'0a' * 16}.jpg",
+            "PNEUMONIA",
+            "person1_bacteria",
+            "bacteria",
+        ),
+        (f"IM-0115-0001_jpeg.rf.{'9f' * 16}.jpg", "NORMAL", "IM-0115", "none"),
+        (f"NORMAL2-IM-0383-0001_jpeg.rf.{'9f' * 16}.jpg", "NORMAL", "NORMAL2-IM-0383", "none"),
+        (f"VIRUS-7422-0001_jpeg.rf.{'12' * 16}.jpg", "PNEUMONIA", "patient7422", "virus"),
+        ("person1_virus_2 copy.jpeg", "PNEUMONIA", "person1_virus", "virus"),
+        ("person1_virus_2 (1).jpeg", "PNEUMONIA", "person1_virus", "virus"),
+        ("IM-0115-0001(1).jpeg", "NORMAL", "IM-0115", "none"),
+        ("person1_virus_6_resized.png", "PNEUMONIA", "person1_virus", "virus"),
+        ("IM-0115-0001_resized.png", "NORMAL", "IM-0115", "none"),
+        ("IM-0115-0001-resized.png", "NORMAL", "IM-0115", "none"),
+        ("resized_person1_virus_6.png", "PNEUMONIA", "person1_virus", "virus"),
+        ("person1_virus_6.jpeg.png", "PNEUMONIA", "person1_virus", "virus"),
+        ("Person1_Virus_6.jpg", "PNEUMONIA", "person1_virus", "virus"),
+        ("person1-virus-6.jpg", "PNEUMONIA", "person1_virus", "virus"),
+        ("normal2-im-0383-0001.jpeg", "NORMAL", "NORMAL2-IM-0383", "none"),
+        ("virus-7422-0001.jpeg", "PNEUMONIA", "patient7422", "virus"),
+        ("NORMAL_original_IM-0115-0001.jpeg_ab.png", "NORMAL", "IM-0115", "none"),
         # a patient of its own
         ("0012.jpeg", "NORMAL", OWN, "none"),
         ("scan 3.png", "PNEUMONIA", OWN, "none"),
@@ -64,12 +104,17 @@ def spoil(folder: Path, *names: str) -> Path:
         ("person_virus_2.jpeg", "PNEUMONIA", OWN, "none"),
         ("person1_virus.jpeg", "PNEUMONIA", OWN, "none"),
         ("xperson1_virus_2.jpeg", "PNEUMONIA", OWN, "none"),
-        ("person1_virus_2 copy.jpeg", "PNEUMONIA", OWN, "none"),
         ("IM-0115.jpeg", "NORMAL", OWN, "none"),
+        ("dim-0115-0001.jpeg", "NORMAL", OWN, "none"),
         ("NORMAL3-IM-0383-0001.jpeg", "NORMAL", OWN, "none"),
-        # the pattern of the other class
-        ("person1_bacteria_2.jpeg", "NORMAL", OWN, "none"),
-        ("IM-0115-0001.jpeg", "PNEUMONIA", OWN, "none"),
+        ("Normal-12.png", "NORMAL", OWN, "none"),
+        ("Normal-12-3.png", "NORMAL", OWN, "none"),
+        ("NORMAL-12-00015.png", "NORMAL", OWN, "none"),
+        ("person\u0661_virus_2.jpeg", "PNEUMONIA", OWN, "none"),
+        # the other class: still that patient, whom the guards have to find
+        ("person1_bacteria_2.jpeg", "NORMAL", "person1_bacteria", "none"),
+        ("IM-0115-0001.jpeg", "PNEUMONIA", "IM-0115", "none"),
+        ("NORMAL-7422-0001.jpeg", "PNEUMONIA", "patient7422", "none"),
     ],
 )
 def test_name_tells_patient_and_pathogen(
@@ -79,12 +124,30 @@ def test_name_tells_patient_and_pathogen(
     assert identify(path, label) == (str(path) if patient is OWN else patient, pathogen)
 
 
+@pytest.mark.parametrize(
+    ("path", "label", "pathogen"),
+    [
+        ("train/PNEUMONIA/virus/1.png", "PNEUMONIA", "virus"),
+        ("train/PNEUMONIA/BACTERIA/1.png", "PNEUMONIA", "bacteria"),
+        ("train/PNEUMONIA/Viral Pneumonia/x/1.png", "PNEUMONIA", "virus"),
+        ("PNEUMONIA/bacterial/1.png", "PNEUMONIA", "bacteria"),
+        ("train/PNEUMONIA/virus/person1_bacteria_2.png", "PNEUMONIA", "bacteria"),
+        ("train/PNEUMONIA/virus/IM-0001-0001.png", "PNEUMONIA", "virus"),
+        ("virus/train/PNEUMONIA/1.png", "PNEUMONIA", "none"),
+        ("train/NORMAL/virus/1.png", "NORMAL", "none"),
+        ("train/PNEUMONIA/virus.png", "PNEUMONIA", "none"),
+    ],
+)
+def test_a_folder_of_the_class_tells_the_pathogen(path: str, label: str, pathogen: str) -> None:
+    assert identify(PurePosixPath(path), label)[1] == pathogen
+
+
 @given(st.sampled_from(["bacteria", "virus"]), st.lists(st.integers(0, 10**6), min_size=2))
 def test_names_of_pneumonia_as_published(pathogen: str, numbers: list[int]) -> None:
     patient, *rest = (f"{number:04}" for number in numbers)
     path = PurePosixPath(f"train/PNEUMONIA/person{patient}_{pathogen}_{'_'.join(rest)}.jpeg")
     assert identify(path, "PNEUMONIA") == (f"person{patient}_{pathogen}", pathogen)
-    assert identify(path, "NORMAL") == (str(path), "none")
+    assert identify(path, "NORMAL") == (f"person{patient}_{pathogen}", "none")
 
 
 @given(st.sampled_from(["IM", "NORMAL2-IM"]), st.lists(st.integers(0, 10**6), min_size=2))
@@ -92,7 +155,7 @@ def test_names_of_normal_as_published(series: str, numbers: list[int]) -> None:
     patient, *rest = (f"{number:04}" for number in numbers)
     path = PurePosixPath(f"train/NORMAL/{series}-{patient}-{'-'.join(rest)}.jpeg")
     assert identify(path, "NORMAL") == (f"{series}-{patient}", "none")
-    assert identify(path, "PNEUMONIA") == (str(path), "none")
+    assert identify(path, "PNEUMONIA") == (f"{series}-{patient}", "none")
 
 
 # What the name of an image may hold.
@@ -113,8 +176,8 @@ def test_two_names_are_one_patient_only_by_the_published_pattern(
         assert pathogen == "none"
         assert (of_other == patient) == (paths[0] == paths[1])
     else:
-        assert one.startswith(patient)
-        assert pathogen in (("bacteria", "virus") if label == "PNEUMONIA" else ("none",))
+        assert patient.replace("person", "").split("_")[0].lower() in one.lower()
+        assert pathogen in ("bacteria", "virus", "none")
 
 
 def test_equal_names_in_different_folders_are_different_patients(tmp_path: Path) -> None:
@@ -125,6 +188,99 @@ def test_equal_names_in_different_folders_are_different_patients(tmp_path: Path)
 def test_series_are_numbered_independently() -> None:
     paths = [PurePosixPath(path) for path in SMALL]
     assert len({identify(path, path.parts[1])[0] for path in paths}) == len(SMALL)
+
+
+def patients_csv(folder: Path, *rows: str, header: str = "path,patient") -> Path:
+    path = folder / "patients.csv"
+    path.write_text("\n".join([header, *rows, ""]), encoding="utf-8")
+    return path
+
+
+FOREIGN = ["train/NORMAL/a.png", "train/PNEUMONIA/virus/b.png", "test/PNEUMONIA/c.png"]
+
+
+def test_images_of_unknown_patients_are_counted_and_named(tmp_path: Path) -> None:
+    found = verify(put(tmp_path, *FOREIGN, *SMALL), "error", patients=patients_csv(tmp_path))
+    assert list(found.images.loc[is_unknown(found.images), "path"]) == sorted(FOREIGN)
+    summary = summarise(found, "directory")
+    assert (summary["unknown_patients"], summary["unknown_pathogens"]) == (3, 1)
+    patient, pathogen, _ = notes(found)
+    assert "the patient of 3 of 7 images (test/PNEUMONIA/c.png, train/NORMAL/a.png," in patient
+    assert "data.patients" in patient
+    assert "pathogen of 1 PNEUMONIA image(s) (test/PNEUMONIA/c.png)" in pathogen
+
+
+def test_a_table_tells_patients(tmp_path: Path) -> None:
+    """Whatever the names say; the rows in any order, a mark before the first name."""
+    put(tmp_path, *FOREIGN, SMALL[0])
+    rows = [f"{path},kid {number}" for number, path in enumerate([*FOREIGN, SMALL[0]])]
+    table = patients_csv(tmp_path, *rows, header="\ufeffpath,patient")
+    images = verify(tmp_path, "error", patients=table).images
+    told = dict(zip(images["path"], images["patient"], strict=True))
+    assert told == dict(row.split(",") for row in rows)
+    found = verify(tmp_path, "error", patients=table)
+    assert summarise(found, "directory")["unknown_patients"] == 0
+    assert not any("patient" in note for note in notes(found))
+    assert list(found.images["pathogen"]) == ["none", "none", "none", "virus"]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda rows: rows[:-1], "an image without a row: test/PNEUMONIA/c.png"),
+        (lambda rows: [*rows, "x.png,d"], "not an image of the folder: x.png"),
+        (lambda rows: [*rows, rows[0]], "named more than once: train/NORMAL/a.png"),
+        (lambda rows: [f"{FOREIGN[0]}, ", *rows[1:]], "a row without a patient: train/NORMAL/a"),
+    ],
+    ids=["lacks a row", "unknown path", "twice", "no patient"],
+)
+def test_a_table_that_does_not_fit_is_refused(tmp_path: Path, change: Any, said: str) -> None:
+    put(tmp_path, *FOREIGN)
+    table = patients_csv(tmp_path, *change([f"{path},kid" for path in FOREIGN]))
+    with pytest.raises(CxrError) as caught:
+        verify(tmp_path, "error", patients=table)
+    first, problem, remedy = str(caught.value).splitlines()
+    assert first == f"{table} does not fit the images:"
+    assert problem.startswith(f"  {said}")
+    assert "a row for each image" in remedy
+
+
+def test_a_row_for_an_image_that_cannot_be_read_is_no_error(tmp_path: Path) -> None:
+    bad = "train/NORMAL/bad.png"
+    spoil(put(tmp_path, *FOREIGN), bad)
+    table = patients_csv(tmp_path, *(f"{path},kid" for path in [*FOREIGN, bad]))
+    assert set(verify(tmp_path, "skip", patients=table).images["patient"]) == {"kid"}
+
+
+@pytest.mark.parametrize(
+    ("header", "said"),
+    [("file,patient", "no column 'path'"), ("path,child", "no column 'patient'"), ("", "read")],
+)
+def test_a_table_without_its_columns_is_named(tmp_path: Path, header: str, said: str) -> None:
+    table = patients_csv(tmp_path, "x.png,1", header=header)
+    with pytest.raises(CxrError, match=f"patients.csv .*{said}"):
+        read_patients(table, [PurePosixPath("x.png")])
+
+
+def test_a_missing_table_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CxrError, match=r"none\.csv cannot be read: .*No such file"):
+        verify(put(tmp_path, *FOREIGN), "error", patients=tmp_path / "none.csv")
+
+
+def test_images_that_use_little_of_their_range_are_counted_and_named(tmp_path: Path) -> None:
+    """12 bits in a 16-bit PNG, of which a maximum of 15 is left in 8."""
+    put(tmp_path, *SMALL)
+    ramp = np.arange(4096, dtype=np.uint16).reshape(64, 64)
+    for name, pixels in zip(SMALL, (ramp, ramp * 16, ramp, ramp >> 4), strict=True):
+        deep = pixels if pixels.max() > 255 else pixels.astype(np.uint8)
+        Image.fromarray(deep).save(tmp_path / name)
+    found = verify(tmp_path, "error")
+    assert found.little_range == tuple(sorted((SMALL[0], SMALL[2])))
+    assert summarise(found, "directory")["little_range"] == 2
+    (note,) = notes(found)
+    assert note.startswith("WARNING: 2 of 4 images use less than an eighth")
+    assert SMALL[0] in note
+    assert "sBIT" in note
 
 
 def test_one_row_for_each_image(tmp_path: Path) -> None:
@@ -244,14 +400,24 @@ def test_kaggle_zip_unpacked_as_it_is(tmp_path: Path) -> None:
         "chest_xray/train/.DS_Store",
         "notes.txt",
         "chest_xray/train/COVID/x.jpeg",
+        "chest_xray/train/NORMAL/Thumbs.db",
     )
     outside = tmp_path.parent / f"{tmp_path.name}-outside.png"
     Image.new("L", (8, 8)).save(outside)
     (tmp_path / "chest_xray/train/link.png").symlink_to(outside)
-    found = verify(tmp_path, "error")
+    with pytest.raises(CxrError, match="1 image in chest_xray/train/COVID"):
+        verify(tmp_path, "error")
+    found = verify(tmp_path, "error", "skip")
     assert list(found.images["path"]) == sorted(f"chest_xray/{name}" for name in SMALL)
     summary = summarise(found, "kaggle")
-    assert summary["left_out"] == {"stray": 4, "nested": 4, "other": 2, "links": 1}
+    counts = {"stray": 4, "nested": 4, "other": 2, "links": 1, "unplaced": 1}
+    assert summary["left_out"] == counts
+    at_source = dict.fromkeys(counts, 10)
+    summary = summarise(found, "kaggle", at_source)
+    assert summary["left_out"] == {name: count + 10 for name, count in counts.items()}
+    summary = summarise(found, "kaggle", None)
+    assert summary["left_out"] == dict.fromkeys(counts)
+    assert "stray files left out unknown" in describe(summary)
 
 
 def verified(*names: str, **changes: list[object]) -> Verified:
@@ -312,6 +478,7 @@ rows = st.lists(
 @given(rows)
 def test_summary_by_counting(rows: list[dict[str, str]]) -> None:
     images = pd.DataFrame(rows, columns=["split", "label", "patient", "sha256"])
+    images = images.assign(path="x.png", pathogen="none")
     rejects = pd.DataFrame({"path": ["a"], "reason": ["b"]})
     nothing = manifest.select_images([])
     found = summarise(Verified(images, rejects, nothing, 3), "directory")
@@ -321,7 +488,10 @@ def test_summary_by_counting(rows: list[dict[str, str]]) -> None:
     assert found["patients_in_several_splits"] == sum(number > 1 for number in splits_of)
     assert found["duplicates"] == len(rows) - len({row["sha256"] for row in rows})
     assert found["rejects"] == 1
-    assert found["left_out"] == {"stray": 0, "nested": 0, "other": 0, "links": 3}
+    counts = {"stray": 0, "nested": 0, "other": 0, "links": 3, "unplaced": 0}
+    assert found["left_out"] == counts
+    assert found["unknown_patients"] == found["little_range"] == 0
+    assert found["unknown_pathogens"] == [row["label"] for row in rows].count("PNEUMONIA")
     for split in SPLITS:
         labels = [row["label"] for row in rows if row["split"] == split]
         counted = {label: labels.count(label) for label in LABELS}

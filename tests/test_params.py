@@ -122,6 +122,8 @@ def test_numbers_in_every_notation(path: Path, literal: str, value: float) -> No
         ("augment.rotation", "0.0", 0.0),
         ("evaluate.min_recall", "1", 1.0),
         ("data.directory", '"/a b/ä"', "/a b/ä"),
+        ("data.patients", '"/a b/ä.csv"', "/a b/ä.csv"),
+        ("data.on_unplaced", "skip", "skip"),
         ("image.resize", "pad", "pad"),
         ("image.resize", '"squash"', "squash"),
     ],

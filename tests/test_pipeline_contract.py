@@ -16,7 +16,7 @@ STAGES = PIPELINE["stages"]
 SOURCE = PROJECT / "src"
 # What these give stands in dvc.yaml itself (values, paths) or is never a result (errors), so that
 # a new parameter or path does not rerun trainings of hours.
-NO_DEPS = {f"src/cxr/{name}.py" for name in ("params", "paths", "errors")}
+NO_DEPS = {f"src/cxr/{name}.py" for name in ("params", "paths", "errors", "quiet", "progress")}
 
 
 def modules_imported(script: Path) -> set[Path]:
@@ -177,6 +177,7 @@ def test_paths_are_the_declared_ones() -> None:
         *map(str, (paths.PREDICTIONS, paths.UNLIKENESS, paths.GUARDS)),
         *map(str, (paths.EXPORTED, paths.EXPORT)),
         *map(str, (paths.DATA_METRICS, paths.EVALUATION, paths.INTERVALS, paths.SHIFT)),
+        str(paths.SUMMARY),
         *map(str, (paths.REPORT, paths.REPORT_PAGE, paths.FIGURES, paths.CARD)),
     }
     plots = {
@@ -185,7 +186,8 @@ def test_paths_are_the_declared_ones() -> None:
     }
     assert made == expected | plots
     needed = set().union(*(data_deps(stage) for stage in STAGES))
-    assert needed <= made | {str(paths.EXPERIMENTS), str(paths.OTHER_ACQUISITION)}
+    given = {str(paths.EXPERIMENTS), str(paths.OTHER_ACQUISITION), "${data.patients}"}
+    assert needed <= made | given
 
 
 def test_raw_images_and_weights_are_never_removed_by_dvc() -> None:
@@ -199,14 +201,20 @@ def test_small_results_are_for_git_and_large_ones_for_dvc() -> None:
         for kind in ("metrics", "plots"):
             for entry in STAGES[stage].get(kind, []):
                 assert next(iter(entry.values()))["cache"] is False
-    # A plain output outside the cache switches DVC's run cache off, so only quick stages have one.
+    # A plain output outside the cache switches off DVC's run cache, so only a quick stage has one.
     uncached = {
         stage
         for stage in STAGES
         for entry in STAGES[stage].get("outs", [])
         if isinstance(entry, dict) and "cache" in next(iter(entry.values()))
     }
-    assert uncached == {"intervals", "report"}
+    assert uncached == {"report"}
+
+
+def test_one_file_has_the_metrics_of_dvc() -> None:
+    assert "metrics" not in PIPELINE
+    entries = [entry for stage in STAGES.values() for entry in stage.get("metrics", [])]
+    assert [set(entry) for entry in entries] == [{str(paths.SUMMARY)}]
 
 
 def test_artifacts_are_the_models() -> None:
@@ -216,10 +224,13 @@ def test_artifacts_are_the_models() -> None:
 
 
 def test_plot_templates_exist() -> None:
-    entries = [entry for plots in PIPELINE["plots"] for entry in plots.values()]
-    for stage in STAGES:
-        entries += [next(iter(entry.values())) for entry in STAGES[stage].get("plots", [])]
-    for entry in entries:
+    entries = [item for plots in PIPELINE["plots"] for item in plots.items()]
+    for stage in STAGES.values():
+        entries += [item for entry in stage.get("plots", []) for item in entry.items()]
+    for path, entry in entries:
+        if path.endswith(".json"):  # nothing to draw, see the head of dvc.yaml
+            assert entry == {"cache": False}
+            continue
         template = PROJECT / ".dvc/plots" / f"{entry['template']}.json"
         assert template.exists() or entry["template"] == "simple"
 

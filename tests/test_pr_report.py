@@ -27,9 +27,9 @@ SCRIPT = PROJECT / ".github/pr_report.sh"
 
 @pytest.fixture(scope="module")
 def branch(finished: Project) -> Iterator[Project]:
-    """The finished project with another head trained, uncommitted."""
+    """The finished project with another head trained and compared, uncommitted."""
     demo.set_params(finished.folder / "params.yaml", {"transfer.learning_rate": 0.1})
-    finished.repro()
+    finished.repro("intervals")
     yield finished
     finished.run("git checkout --quiet .")
     finished.run("dvc checkout --quiet")
@@ -47,7 +47,7 @@ def test_equal_sides(finished: Project) -> None:
     assert "On `HEAD` the recommendation is the same." in text
     found = sections(text)
     assert "None: the parameters are those of `HEAD`." in found["Parameters that differ"]
-    assert "None: the metrics are those of `HEAD`." in found["All metrics that differ"]
+    assert "None: the metrics are those of `HEAD`." in found["Metrics that differ"]
     assert "Is the difference real?" not in found
     assert "(=)" in text
     assert "(+" not in found["Test at 0.5, in brackets the change from `HEAD`"]
@@ -59,9 +59,9 @@ def test_a_changed_parameter(branch: Project) -> None:
     found = sections(text)
     assert "transfer.learning_rate" in found["Parameters that differ"]
     assert "| Path | Param | `main` | here |\n" in found["Parameters that differ"]
-    assert "| Path | Metric | `main` | here | Change |\n" in found["All metrics that differ"]
-    assert "transfer.test" in found["All metrics that differ"]
-    assert "baseline.test" not in found["All metrics that differ"]
+    assert "| Path | Metric | `main` | here | Change |\n" in found["Metrics that differ"]
+    assert "transfer.test" in found["Metrics that differ"]
+    assert "baseline.test" not in found["Metrics that differ"]
     headline = found["Test at 0.5, in brackets the change from `main`"]
     now = json.loads((branch.folder / "metrics/evaluation.json").read_text())
     old = json.loads(branch.run("git show main:metrics/evaluation.json"))
@@ -212,7 +212,8 @@ def asked_of_python(folder: Path, target: str, **variables: str) -> list[str]:
     shutil.copy(PROJECT / "Makefile", folder)
     (folder / ".venv/bin").mkdir(parents=True, exist_ok=True)
     stand_in(folder / ".venv/bin/python", 'for argument in "$@"; do echo "$argument"; done')
-    for name in ("requirements.lock", ".venv/installed"):
+    (folder / "requirements").mkdir(exist_ok=True)
+    for name in ("requirements/runtime.lock", "requirements/uv.lock", ".venv/runtime-installed"):
         (folder / name).touch()
     variables = {"PATH": os.environ["PATH"], **variables}
     command = ["make", "--silent", target]

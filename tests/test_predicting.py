@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from tiny import SCALE, THRESHOLD, export, grey
+from tiny import SCALE, THRESHOLD, content_as, export, grey
 
 from cxr import cli, predicting, radiograph
 from cxr.demo import PROJECT
@@ -89,13 +89,15 @@ def test_an_ensemble_is_the_mean_of_its_calibrated_members(exported: Path, tmp_p
 
 
 def test_what_looks_like_the_training_images_has_no_warning(exported: Path, tmp_path: Path) -> None:
-    found = answer(exported, grey(128), tmp_path)
+    columns = np.linspace(96, 160, 40).astype(np.uint8)  # in training, rows are alike
+    found = answer(exported, Image.fromarray(np.tile(columns, (40, 1))), tmp_path)
     assert found.warnings == ()
     assert 0 <= found.unfamiliarity <= 1
 
 
 ODD = {
     "does not look like": Image.linear_gradient("L"),  # rows differ, as nowhere in training
+    "uses less than an eighth of the grey range": grey(128),
     "has colours": Image.new("RGB", (40, 40), (128, 60, 200)),
     "smaller than the 32 pixels": grey(128, (40, 31)),
     "width / height is outside of 0.80 to 2.00": grey(128, (100, 40)),
@@ -108,23 +110,42 @@ def test_what_is_odd_is_told(exported: Path, tmp_path: Path, warning: str) -> No
     assert sum(warning in told for told in found.warnings) == 1
 
 
-def test_a_folder_is_searched_and_other_files_are_left_out(files: Path) -> None:
-    found = predicting.files_of([files, files / "notes.txt"])
+def test_a_folder_is_searched_and_what_is_skipped_is_listed(files: Path) -> None:
+    (files / ".git").mkdir()
+    (files / "link").symlink_to(files / "below")
+    (files / "1.explained.png").write_bytes((files / "1.png").read_bytes())
+    found = predicting.list_radiographs([files, files / "notes.txt"])
     names = ["1.png", "2.png", "4.png", "5.dcm", "6.png", "below/3.JPG", "notes.txt"]
-    assert found == [files / name for name in names]
+    assert found.files == [files / name for name in names]
+    assert found.skipped == {
+        files / ".git": "hidden folder",
+        files / ".7.png": "hidden",
+        files / "1.explained.png": "picture of --explain",
+        files / "link": "link to a folder",
+        files / "notes.txt": "not a JPEG, PNG or DICOM file",
+    }
 
 
-def test_files_whose_names_tell_nothing_are_told_by_their_begin(tmp_path: Path) -> None:
-    dicom = b"\0" * 128 + b"DICM"
-    for name in ("IM000010", "1.2.840.113619.2.5", "CR.1.2.840.7", "DICOMDIR", "notes.md"):
-        (tmp_path / name).write_bytes(dicom)
-    (tmp_path / "no preamble").write_bytes(b"\x08\0\x05\0")
-    for name in ("README", "log.1", "empty"):
-        (tmp_path / name).write_bytes(b"no image" * 100 * (name != "empty"))
+DICOM = b"\0" * 128 + b"DICM"
+BY_CONTENT = {
+    **dict.fromkeys(("IM000010", "1.2.840.113619.2.5", "scan.img", "DOE.JOHN", "notes.md"), DICOM),
+    "no preamble": b"\x08\0\x05\0",
+    "photo.bak": content_as(grey(1), "JPEG"),
+    "screen.shot": content_as(grey(1)),
+}
+
+
+def test_the_first_bytes_tell_a_radiograph_whatever_its_name(tmp_path: Path) -> None:
+    by_suffix = ("a.JFIF", "b.JPE", "c.IMA", "d.dic")  # damaged: reported by whoever reads them
+    others = {"README": b"no image" * 100, "log.1": b"no image", "empty": b"", "DICOMDIR": DICOM}
+    for name, content in (BY_CONTENT | dict.fromkeys(by_suffix, b"no image") | others).items():
+        (tmp_path / name).write_bytes(content)
     os.mkfifo(tmp_path / "pipe")
-    found = [file.name for file in predicting.files_of([tmp_path])]
-    assert found == ["1.2.840.113619.2.5", "CR.1.2.840.7", "IM000010", "no preamble"]
-    assert predicting.files_of([tmp_path / "README"]) == [tmp_path / "README"]  # named
+    found = predicting.list_radiographs([tmp_path])
+    assert {file.name for file in found.files} == {*BY_CONTENT, *by_suffix}
+    assert {file.name for file in found.skipped} == {*others, "pipe"}
+    named = predicting.list_radiographs([tmp_path / "README"])
+    assert (named.files, named.skipped) == ([tmp_path / "README"], {})
 
 
 def test_what_cannot_be_read_is_among_the_files_of_a_folder(
@@ -134,14 +155,14 @@ def test_what_cannot_be_read_is_among_the_files_of_a_folder(
     (files / "folder.png").mkdir()
     (files / ".hidden").mkdir()
     grey(1).save(files / ".hidden/8.png")
-    assert files / "gone.png" in predicting.files_of([files])
+    assert files / "gone.png" in predicting.list_radiographs([files]).files
 
     def closed(path: Path, mode: str) -> Any:
         raise PermissionError(13, "Permission denied")
 
     (files / "closed").write_bytes(b"")
     monkeypatch.setattr(Path, "open", closed)
-    names = {file.name for file in predicting.files_of([files])}
+    names = {file.name for file in predicting.list_radiographs([files]).files}
     assert "closed" in names and not {"8.png", "folder.png"} & names
 
 
@@ -153,7 +174,7 @@ def test_a_folder_that_cannot_be_searched_is_an_error(
 
     monkeypatch.setattr(os, "scandir", scandir)
     with pytest.raises(CxrError, match="new patients cannot be read: Permission denied"):
-        predicting.files_of([files])
+        predicting.list_radiographs([files])
 
 
 def test_a_file_larger_than_any_image_is_not_read(
@@ -211,13 +232,17 @@ def cxr(exported: Path, *arguments: object) -> "subprocess.CompletedProcess[str]
 def test_one_bad_file_does_not_stop_the_others(exported: Path, files: Path) -> None:
     done = cxr(exported, "predict", files)
     assert done.returncode == 1
-    assert done.stderr == "2 of 6 files could not be read\n"
+    assert done.stderr == ("2 files or folders were skipped\n2 of 6 files could not be read\n")
     lines = done.stdout.splitlines()
     assert lines[0] == "variant bright, PNEUMONIA from 0.400"
-    assert lines[2].split()[:2] == ["0.549", "PNEUMONIA"]
-    assert lines[3].split()[:2] == ["0.235", "NORMAL"]
+    [first], [second] = ([line for line in lines if f"{n}.png" in line] for n in (1, 2))
+    assert first.split()[:2] == ["0.549", "PNEUMONIA"]
+    assert second.split()[:2] == ["0.235", "NORMAL"]
     assert sum("ERROR" in line for line in lines) == 2
     assert "4.png: cannot identify" in done.stdout
+    assert [line.split()[1:3] for line in lines[-2:]] == [["skipped", "-"]] * 2
+    assert lines[-2].endswith(".7.png: hidden")
+    assert lines[-1].endswith("notes.txt: not a JPEG, PNG or DICOM file")
 
 
 def test_all_well_ends_with_0_and_without_keras(exported: Path, files: Path) -> None:
@@ -241,8 +266,16 @@ def test_formats(
         document = json.loads(out)
         assert (document["variant"], document["threshold"]) == ("bright", THRESHOLD)
         rows = document["images"]
+        skipped = {row["file"]: row["reason"] for row in document["skipped"]}
     else:
         rows = list(csv.DictReader(io.StringIO(out)))
+        skipped = {row["file"]: row["skipped"] for row in rows[6:]}
+        assert not any(row.pop("skipped") for row in rows[:6])
+        rows = rows[:6]
+    assert skipped == {
+        str(files / ".7.png"): "hidden",
+        str(files / "notes.txt"): "not a JPEG, PNG or DICOM file",
+    }
     assert [set(row) for row in rows] == [set(cli.COLUMNS)] * 6
     assert [bool(row["error"]) for row in rows] == [False, False, True, True, False, False]
     assert float(rows[0]["probability"]) == pytest.approx(140 / 255, abs=1e-6)
@@ -261,6 +294,16 @@ def test_a_name_that_no_terminal_bears_is_escaped(
     assert done.stderr == "1 of 2 files could not be read\n"
     assert "\x1b" not in done.stdout and done.stdout.count("udcff") >= 2
     assert "cannot identify" in done.stdout and "PNEUMONIA" in done.stdout
+
+
+def test_a_folder_of_other_files_is_told_with_what_it_holds(tmp_path: Path) -> None:
+    for name in "abcde":
+        (tmp_path / f"{name}.txt").write_text("no image")
+    arguments = cli.parser().parse_args(["predict", str(tmp_path)])
+    with pytest.raises(CxrError) as caught:
+        arguments.run(arguments)
+    assert "a.txt (not a JPEG, PNG or DICOM file)" in str(caught.value)
+    assert str(caught.value).endswith(" and 2 more")
 
 
 WRONG = {

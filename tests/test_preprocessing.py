@@ -1,8 +1,12 @@
 """Images of the folder -> arrays of the splits, row by row."""
 
+import hashlib
 import itertools
-from collections.abc import Iterable
-from pathlib import Path
+import json
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path, PurePosixPath
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -10,13 +14,16 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+import stages.fetch
+import stages.preprocess
 from cxr import preprocessing
 from cxr.arrays import open_split
 from cxr.cleaning import read_prepared
-from cxr.demo import PROJECT
+from cxr.demo import PROJECT, copy_project, set_params
+from cxr.errors import CxrError
 from cxr.images import ImageError
 from cxr.labels import LABELS, SPLITS
-from cxr.manifest import verify
+from cxr.manifest import identify, verify
 from cxr.params import read_params
 from cxr.preprocessing import cache_splits, class_balance
 
@@ -145,3 +152,107 @@ def test_class_balance_counts_every_split_and_class() -> None:
         ["test", "NORMAL", 0],
         ["test", "PNEUMONIA", 3],
     ]
+
+
+# --- foreign names, by the stages themselves -----------------------------------------------------
+
+
+def of_third_version(patient: str, number: int, label: str) -> str:
+    """As `VIRUS-1000007-0001_jpeg.rf.0a0a0a.jpg`, exported by another program."""
+    kind = "NORMAL" if label == "NORMAL" else patient.split("_")[1].upper()
+    digits = int(hashlib.sha256(patient.encode()).hexdigest()[:6], 16)
+    return f"{kind}-{digits}-{number:04}_jpeg.rf.{'0a' * 16}.jpg"
+
+
+def without_patient(patient: str, number: int, label: str) -> str:
+    return f"scan{hashlib.sha256(f'{patient}{number}'.encode()).hexdigest()[:8]}.jpg"
+
+
+class Foreign:
+    """A project whose images have other names; `patients` tells by path whose they are."""
+
+    def __init__(self, folder: Path, phantoms: Path, rename: Callable[..., str]) -> None:
+        self.patients: dict[str, str] = {}
+        self.settings = {
+            **{"data.source": "directory", "data.directory": "mine", "data.on_leak": "warn"},
+            **{"image.size": 32, "split.val_fraction": 0.3},
+        }
+        copy_project(folder)
+        for number, file in enumerate(sorted(phantoms.rglob("*.jpeg"))):
+            path = PurePosixPath(file.relative_to(phantoms).as_posix())
+            patient, _ = identify(path, path.parts[1])
+            new = path.with_name(rename(patient, number, path.parts[1]))
+            self.patients[str(new)] = patient
+            (folder / "mine" / new).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, folder / "mine" / new)
+
+    def run(self, stage: ModuleType, **settings: str) -> None:
+        self.settings |= {key.replace("__", "."): value for key, value in settings.items()}
+        set_params(Path("params.yaml"), self.settings)
+        stage.main()
+
+    def metrics(self, name: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(Path(f"metrics/{name}.json").read_text())
+        return found
+
+    def patients_in_two_splits(self) -> int:
+        index = [pd.read_csv(f"data/arrays/{split}/index.csv") for split in SPLITS]
+        tables = [one.assign(split=n) for n, one in enumerate(index)]
+        whole = pd.concat(tables)
+        return int((whole.groupby(whole["path"].map(self.patients))["split"].nunique() > 1).sum())
+
+
+@pytest.fixture
+def foreign(
+    tmp_path: Path, phantoms: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> Foreign:
+    monkeypatch.chdir(tmp_path)
+    return Foreign(tmp_path, phantoms, request.param)
+
+
+@pytest.mark.parametrize("foreign", [of_third_version], indirect=True)
+def test_known_names_of_any_version_are_split_by_patient(foreign: Foreign) -> None:
+    foreign.run(stages.fetch)
+    foreign.run(stages.preprocess)
+    assert foreign.metrics("data")["unknown_patients"] == 0
+    assert foreign.metrics("data")["unknown_pathogens"] == 0
+    assert foreign.metrics("data")["patients"] == len(set(foreign.patients.values()))
+    assert foreign.metrics("guards")["leaks"]["patient"] == 0
+    assert foreign.patients_in_two_splits() == 0
+
+
+@pytest.mark.parametrize("foreign", [without_patient], indirect=True)
+def test_unknown_patients_stop_a_split_by_patient_until_they_are_told(
+    foreign: Foreign, capsys: pytest.CaptureFixture[str]
+) -> None:
+    count = len(foreign.patients)
+    foreign.run(stages.fetch)
+    assert f"the patient of {count} of {count} images" in capsys.readouterr().out
+    assert foreign.metrics("data")["unknown_patients"] == count
+    with pytest.raises(CxrError, match=f"patient of {count} of {count} images"):
+        foreign.run(stages.preprocess)
+    assert not Path("data/arrays").exists()
+    foreign.run(stages.preprocess, split__group_by="image")
+    assert foreign.metrics("guards")["leaks"]["patient"] is None
+    assert foreign.patients_in_two_splits() > 0
+    rows = [f"{path},{patient}" for path, patient in foreign.patients.items()]
+    Path("patients.csv").write_text("\n".join(["path,patient", *rows]))
+    foreign.run(stages.fetch, data__patients="patients.csv", split__group_by="patient")
+    foreign.run(stages.preprocess)
+    assert foreign.metrics("data")["unknown_patients"] == 0
+    assert foreign.metrics("guards")["leaks"]["patient"] == 0
+    assert foreign.patients_in_two_splits() == 0
+
+
+@pytest.mark.parametrize("foreign", [of_third_version], indirect=True)
+def test_what_a_source_left_out_is_in_the_metrics(foreign: Foreign) -> None:
+    for name in ("notes.txt", ".DS_Store", "train/COVID/x.jpeg"):
+        Path("mine", name).parent.mkdir(exist_ok=True)
+        Path("mine", name).write_bytes(b"x")
+    with pytest.raises(CxrError, match=r"data\.directory is 'mine': 1 image in train/COVID"):
+        foreign.run(stages.fetch)
+    foreign.run(stages.fetch, data__on_unplaced="skip")
+    counts = {"stray": 1, "nested": 0, "other": 1, "links": 0, "unplaced": 1}
+    assert foreign.metrics("data")["left_out"] == counts
+    foreign.run(stages.fetch)  # the copy is used again
+    assert foreign.metrics("data")["left_out"] == counts

@@ -243,6 +243,46 @@ def test_the_first_voi_table_is_applied_before_any_window(
     np.testing.assert_allclose(shown(content_of(made)), other / 1023 * 255, atol=0.51)
 
 
+@pytest.mark.parametrize(("used", "declared"), [(12, 16), (12, 8), (8, 12), (16, 12), (12, 0)])
+def test_a_voi_table_is_scaled_by_the_bits_that_its_entries_use(
+    tmp_path: Path, used: int, declared: int
+) -> None:
+    pixels = ramp(12)
+    curve = np.linspace(0, 2**used - 1, 4096).astype(int)
+    tables = table(0, curve, declared)
+    (tmp_path / "x").write_bytes(content_of(dataset(pixels, 12, VOILUTSequence=tables)))
+    found = read(tmp_path / "x")
+    np.testing.assert_allclose(found.image, curve[pixels] / (2**used - 1) * 255, atol=0.51)
+    assert found.notes == (radiograph.OTHER_TABLE,)
+
+
+@pytest.mark.parametrize("vr", ["US", "OW"])
+@pytest.mark.parametrize("syntax", [uid.ExplicitVRLittleEndian, uid.ExplicitVRBigEndian])
+def test_two_entries_of_a_table_may_share_a_word(tmp_path: Path, vr: str, syntax: uid.UID) -> None:
+    pixels, curve = ramp(8), np.arange(256)[::-1]
+    words = curve[::2] + 256 * curve[1::2]  # the first in the low byte
+    tables = table(0, curve, 8)
+    order = "<u2" if syntax == uid.ExplicitVRLittleEndian else ">u2"
+    data = words.astype(order).tobytes() if vr == "OW" else words.tolist()
+    tables[0].add_new("LUTData", vr, data)
+    made = dataset(pixels, VOILUTSequence=tables)
+    made.file_meta.TransferSyntaxUID = syntax
+    (tmp_path / "x").write_bytes(content_of(made))
+    found = read(tmp_path / "x")
+    assert found.notes == ()
+    np.testing.assert_array_equal(found.image, curve[pixels])
+
+
+def test_a_table_with_fewer_entries_than_it_says_is_used_and_noted(tmp_path: Path) -> None:
+    pixels, curve = ramp(12), np.arange(4000)
+    tables = table(0, curve, 12)
+    tables[0].LUTDescriptor = [4096, 0, 12]
+    (tmp_path / "x").write_bytes(content_of(dataset(pixels, 12, VOILUTSequence=tables)))
+    found = read(tmp_path / "x")
+    assert found.notes == (radiograph.OTHER_TABLE,)
+    np.testing.assert_allclose(found.image, np.minimum(pixels, 3999) / 4095 * 255, atol=0.51)
+
+
 def test_a_modality_table_is_applied_before_the_window(shown: Callable[[bytes], Grey]) -> None:
     pixels = ramp(12)
     curve = 5000 - np.arange(4096)
@@ -313,6 +353,60 @@ def test_a_useless_window_is_told_and_passed_over(tmp_path: Path, tags: dict[str
     np.testing.assert_array_equal(np.asarray(found.image), picture())
 
 
+@pytest.mark.parametrize(
+    "tags",
+    [
+        {"WindowCenter": "", "WindowWidth": ""},
+        {"WindowCenter": None, "WindowWidth": ""},
+        {"VOILUTSequence": [Dataset()]},
+        {"ModalityLUTSequence": [Dataset()]},
+        {"VOILUTSequence": []},
+    ],
+    ids=str,
+)
+def test_empty_window_tags_are_absent(tmp_path: Path, tags: dict[str, Any]) -> None:
+    made = dataset(picture(), WindowCenter="", WindowWidth="")
+    for keyword, value in tags.items():
+        setattr(made, keyword, value)
+    (tmp_path / "x").write_bytes(content_of(made))
+    found = read(tmp_path / "x")
+    assert found.notes == ()
+    np.testing.assert_array_equal(np.asarray(found.image), picture())
+
+
+def test_a_window_without_its_width_is_told(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(content_of(dataset(picture(), WindowCenter=9, WindowWidth="")))
+    assert read(tmp_path / "x").notes == (radiograph.NO_WINDOW,)
+
+
+def test_equal_channels_are_no_colours(tmp_path: Path) -> None:
+    pixels = np.repeat(picture()[..., np.newaxis], 3, axis=2)
+    (tmp_path / "rgb").write_bytes(content_of(dataset(pixels)))
+    palette = dataset(picture(), PhotometricInterpretation="PALETTE COLOR")
+    for colour in ("Red", "Green", "Blue"):
+        palette.add_new(f"{colour}PaletteColorLookupTableDescriptor", "US", [256, 0, 16])
+        data = (np.arange(256) * 257).astype("<u2").tobytes()
+        palette.add_new(f"{colour}PaletteColorLookupTableData", "OW", data)
+    (tmp_path / "palette").write_bytes(content_of(palette))
+    for name in ("rgb", "palette"):
+        found = read(tmp_path / name)
+        assert (found.coloured, found.notes) == (False, ())
+        np.testing.assert_array_equal(found.image, picture())
+
+
+def test_a_palette_of_8_bits_in_words_of_16_is_not_black(tmp_path: Path) -> None:
+    made = dataset(picture(), PhotometricInterpretation="PALETTE COLOR")
+    for colour in ("Red", "Green", "Blue"):
+        made.add_new(f"{colour}PaletteColorLookupTableDescriptor", "US", [256, 0, 16])
+        made.add_new(
+            f"{colour}PaletteColorLookupTableData", "OW", np.arange(256, dtype="<u2").tobytes()
+        )
+    (tmp_path / "x").write_bytes(content_of(made))
+    found = read(tmp_path / "x")
+    np.testing.assert_array_equal(found.image, picture())
+    assert found.notes == (radiograph.OTHER_TABLE,)
+
+
 def test_colours_become_luminance(tmp_path: Path) -> None:
     pixels = picture(8, channels=3)
     (tmp_path / "x").write_bytes(content_of(dataset(pixels)))
@@ -320,6 +414,35 @@ def test_colours_become_luminance(tmp_path: Path) -> None:
     wanted = pixels @ np.array([0.299, 0.587, 0.114])
     np.testing.assert_allclose(np.asarray(found.image), wanted, atol=1)
     assert (found.coloured, found.width, found.height) == (True, 16, 24)
+
+
+LITTLE = {
+    "black": dataset(picture(4).astype(np.uint16), 16, WindowCenter=32768, WindowWidth=65536),
+    "white": dataset(picture(), WindowCenter=-400, WindowWidth=1000),
+    "flat": dataset(picture(4) + 100),
+}
+
+
+@pytest.mark.parametrize("kind", LITTLE)
+def test_grey_values_of_little_range_are_noted(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "x").write_bytes(content_of(LITTLE[kind]))
+    assert read(tmp_path / "x").notes == (radiograph.LITTLE_RANGE,)
+
+
+def test_12_bits_in_a_png_of_16_are_noted_unless_it_says_so(tmp_path: Path) -> None:
+    pixels = picture(12)
+    marked = pixels.copy()
+    marked[0, 0] = 65535  # as a letter drawn in white; of 384 pixels it is less than 0.5 %
+    for name, values in (("plain.png", pixels), ("marked.png", marked)):
+        Image.fromarray(values).save(tmp_path / name)
+        assert read(tmp_path / name).notes == (radiograph.LITTLE_RANGE,)
+    content = (tmp_path / "plain.png").read_bytes()
+    chunk = b"sBIT\x0c"
+    chunk = struct.pack(">I", 1) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    (tmp_path / "sbit.png").write_bytes(content[:33] + chunk + content[33:])
+    found = read(tmp_path / "sbit.png")
+    assert found.notes == ()
+    np.testing.assert_allclose(found.image, pixels / 4095 * 255, atol=1)
 
 
 def test_palette_colours_become_luminance(shown: Callable[[bytes], Grey]) -> None:
@@ -455,6 +578,12 @@ BAD: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: framed(grey8(), uid.JPEGBaseline8Bit, jpeg(picture()) * 2),
         "more than one image",
     ),
+    "two images with padding between": (
+        lambda: framed(
+            grey8(), uid.JPEGBaseline8Bit, jpeg(picture()) + b"\0\1" * 9 + jpeg(picture())
+        ),
+        "more than one image",
+    ),
     "JPEG 2000 named JPEG": (lambda: framed(grey8(), uid.JPEG2000, jpeg(picture())), "damaged"),
     "JPEG with two headers": (
         lambda: framed(grey8(), uid.JPEGBaseline8Bit, two_headers(jpeg(picture()))),
@@ -551,7 +680,26 @@ def test_a_frame_without_its_end_is_refused(kind: str, tmp_path: Path, no_decode
     whole = dcmread(io.BytesIO(PACKED[kind](tmp_path)))
     frame = get_frame(whole.PixelData, 0, number_of_frames=1)
     for cut in (frame[: len(frame) - 20], frame.rstrip(b"\0")[:-2]):
-        assert "no end" in refused(framed(whole, whole.file_meta.TransferSyntaxUID, cut), tmp_path)
+        for padding in (b"", bytes(1000)):
+            packed = framed(whole, whole.file_meta.TransferSyntaxUID, cut + padding)
+            assert "no end" in refused(packed, tmp_path)
+
+
+@pytest.mark.parametrize("kind", FOUND_AS)
+@pytest.mark.parametrize("padding", [bytes(13), bytes(1000), b"\xff" * 30, b"of an older image"])
+def test_what_follows_the_end_of_a_frame_is_passed_over(
+    shown: Callable[[bytes], Grey], kind: str, padding: bytes, tmp_path: Path
+) -> None:
+    whole = PACKED[kind](tmp_path)
+    found = dcmread(io.BytesIO(whole))
+    frame = get_frame(found.PixelData, 0, number_of_frames=1).rstrip(b"\0")
+    padded = framed(found, found.file_meta.TransferSyntaxUID, frame + padding)
+    np.testing.assert_array_equal(shown(padded), shown(whole))
+
+
+def test_an_end_within_the_header_of_a_frame_is_none(tmp_path: Path, no_decoder: None) -> None:
+    frame = jpeg(picture(), comment=b"\xff\xd9").rstrip(b"\0")
+    assert "no end" in refused(framed(grey8(), uid.JPEGBaseline8Bit, frame[:-2]), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -745,6 +893,27 @@ def test_the_size_is_that_of_the_upright_original(
     [
         ({}, ()),
         ({"Modality": "DX", "BodyPartExamined": "PORT CHEST", "ViewPosition": "AP"}, ()),
+        ({"Modality": "DR", "ViewPosition": "LLD"}, ()),
+        *(
+            ({"BodyPartExamined": word}, ())
+            for word in (
+                *("TORAX", "TÓRAX PA", "PECHO", "PULMONES", "PEITO", "PULMÃO", "TORACE", "petto"),
+                *("POLMONI", "THORAX", "POITRINE", "POUMONS", "BRUSTKORB", "LUNGE", "CHEST_PA"),
+                *("BRUST", "T\xc3\x93RAX"),  # UTF-8, read as Latin-1
+            )
+        ),
+        ({"BodyPartExamined": "BRUSTWIRBELSAULE"}, (radiograph.OTHER_PART,)),
+        *(
+            ({"ViewPosition": word}, (radiograph.OTHER_VIEW,))
+            for word in ("LATERALE", "L LATERAL", "PERFIL", "PROFIL", "SEITLICH")
+        ),
+        ({"ViewPosition": "LATERAL DECUBITUS"}, ()),
+        ({"PresentationIntentType": "FOR PROCESSING"}, (radiograph.FOR_PROCESSING,)),
+        ({"PresentationIntentType": "FOR PRESENTATION"}, ()),
+        (
+            {"SOPClassUID": uid.DigitalXRayImageStorageForProcessing},
+            (radiograph.FOR_PROCESSING,),
+        ),
         ({"Modality": "CT"}, (radiograph.OTHER_MODALITY,)),
         ({"BodyPartExamined": "HAND"}, (radiograph.OTHER_PART,)),
         ({"ViewPosition": "LL"}, (radiograph.OTHER_VIEW,)),

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
+from cxr.comparison import best_variant
 from cxr.recommendation import (
-    best_variant,
     recommend,
     signed,
     signed_difference,

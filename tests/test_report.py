@@ -402,7 +402,7 @@ def test_thirds_of_many_sizes() -> None:
 
 
 def test_leaks_are_told(results: Results) -> None:
-    def told(**counts: int) -> str:
+    def told(**counts: int | None) -> str:
         changed = replace(results, guards={"leaks": counts})
         return report(changed).to_markdown()
 
@@ -410,3 +410,6 @@ def test_leaks_are_told(results: Results) -> None:
     some = told(patient=0, near_identical=3, dropped=3)
     assert "near identical 3 image(s); 3 left out." in some
     assert "patient 0" not in some
+    assert "not compared" not in some
+    alone = told(patient=None, near_identical=0, dropped=0)
+    assert "copies under two labels: none. Patients were not compared" in alone

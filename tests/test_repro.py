@@ -147,7 +147,7 @@ def test_experiment_in_a_temporary_folder_runs_its_own_code(finished: Project) -
 
 
 def test_exp_run_temp_changes_one_parameter(finished: Project) -> None:
-    output = finished.run("dvc exp run --temp --name quick -S model.epochs=2")
+    output = finished.run("dvc exp run --temp --name quick -S model.epochs=2 evaluate")
     assert "Ran experiment" in output
     finished.run("dvc exp show --no-pager --csv > shown.csv")
     table = (finished.folder / "shown.csv").read_text()

@@ -1,7 +1,10 @@
 """The page and its endpoints: right answers, limits, hostile requests, nothing kept."""
 
+import asyncio
+import gzip
 import io
 import os
+import re
 import signal
 import socket
 import struct
@@ -16,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from urllib.parse import urljoin, urlsplit
 
 import keras
 import numpy as np
@@ -24,6 +28,9 @@ import pytest
 import requests
 from keras import layers
 from PIL import Image
+from starlette.applications import Starlette
+from starlette.routing import Mount
+from starlette.types import ASGIApp, Message
 from test_radiograph import bomb, content_of, dataset, grey8
 from tiny import SIDE, THRESHOLD, content_as, export, grey
 from writes import WATCH, elsewhere
@@ -37,6 +44,8 @@ from cxr.serving import LIMITS, TYPES, Limits
 Start = Callable[..., str]
 
 SECRET = "Mustermann"
+
+pytestmark = pytest.mark.slow  # each test has a server
 
 
 @pytest.fixture(scope="module")
@@ -54,14 +63,17 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextmanager
-def running(models: Path, limits: Limits = LIMITS, variant: str = "") -> Iterator[str]:
-    """Address of a server in a thread."""
+def running(
+    models: Path, limits: Limits = LIMITS, variant: str = "", base: str = ""
+) -> Iterator[str]:
+    """Address of a server in a thread, with the path that the application is mounted at."""
     with serving.listen("127.0.0.1", 0) as listener:
-        server = serving.server(serving.application(models, variant, limits=limits))
+        app: ASGIApp = serving.application(models, variant, limits=limits)
+        server = serving.server(Starlette(routes=[Mount(base, app)]) if base else app)
         thread = threading.Thread(target=server.run, args=([listener],))
         thread.start()
         try:
-            yield "http://{}:{}".format(*listener.getsockname())
+            yield "http://{}:{}{}".format(*listener.getsockname(), base)
         finally:
             server.should_exit = True
             thread.join()
@@ -76,6 +88,42 @@ def url(exported: Path) -> Iterator[str]:
 def ask(url: str, content: Any, kind: str = TYPES[0], path: str = "predict") -> requests.Response:
     headers = {"Content-Type": kind}
     return requests.post(f"{url}/api/{path}", content, headers=headers, timeout=60)
+
+
+Headers = dict[str, str]
+
+
+def direct(
+    app: ASGIApp, method: str, path: str, headers: Headers | None = None, body: bytes = b""
+) -> tuple[int, Headers, bytes]:
+    """Status, headers and body of an answer, without a server."""
+    sent: list[Message] = []
+    asked = {"host": "localhost", **(headers or {})}
+    scope = {
+        **{"type": "http", "http_version": "1.1", "method": method, "scheme": "http"},
+        **{"path": path, "raw_path": path.encode(), "query_string": b"", "root_path": ""},
+        "headers": [(name.encode(), value.encode()) for name, value in asked.items()],
+    }
+
+    async def run() -> None:
+        waiting = [{"type": "http.request", "body": body, "more_body": False}]
+
+        async def receive() -> Message:
+            return waiting.pop() if waiting else await asyncio.Future()  # stays connected
+
+        async def send(message: Message) -> None:
+            sent.append(message)
+
+        await app(scope, receive, send)
+
+    asyncio.run(run())
+    found = {name.decode().lower(): value.decode() for name, value in sent[0]["headers"]}
+    return sent[0]["status"], found, b"".join(message.get("body", b"") for message in sent[1:])
+
+
+@pytest.fixture(scope="module")
+def app(exported: Path) -> ASGIApp:
+    return serving.application(exported)
 
 
 # --- answers -------------------------------------------------------------------------------------
@@ -103,8 +151,8 @@ def test_the_content_tells_what_a_file_is_not_the_type(url: str, kind: str) -> N
 
 
 def test_warnings_are_told(url: str) -> None:
-    [warning] = ask(url, content_as(grey(128, (100, 40)))).json()["warnings"]
-    assert "width / height" in warning
+    warnings = ask(url, content_as(grey(128, (100, 40)))).json()["warnings"]
+    assert sum("width / height" in warning for warning in warnings) == 1
 
 
 def test_the_picture_is_what_the_network_sees(url: str) -> None:
@@ -194,6 +242,60 @@ def test_a_bad_file_is_refused_and_the_next_is_answered(url: str, reason: str, p
 )
 def test_only_types_that_other_sites_cannot_send_unasked_are_taken(url: str, kind: str) -> None:
     assert ask(url, content_as(grey(51)), kind).status_code == 415
+
+
+def test_a_type_that_is_often_sent_for_jpeg_is_taken(app: ASGIApp) -> None:
+    sent = {"content-type": "image/jpg"}
+    status, _, _ = direct(app, "POST", "/api/predict", sent, content_as(grey(51), "JPEG"))
+    assert status == 200
+
+
+@pytest.mark.parametrize(
+    ("encoding", "status"), [("gzip", 415), ("deflate, gzip", 415), ("identity", 200)]
+)
+def test_a_body_with_an_encoding_is_refused_with_the_reason(
+    app: ASGIApp, encoding: str, status: int
+) -> None:
+    content = content_as(grey(51))
+    body = gzip.compress(content) if "gzip" in encoding else content
+    sent = {"content-type": "image/png", "content-encoding": encoding}
+    found, headers, answer = direct(app, "POST", "/api/predict", sent, body)
+    assert found == status
+    if status == 415:
+        assert b"Content-Encoding is not unpacked" in answer
+        assert headers["accept-encoding"] == "identity"
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/card", "/api/model", "/openapi.json", "/page/app.js", "/api/predict", "/none"]
+)
+def test_head_is_answered_as_get_without_the_body(app: ASGIApp, path: str) -> None:
+    status, headers, body = direct(app, "GET", path)
+    assert body
+    assert direct(app, "HEAD", path) == (status, headers, b"")
+
+
+@pytest.mark.parametrize("path", ["", "card"])
+def test_all_links_stay_below_the_path_at_which_the_page_is_mounted(
+    app: ASGIApp, path: str
+) -> None:
+    mounted = Starlette(routes=[Mount("/base", app)])
+    status, _, body = direct(mounted, "GET", f"/base/{path}")
+    assert status == 200
+    links = re.findall(r'(?:href|src)="([^"]+)"', body.decode())
+    assert len(links) >= 3
+    for link in links:
+        target = urlsplit(urljoin(f"http://localhost/base/{path}", link)).path
+        assert direct(mounted, "GET", target)[0] == 200, link
+
+
+@pytest.mark.slow
+def test_head_over_a_connection_has_no_body(url: str) -> None:
+    found = requests.head(f"{url}/api/model", timeout=9)
+    assert (found.status_code, found.content) == (200, b"")
+    assert found.headers["Content-Length"] == str(
+        len(requests.get(f"{url}/api/model", timeout=9).content)
+    )
 
 
 def test_other_sites_get_no_permission(url: str) -> None:

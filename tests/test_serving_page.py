@@ -92,13 +92,13 @@ def opened(browser: Browser, url: str) -> Iterator[Opened]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Four radiographs, one file that is none, and four that are left out."""
+    """Four radiographs, one file that is none, and four that are skipped."""
     found = tmp_path / "patients"
     (found / "below").mkdir(parents=True)
     grey(140).save(found / f"{NAME}.png")
     grey(60).save(found / "below/2.JPG", quality=95)
     made = dataset(np.full((40, 40), 120, np.uint8))
-    for name in ("IM000010", "1.2.840.5", "DICOMDIR"):
+    for name in ("IM000010", "DOE.JOHN", "DICOMDIR"):
         (found / "below" / name).write_bytes(content_of(made))
     (found / "below/README").write_text("of patients, " * 20)
     (found / "bad.dcm").write_bytes(b"no image")
@@ -120,9 +120,16 @@ def done(page: Page, text: str) -> None:
 
 def check_all(page: Page, prefix: str) -> None:
     """Of the files in `folder`."""
-    done(page, "5 of 5 done: 3 PNEUMONIA, 1 NORMAL, 1 without an answer.")
+    done(page, "5 of 5 done: 3 PNEUMONIA, 1 NORMAL, 1 without an answer. 4 skipped.")
     found = shown(page)
     assert list(found) == [f"{prefix}{name}" for name in NAMES]
+    page.get_by_text("Skipped: 4").click()
+    assert page.locator("#skipped-names li").all_inner_texts() == [
+        f"{prefix}.hidden.png: hidden",
+        f"{prefix}below/DICOMDIR: table of contents of a DICOM medium",
+        f"{prefix}below/README: not a JPEG, PNG or DICOM file",
+        f"{prefix}notes.txt: not a JPEG, PNG or DICOM file",
+    ]
     for name, text in NAMES.items():
         for wanted in text:
             assert wanted in found[f"{prefix}{name}"]
@@ -130,8 +137,8 @@ def check_all(page: Page, prefix: str) -> None:
 
 NAMES = {
     "bad.dcm": ["ERROR", "cannot identify a JPEG, PNG or DICOM image"],
-    "below/1.2.840.5": ["PNEUMONIA", "0.471"],
     "below/2.JPG": ["NORMAL", "0.235"],
+    "below/DOE.JOHN": ["PNEUMONIA", "0.471"],
     "below/IM000010": ["PNEUMONIA", "0.471"],
     f"{NAME}.png": ["PNEUMONIA", "0.549", "0.400"],
 }
@@ -168,7 +175,7 @@ def test_a_folder_whose_list_breaks_off_gives_what_it_gave(opened: Opened, folde
     page = opened()
     page.evaluate(BREAKS_OFF)
     drop(page, folder)
-    done(page, "7 of 7 done: 3 PNEUMONIA, 1 NORMAL, 3 without an answer.")
+    done(page, "7 of 7 done: 3 PNEUMONIA, 1 NORMAL, 3 without an answer. 4 skipped.")
     found = shown(page)
     assert {f"patients/{name}" for name in NAMES} < set(found)
     for name in ("patients", "patients/below"):
@@ -281,6 +288,19 @@ def test_the_pictures_stand_side_by_side(opened: Opened, folder: Path) -> None:
     assert seen["x"] + seen["width"] <= overlay["x"]
 
 
+@pytest.mark.slow
+def test_the_page_works_behind_a_base_path(browser: Browser, exported: Path, folder: Path) -> None:
+    with running(exported, base="/tools/cxr") as address:
+        page = browser.new_page()
+        page.goto(f"{address}/")
+        page.get_by_label("Choose files").set_input_files(folder / f"{NAME}.png")
+        done(page, "1 of 1 done: 1 PNEUMONIA, 0 NORMAL, 0 without an answer.")
+        page.get_by_role("link", name="Model card").click()
+        check_card(page)
+        assert page.url == f"{address}/"
+        page.close()
+
+
 def test_without_a_server_the_page_says_so(opened: Opened, folder: Path) -> None:
     page = opened()
     page.route("**/api/predict", lambda route: route.abort())
@@ -322,7 +342,7 @@ def test_a_folder_without_radiographs_is_told(opened: Opened, tmp_path: Path) ->
     (tmp_path / "none/notes.txt").write_text("no image")
     page = opened()
     page.get_by_label("Choose a folder").set_input_files(tmp_path / "none")
-    done(page, "No JPEG, PNG or DICOM file was found.")
+    done(page, "No JPEG, PNG or DICOM file was found. 1 skipped.")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

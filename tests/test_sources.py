@@ -245,7 +245,9 @@ def test_phantom_records_its_settings(tmp_path: Path, phantoms: list[dict[str, i
     ensure_raw(raw, "phantom", phantom_patients=60, phantom_seed=1, phantom_short_side=128)
     settings = {"patients": 60, "seed": 1, "short_side": 128}
     assert phantoms == [settings]
-    expected = json.dumps({"source": "phantom", **settings}, indent=2, sort_keys=True) + "\n"
+    nothing = {"left_out": dict.fromkeys(sources.LEFT_OUT, 0)}
+    record = {"source": "phantom", **settings, **nothing}
+    expected = json.dumps(record, indent=2, sort_keys=True) + "\n"
     assert (raw / "origin.json").read_text() == expected
 
 
@@ -300,26 +302,94 @@ def test_directory_is_copied_without_strays(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     mine = write(tmp_path / "mine", {**CLEAN, "notes.txt": b"x", "train/.DS_Store": b"x"})
+    write(mine, {"train/covid/c.png": b"x", "copy/train/NORMAL/IM-0001-0001.jpeg": b"x"})
     secret = write(tmp_path / "secret", {"train/NORMAL/s.jpeg": b"secret"})
     (mine / "train/link.jpeg").symlink_to(secret / "train/NORMAL/s.jpeg")
     (mine / "val").symlink_to(secret / "train")
     before = state(mine)
     raw = tmp_path / "raw" / "directory"
-    ensure_raw(raw, "directory", directory=str(mine))
+    ensure_raw(raw, "directory", directory=str(mine), on_unplaced="skip")
     assert read(raw) == CLEAN
     assert state(mine) == before
     for name in CLEAN:
         assert not (raw / name).samefile(mine / name)
         assert (raw / name).stat().st_mtime_ns == (mine / name).stat().st_mtime_ns
+    counts = {"stray": 1, "nested": 1, "other": 1, "links": 2, "unplaced": 1}
     assert json.loads((raw / "origin.json").read_text()) == {
         "directory": str(mine),
+        "left_out": counts,
         "source": "directory",
     }
+    assert sources.left_out(raw) == counts
     printed = capsys.readouterr().out
+    assert "train/covid: 1 image\n" in printed
+    assert "1 images where the layout knows none" in printed
     assert "3 images" in printed
     assert "1 hidden" in printed
     assert "1 other" in printed
     assert "2 links" in printed
+
+
+@pytest.mark.parametrize("lost", ["train/covid/c.png", "more/train/NORMAL/m.jpeg"])
+def test_directory_with_unplaced_images_is_refused_until_they_are_skipped(
+    tmp_path: Path, lost: str
+) -> None:
+    mine = write(tmp_path / "mine", {**CLEAN, lost: b"x"})
+    raw = tmp_path / "raw" / "directory"
+    wanted = rf"{mine}'.*1 image in {Path(lost).parent}(?s:.*)data\.on_unplaced"
+    with pytest.raises(SourceError, match=wanted):
+        ensure_raw(raw, "directory", directory=str(mine))
+    assert not raw.exists()
+    ensure_raw(raw, "directory", directory=str(mine), on_unplaced="skip")
+    before = state(raw)
+    ensure_raw(raw, "directory", directory=str(mine), on_unplaced="skip")
+    assert state(raw) == before
+    # The copy alone would not show what was skipped.
+    with pytest.raises(SourceError, match=wanted):
+        ensure_raw(raw, "directory", directory=str(mine))
+    assert state(raw) == before
+
+
+@pytest.mark.parametrize("link", ["train/link.jpeg", "val", "train/PNEUMONIA/virus"])
+def test_a_link_behind_which_images_may_be_is_refused(tmp_path: Path, link: str) -> None:
+    mine = write(tmp_path / "mine", CLEAN)
+    (mine / link).symlink_to(write(tmp_path / "other", CLEAN))
+    with pytest.raises(SourceError, match=f"{link}: a symbolic link, which is not followed"):
+        ensure_raw(tmp_path / "directory", "directory", directory=str(mine))
+
+
+def test_directory_keeps_paths_and_reads_every_suffix_and_folder_of_a_class(
+    tmp_path: Path,
+) -> None:
+    jpeg = b"\xff\xd8\xff\xe0"
+    tree = {
+        "set/train/PNEUMONIA/virus/a.jfif": b"a",
+        "set/train/PNEUMONIA/bacteria/a.jfif": b"b",
+        "set/train/NORMAL/DOE.JOHN": jpeg,
+        "set/valid/NORMAL/c": jpeg,
+    }
+    mine = write(tmp_path / "mine", {**tree, "set/train/NORMAL/notes": b"text"})
+    raw = tmp_path / "directory"
+    ensure_raw(raw, "directory", directory=str(mine))
+    assert read(raw) == tree
+    assert sources.left_out(raw) == dict.fromkeys(sources.LEFT_OUT, 0) | {"other": 1}
+
+
+def test_what_was_left_out_is_unknown_of_a_copy_without_counts(tmp_path: Path) -> None:
+    raw = write(tmp_path / "kaggle", CLEAN)
+    assert sources.left_out(raw) == dict.fromkeys(sources.LEFT_OUT, 0)
+    (raw / "origin.json").write_text('{"source": "kaggle"}')
+    before = state(raw)
+    ensure_raw(raw, "kaggle")
+    assert state(raw) == before
+    assert sources.left_out(raw) is None
+
+
+def test_images_without_a_suffix_are_a_users_images(tmp_path: Path) -> None:
+    raw = write(tmp_path / "kaggle", {"train/NORMAL/scan": b"\xff\xd8\xff\xe0"})
+    before = state(raw)
+    ensure_raw(raw, "kaggle")
+    assert state(raw) == before
 
 
 @pytest.mark.parametrize("given", ["mine", "~/mine"])
@@ -333,16 +403,41 @@ def test_directory_may_be_relative_or_in_the_home_folder(
     assert read(Path("data/raw/directory")) == CLEAN
 
 
+BOTH = ("NORMAL", "PNEUMONIA")
+
+
 @pytest.mark.parametrize(
-    "tree", [{}, {"a.jpeg": b"x"}, {"val/NORMAL/a.jpeg": b"x"}, {"train/normal/a.jpeg": b"x"}]
+    ("names", "said"),
+    [
+        ([], "no NORMAL and PNEUMONIA images. Found: 0 files"),
+        (["notes.txt"], "no NORMAL and PNEUMONIA images. Found: 1 files, none of them an image"),
+        (["a.jpeg"], "Found: 1 image in ."),
+        ([f"train/{of.lower()}/a.png" for of in BOTH], "2 images in train/normal, train/pneumonia"),
+        ([f"{of}/a.png" for of in BOTH], "2 images in NORMAL, PNEUMONIA"),
+        ([f"val/{of}/a.png" for of in BOTH], "no images in train/ or test/. Found: 2 images in th"),
+        (["train/NORMAL/a.png"], "no PNEUMONIA images. Found: 1 images in their places"),
+        (
+            [f"train/{of}/a.png" for of in ("NORMAL", "BACTERIA", "VIRUS")],
+            "1 images in their places, 2 images in train/BACTERIA, train/VIRUS",
+        ),
+    ],
 )
-def test_directory_without_class_folders_is_refused(tree: Tree, tmp_path: Path) -> None:
+@pytest.mark.parametrize("on_unplaced", ["error", "skip"])
+def test_directory_without_both_classes_is_refused_by_the_users_own_path(
+    names: list[str], said: str, on_unplaced: str, tmp_path: Path
+) -> None:
     mine = tmp_path / "mine"
     mine.mkdir()
-    write(mine, tree)
-    with pytest.raises(SourceError, match=r"data\.directory is '.*mine'.*train/ or test/"):
-        ensure_raw(tmp_path / "raw" / "directory", "directory", directory=str(mine))
-    assert list((tmp_path / "raw").iterdir()) == []
+    write(mine, dict.fromkeys(names, b"x"))
+    raw = tmp_path / "raw" / "directory"
+    with pytest.raises(SourceError) as caught:
+        ensure_raw(raw, "directory", directory=str(mine), on_unplaced=on_unplaced)
+    message = str(caught.value)
+    assert message.startswith(f"data.directory is '{mine}'")
+    assert said in message
+    assert "in train/, test/ or val/" in message
+    assert str(raw) not in message
+    assert list(raw.parent.iterdir()) == []
 
 
 def test_missing_directory_is_refused(tmp_path: Path) -> None:
@@ -370,7 +465,8 @@ def test_directory_says_that_it_is_ignored(
 def test_directory_is_copied_anew_only_when_it_changes(tmp_path: Path) -> None:
     raw = tmp_path / "directory"
     one = write(tmp_path / "one", CLEAN)
-    two = write(tmp_path / "two", {"test/NORMAL/two.png": b"two"})
+    tree: Tree = {f"test/{of}/two.png": b"two" for of in BOTH}
+    two = write(tmp_path / "two", tree)
     ensure_raw(raw, "directory", directory=str(one))
     before = state(raw)
     shutil.rmtree(one)
@@ -381,7 +477,7 @@ def test_directory_is_copied_anew_only_when_it_changes(tmp_path: Path) -> None:
         ensure_raw(raw, "directory", directory=str(tmp_path / "none"))
     assert state(raw) == before
     ensure_raw(raw, "directory", directory=str(two))
-    assert read(raw) == {"test/NORMAL/two.png": b"two"}
+    assert read(raw) == tree
     assert left_beside(raw) == ["two"]
 
 
@@ -395,7 +491,9 @@ def test_kaggle_keeps_the_shallowest_copy_only(
     ensure_raw(raw, "kaggle")
     assert kaggle == ["paultimothymooney/chest-xray-pneumonia"]
     assert read(raw) == {**CLEAN, "val/PNEUMONIA/person2_virus_2.jpeg": b"val"}
-    assert json.loads((raw / "origin.json").read_text()) == {"source": "kaggle"}
+    counts = {"stray": 2, "nested": 3, "other": 1, "links": 0, "unplaced": 0}
+    record = {"source": "kaggle", "left_out": counts}
+    assert json.loads((raw / "origin.json").read_text()) == record
     printed = capsys.readouterr().out
     for part in ("4 images", "3 in nested", "2 hidden", "1 other"):
         assert part in printed
@@ -449,7 +547,7 @@ def test_kaggle_offline_names_three_ways_on(
 def test_kaggle_without_images_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     empty = write(tmp_path / "cache", {"readme.md": b"moved"})
     monkeypatch.setattr(kagglehub, "dataset_download", lambda _: str(empty))
-    with pytest.raises(SourceError, match="holds no images"):
+    with pytest.raises(SourceError, match="has no NORMAL and PNEUMONIA images"):
         ensure_raw(tmp_path / "raw" / "kaggle", "kaggle")
     assert list((tmp_path / "raw").iterdir()) == []
 
@@ -490,13 +588,30 @@ def test_mendeley_is_downloaded_and_unpacked(
     site = serve(zipped(MENDELEY))
     ensure_raw(raw, "mendeley")
     assert read(raw) == CLEAN
-    assert json.loads((raw / "origin.json").read_text()) == {"source": "mendeley"}
+    counts = dict.fromkeys(sources.LEFT_OUT, 0) | {"stray": 2}
+    record = {"source": "mendeley", "left_out": counts}
+    assert json.loads((raw / "origin.json").read_text()) == record
     assert left_beside(raw) == []
     printed = capsys.readouterr().out
     assert "3 images" in printed
     assert "2 hidden" in printed
     ensure_raw(raw, "mendeley")
     assert len(site.ranges) == 1
+
+
+def test_mendeley_reads_every_suffix_and_refuses_images_without_a_place(
+    raw: Path, serve: Serve
+) -> None:
+    scan = {"chest_xray/train/NORMAL/scan": b"\xff\xd8\xff\xe0"}
+    serve(zipped({**MENDELEY, **scan, "chest_xray/train/notes": b"text"}))
+    ensure_raw(raw, "mendeley")
+    assert read(raw) == {**CLEAN, "train/NORMAL/scan": b"\xff\xd8\xff\xe0"}
+    assert sources.left_out(raw) == dict.fromkeys(sources.LEFT_OUT, 0) | {"stray": 2, "other": 1}
+    shutil.rmtree(raw)
+    serve(zipped({**MENDELEY, "chest_xray/holdout/NORMAL/x.jpeg": b"x"}))
+    with pytest.raises(SourceError, match="1 image in chest_xray/holdout/NORMAL"):
+        ensure_raw(raw, "mendeley")
+    assert not raw.exists()
 
 
 @pytest.mark.parametrize("length", [True, False])
@@ -772,7 +887,8 @@ def test_mendeley_member_never_gets_larger_than_it_says(
 
     monkeypatch.setattr(shutil, "copyfileobj", counting)
     name = "chest_xray/test/NORMAL/bomb.jpeg"
-    serve(with_size(deflated({name: bytes(5_000_000)}), name, 50))
+    tree = {name: bytes(5_000_000), "chest_xray/test/PNEUMONIA/x.jpeg": b"x"}
+    serve(with_size(deflated(tree), name, 50))
     with pytest.raises(SourceError, match="cannot be unpacked"):
         ensure_raw(raw, "mendeley")
     assert len(written) == 1

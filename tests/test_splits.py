@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from cxr.errors import CxrError
 from cxr.labels import LABELS
 from cxr.params import SplitParams
-from cxr.splits import assign, draw, leave_out
+from cxr.splits import MOST_UNKNOWN, assign, draw, leave_out
 
 few = settings(max_examples=20)
 # Numbers of images of the patients of one class.
@@ -52,6 +52,24 @@ def official(normal: list[int], ill: list[int], test: int = 5, val: int = 0) -> 
 
 
 PLAIN = official([1, 2, 3] * 10, [2, 1, 4] * 20, val=4)
+
+
+@pytest.mark.parametrize("group_by", ["patient", "image"])
+@pytest.mark.parametrize("beyond", [0, 1])
+def test_too_many_unknown_patients_are_no_split_by_patient(group_by: str, beyond: int) -> None:
+    """An unknown patient is named by the path of the image."""
+    manifest = PLAIN.copy()
+    unknown = int(MOST_UNKNOWN * len(manifest)) + beyond
+    assert unknown > beyond
+    manifest.loc[manifest.index[-unknown:], "patient"] = manifest["path"]
+    if group_by == "image" or not beyond:
+        assert len(assign(manifest, params(group_by=group_by))) == len(manifest)
+        return
+    with pytest.raises(CxrError, match=f"{unknown} of {len(manifest)} images") as caught:
+        assign(manifest, params())
+    first = manifest["path"].iloc[-unknown]
+    for words in (first, "data.patients", "split.group_by to image"):
+        assert words in str(caught.value)
 
 
 def by_path(manifest: pd.DataFrame, assigned: pd.Series) -> dict[str, str]:

@@ -16,7 +16,6 @@ import keras
 import numpy as np
 from keras import layers
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from cxr import paths
 from cxr.arrays import Split, write_rows
@@ -25,6 +24,7 @@ from cxr.backbones import BACKBONES, UNSCALED, load_backbone
 from cxr.engines import run_over
 from cxr.errors import CxrError
 from cxr.params import FinetuneParams, PerturbParams, TransferParams
+from cxr.progress import track
 
 BATCH_SIZE = 16  # images; of no influence on the activations
 STAGES = {"last_stage": 1, "last_two_stages": 2}  # finetune.from_layer -> stages to train
@@ -151,7 +151,7 @@ def perturbed(split: Split, copy: int, params: PerturbParams) -> Iterator[NDArra
 def in_batches(images: Iterable[NDArray[np.uint8]], count: int) -> Iterator[NDArray[np.uint8]]:
     """Batches uint8 (n, S, S, 1) of `count` images."""
     batch = []
-    for number, image in enumerate(tqdm(images, "activations", count, disable=None), start=1):
+    for number, image in enumerate(track(images, "activations", count), start=1):
         batch.append(image)
         if len(batch) == BATCH_SIZE or number == count:
             yield np.stack(batch)[..., np.newaxis]

@@ -1,4 +1,4 @@
-"""Pretrained Keras backbones: their layers, their scaling of grey values, their weights file."""
+"""Backbones: their layers, their scaling of grey values, their weights file."""
 
 import tempfile
 import zipfile
@@ -33,13 +33,39 @@ CENTRED: Scaling = ([1.0] * 3, [-103.939, -116.779, -123.68])
 
 @dataclass(frozen=True)
 class Backbone:
-    """A network of keras.applications, and how grey values are scaled for it."""
+    """A network, built as those of keras.applications, and how grey values are scaled for it."""
 
     build: Callable[..., keras.Model]
     scaling: Scaling
     min_size: int  # pixels, the smallest image that the network takes
 
 
+def tiny(
+    weights: None = None, include_top: bool = False, input_shape: tuple[int, int, int] | None = None
+) -> keras.Model:
+    """Four blocks of convolution, normalization and ReLU, each after the first at half the
+    resolution: 25,000 weights, trained on phantoms (`pretraining`) for the demo and the tests.
+
+    Args:
+        weights: no others exist.
+        include_top: there is none.
+        input_shape: (height, width, 3); None for images of any size.
+    """
+    image = keras.Input(input_shape or (None, None, 3))
+    maps = image
+    for number, filters in enumerate(TINY_FILTERS, start=1):
+        if number > 1:
+            maps = layers.MaxPooling2D(name=f"pool{number}")(maps)
+        convolution = layers.Conv2D(
+            filters, 3, padding="same", use_bias=False, name=f"conv{number}"
+        )
+        # Averages that follow within few steps, as the training is short.
+        maps = layers.BatchNormalization(momentum=0.9, name=f"norm{number}")(convolution(maps))
+        maps = layers.ReLU(name=f"relu{number}")(maps)
+    return keras.Model(image, maps, name="tiny")
+
+
+TINY_FILTERS = (8, 16, 32, 64)
 BACKBONES = {
     "xception": Backbone(applications.Xception, TO_PLUS_MINUS_ONE, 71),
     "resnet50": Backbone(applications.ResNet50, CENTRED, 32),
@@ -50,7 +76,7 @@ BACKBONES = {
     "efficientnetb0": Backbone(applications.EfficientNetB0, UNSCALED, 32),
     "efficientnetv2b0": Backbone(applications.EfficientNetV2B0, UNSCALED, 32),
     "convnexttiny": Backbone(applications.ConvNeXtTiny, UNSCALED, 32),
-    "vgg16": Backbone(applications.VGG16, CENTRED, 32),
+    "tiny": Backbone(tiny, TO_PLUS_MINUS_ONE, 16),
 }
 
 
@@ -79,6 +105,11 @@ def ensure_weights(path: Path, name: str, weights: str) -> None:
             f"  2. put the weights file (Keras, without top, .weights.h5) at {path};\n"
             "  3. `dvc exp run -S transfer.weights=none` tries the pipeline with random weights."
         ) from error
+    write_weights(path, backbone)
+
+
+def write_weights(path: Path, backbone: keras.Model) -> None:
+    """Write the weights of a backbone to a .weights.h5 file, whole or not at all."""
     weights_file = _weights_file(backbone)
     with replacing(path) as part:
         part.write_bytes(weights_file)

@@ -10,9 +10,10 @@ from typing import Any
 import pandas as pd
 
 from cxr import paths
+from cxr.comparison import best_variant
 from cxr.document import Document, Section, Table
 from cxr.labels import SPLITS
-from cxr.recommendation import best_variant, span
+from cxr.recommendation import span
 from cxr.styles import named_groups
 
 Metrics = dict[str, Any]

@@ -11,13 +11,22 @@ from itertools import count
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeAlias
 
-from cxr import paths
+from cxr import paths, quiet
 from cxr.drift import RULE, TOO_FEW, read_reference
-from cxr.errors import CxrError, catch_every_interrupt, run_stage
+from cxr.errors import CxrError, catch_every_interrupt, extra, run_stage
 from cxr.files import replacing
 from cxr.images import ImageError
 from cxr.layout import shown
-from cxr.predicting import EXPLAINED, SUFFIXES, Answer, Predictor, files_of, predict, told
+from cxr.predicting import (
+    EXPLAINED,
+    SUFFIXES,
+    Answer,
+    Listing,
+    Predictor,
+    list_radiographs,
+    predict,
+    told,
+)
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 Explain: TypeAlias = Callable[[Path], Path]
@@ -25,6 +34,7 @@ COLUMNS = (
     *("file", "probability", "decision", "confidence", "unfamiliarity", "warnings"),
     *("picture", "error"),
 )
+NAMED = 3  # skipped files, in an error
 EXPLAINED_INTO = Path("explained")
 EVALUATED = Path("evaluated")
 FAILED = 1  # exit code where one file or more had no answer
@@ -35,6 +45,7 @@ CONVERTED = Path("models/converted")
 
 def main() -> None:
     catch_every_interrupt()
+    quiet.install()
     arguments = parser().parse_args()
     run_stage(lambda: arguments.run(arguments))
 
@@ -151,7 +162,7 @@ def _add_export(commands: Commands) -> None:
         "it in the project's folder, after `dvc repro`. --onnx: converted by Keras, kept if the "
         "outputs for 64 validation images are within 1e-4 of Keras's; needs cxr[onnx]. --int8: "
         "OpenVINO files quantized by NNCF on 200 training images, kept if validation recall at the "
-        "operating point falls little; needs cxr[int8].",
+        "operating point falls little; needs cxr[onnx].",
         epilog="Exit code: 0, the files were written; 1, an error, or they were not kept; 2, wrong "
         "arguments.",
     )
@@ -208,12 +219,24 @@ def _fraction(text: str) -> float:
     raise argparse.ArgumentTypeError(f"{text} is not from 0 to 1")
 
 
-def _files(paths: list[Path]) -> list[Path]:
-    """The radiographs that are named; at least one."""
-    files = files_of(paths)
-    if not files:
-        raise CxrError(f"no JPEG, PNG or DICOM file in {_named(paths)}")
-    return files
+def _listed(paths: list[Path]) -> Listing:
+    """The radiographs that are named, at least one, and what is skipped."""
+    found = list_radiographs(paths)
+    if not found.files:
+        raise CxrError(f"no JPEG, PNG or DICOM file in {_named(paths)}{_instead(found.skipped)}")
+    return found
+
+
+def _instead(skipped: dict[Path, str]) -> str:
+    """For an error; empty: nothing was skipped."""
+    named = [f"{file} ({reason})" for file, reason in _shown(skipped).items()]
+    more = f" and {len(named) - NAMED} more" if len(named) > NAMED else ""
+    return f". Skipped: {', '.join(named[:NAMED])}{more}" if named else ""
+
+
+def _shown(skipped: dict[Path, str]) -> dict[str, str]:
+    """Paths that are safe to print, with the reasons."""
+    return {shown(PurePosixPath(file)): reason for file, reason in skipped.items()}
 
 
 def _named(paths: list[Path]) -> str:
@@ -222,28 +245,31 @@ def _named(paths: list[Path]) -> str:
 
 def run_serve(arguments: argparse.Namespace) -> None:
     """Serve until Ctrl-C."""
-    from cxr.serving import serve  # only here: the web libraries take a second
+    with extra("serve", "cxr serve"):
+        from cxr.serving import serve  # only here: the web libraries take a second
 
     serve(arguments.host, arguments.port, arguments.models, arguments.variant)
 
 
 def run_predict(arguments: argparse.Namespace) -> None:
     """Answer each file; those without an answer do not stop the others."""
-    files = _files(arguments.paths)
+    listing = _listed(arguments.paths)
     predictor = Predictor(arguments.models, arguments.variant)
     explain = explainer(predictor, arguments.into) if arguments.explain else None
     failed: list[str] = []
 
     def results() -> Iterator[Result]:
-        for file, found in predict(predictor, files):
+        for file, found in predict(predictor, listing.files):
             result = _result(file, found, explain)
             if result.error:
                 failed.append(result.error)
             yield result
 
-    FORMATS[arguments.format](predictor, results())
+    FORMATS[arguments.format](predictor, results(), _shown(listing.skipped))
+    if listing.skipped:
+        print(f"{len(listing.skipped)} files or folders were skipped", file=sys.stderr)
     if failed:
-        print(f"{len(failed)} of {len(files)} files could not be read", file=sys.stderr)
+        print(f"{len(failed)} of {len(listing.files)} files could not be read", file=sys.stderr)
         sys.exit(FAILED)
 
 
@@ -255,19 +281,24 @@ def run_drift(arguments: argparse.Namespace) -> None:
     for folder in arguments.folders:
         if not folder.is_dir():
             raise CxrError(f"{folder} is no folder; name folders of radiographs")
-    files = _files(arguments.folders)
+    listing = _listed(arguments.folders)
     predictor = Predictor(arguments.models, arguments.variant)
     reference = read_reference(arguments.models, predictor.variant)
-    here, errors = monitor.measure(predictor, files)
+    here, errors = monitor.measure(predictor, listing.files)
+    for file, reason in _shown(listing.skipped).items():
+        print(f"skipped: {file}: {reason}", file=sys.stderr)
     for error in errors:
         print(f"cannot be read: {error}", file=sys.stderr)
     if here.empty:
         raise CxrError(
-            f"none of the {len(files)} files in {_named(arguments.folders)} could be read"
+            f"none of the {len(listing.files)} files in {_named(arguments.folders)} could be read"
         )
-    found = monitor.summary(predictor, reference, here, len(errors))
+    found = monitor.summary(predictor, reference, here, len(errors), len(listing.skipped))
     monitor.write(arguments.into, found, reference, here)
-    print(f"variant {predictor.variant}, {len(here)} images, {len(errors)} could not be read")
+    print(
+        f"variant {predictor.variant}, {len(here)} images, {len(errors)} could not be read, "
+        f"{len(listing.skipped)} files or folders skipped"
+    )
     print(monitor.table(found).to_string(index=False))
     print(f"{monitor.told(found)}\nmore in {arguments.into / monitor.PAGE}")
     if found["marked"]:
@@ -291,10 +322,13 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
         external_report.write(found, part)
     print(external_report.short(found))
     print(f"\nAll of it: {into / 'index.html'}")
-    for row in found.left_out.itertuples():
-        print(f"{row.file}: {row.reason}", file=sys.stderr)
-    if failed := len(found.left_out):
-        print(f"{failed} of {len(source.images)} images could not be read", file=sys.stderr)
+    for table in (found.left_out, source.elsewhere):
+        for row in table.itertuples():
+            print(f"left out: {row.file}: {row.reason}", file=sys.stderr)
+    if found.unreadable:
+        print(
+            f"{found.unreadable} of {len(source.images)} images could not be read", file=sys.stderr
+        )
         sys.exit(FAILED)
 
 
@@ -353,7 +387,8 @@ def _result(file: Path, found: Answer | str, explain: Explain | None) -> Result:
 
 def explainer(predictor: Predictor, into: Path) -> Explain:
     """A function that writes the picture of a file, under a name that is not taken yet."""
-    from cxr.explaining import Explainer  # only here: it imports TensorFlow
+    with extra("train", "--explain"):
+        from cxr.explaining import Explainer  # only here: it imports TensorFlow
 
     explainer = Explainer(predictor.trained, predictor.members)
     taken: set[str] = set()
@@ -377,8 +412,8 @@ def _names(stem: str) -> Iterator[str]:
     yield from (f"{stem}-{number}" for number in count(2))
 
 
-def as_table(predictor: Predictor, results: Iterable[Result]) -> None:
-    """A line for each file as soon as it is answered, warnings below it."""
+def as_table(predictor: Predictor, results: Iterable[Result], skipped: dict[str, str]) -> None:
+    """A line for each file as soon as it is answered, warnings below it; then what was skipped."""
     print(f"variant {predictor.variant}, PNEUMONIA from {predictor.threshold:.3f}")
     print("probability  decision   confidence  file")
     for result in results:
@@ -391,22 +426,31 @@ def as_table(predictor: Predictor, results: Iterable[Result]) -> None:
             print(f"{'':36}WARNING: {warning}")
         if result.picture:
             print(f"{'':36}explained: {result.picture}")
+    for file, reason in skipped.items():
+        print(f"{'-':>11}  {'skipped':9}  {'-':>10}  {file}: {reason}")
 
 
-def as_csv(predictor: Predictor, results: Iterable[Result]) -> None:
-    """A row for each file; several warnings in one field, separated by semicolons."""
-    writer = csv.DictWriter(sys.stdout, COLUMNS, lineterminator="\n")
+def as_csv(predictor: Predictor, results: Iterable[Result], skipped: dict[str, str]) -> None:
+    """A row for each file; several warnings in one field, separated by semicolons. Of a skipped
+    file only `file` and `skipped`, the reason, are filled.
+    """
+    writer = csv.DictWriter(sys.stdout, (*COLUMNS, "skipped"), lineterminator="\n")
     writer.writeheader()
     for row in map(_row, results):
         writer.writerow(row | {"warnings": "; ".join(row["warnings"])})
+    for file, reason in skipped.items():
+        writer.writerow({"file": file, "skipped": reason})
 
 
-def as_json(predictor: Predictor, results: Iterable[Result]) -> None:
-    """One document: variant, threshold, and `images`, each with the keys of `COLUMNS`."""
+def as_json(predictor: Predictor, results: Iterable[Result], skipped: dict[str, str]) -> None:
+    """One document: variant, threshold, `images`, each with the keys of `COLUMNS`, and `skipped`,
+    each with `file` and `reason`.
+    """
     document = {
         "variant": predictor.variant,
         "threshold": predictor.threshold,
         "images": list(map(_row, results)),
+        "skipped": [{"file": file, "reason": reason} for file, reason in skipped.items()],
     }
     print(json.dumps(document, indent=2))
 

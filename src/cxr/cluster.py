@@ -192,8 +192,8 @@ def _on_worker(function: bytes, wanted: dict[str, str], item: Any) -> Any:
     ]
     if other:
         raise CxrError(
-            f"the worker {address} has {', '.join(other)}: install the same requirements.lock "
-            "everywhere"
+            f"the worker {address} has {', '.join(other)}: install the same lock of "
+            "requirements/ everywhere"
         )
     try:
         return pickle.loads(function)(item)

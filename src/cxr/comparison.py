@@ -10,6 +10,8 @@ from cxr import scores
 from cxr.variants import VARIANTS
 
 POINTS = {"at_half": "at 0.5", "operating_point": "operating point"}  # thresholds, as told
+# Short, as DVC puts one column beside the other.
+SHORT_NAMES = {"recall": "rec", "precision": "pre", "accuracy": "acc"}
 
 
 def metrics(y_true: scores.Labels, y_prob: scores.Probabilities) -> dict[str, float]:
@@ -36,6 +38,42 @@ def rates(
     shown = {name: found[name] for name in ("accuracy", "precision", "recall", "specificity")}
     values = scores.predictive_values(shown["recall"], shown["specificity"], prevalence)
     return {**shown, **{name: float(value) for name, value in values.items()}}
+
+
+def best_variant(evaluation: dict[str, Any]) -> str:
+    """The variant that the rule of `cxr.recommendation` picks, by selection alone."""
+    points = [evaluation[variant]["operating_point"]["selection"] for variant in VARIANTS]
+    picked = scores.best(
+        [point["precision"] for point in points],
+        [point["recall"] for point in points],
+        [evaluation[variant]["selection"]["roc_auc"] for variant in VARIANTS],
+    )
+    return VARIANTS[int(picked)]
+
+
+def summary(evaluation: dict[str, Any]) -> dict[str, Any]:
+    """The numbers that DVC compares, for metrics/summary.json.
+
+    DVC shows them as columns such as `b.rec`: the initial of the variant, then `rec`, `pre` and
+    `acc` (recall, precision and accuracy on test at the operating point) and `auc` (ROC AUC on
+    test). `sel` is ROC AUC on plain and stressed validation together, of the recommended variant.
+
+    Args:
+        evaluation: content of metrics/evaluation.json.
+
+    Returns:
+        Numbers from 0 to 1 with 3 decimals: enough to tell one image of 624, and a fourth would
+        make DVC's tables too wide.
+    """
+    found: dict[str, Any] = {}
+    chosen = best_variant(evaluation)
+    found["sel"] = round(evaluation[chosen]["selection"]["roc_auc"], 3)
+    for variant in VARIANTS:
+        rates = evaluation[variant]["operating_point"]["test"]
+        numbers = {short: rates[name] for name, short in SHORT_NAMES.items()}
+        numbers["auc"] = evaluation[variant]["test"]["roc_auc"]
+        found[variant[0]] = {name: round(value, 3) for name, value in numbers.items()}
+    return found
 
 
 def curves(images: pd.DataFrame) -> dict[str, pd.DataFrame]:

@@ -22,6 +22,7 @@ PIPELINE = (
     *("dvc.yaml", "params.yaml", ".dvcignore", ".dvc/config", ".dvc/plots", "stages", "src"),
     "docs/experiments.csv",
     "docs/other_acquisition.txt",
+    "docs/patients.csv",
 )
 
 # Small enough for minutes on two cores, large enough for the networks to learn something.

@@ -2,16 +2,24 @@
 
 import errno
 import signal
+import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
+from pathlib import Path
 from types import TracebackType
 
 INTERRUPTED = "\nerror: interrupted; nothing half-written was kept, run the same command again"
 
 NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+
+SHALLOW = (
+    "this clone is shallow, and DVC loses the results of experiments run with --temp or the queue "
+    "in it; run `git fetch --unshallow` first, or experiments without --temp and --queue"
+)
 
 interrupted = threading.Event()  # set by Ctrl-C, whatever a library makes of it
 
@@ -20,9 +28,32 @@ class CxrError(RuntimeError):
     """A mistake in data, parameters or surroundings; the message says what to do about it."""
 
 
+@contextmanager
+def extra(name: str, what: str) -> Iterator[None]:
+    """Imports inside need the packages of an extra of this package, as pyproject.toml names it.
+
+    Args:
+        name: of the extra.
+        what: needs it, for the error.
+
+    Raises:
+        CxrError: a package is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "cxr").split(".")[0] == "cxr":
+            raise
+        raise CxrError(
+            f"{what} needs the package {error.name}: install the extra {name}, by "
+            f"`pip install '.[{name}]'` in the project's folder"
+        ) from error
+
+
 def run_stage(main: Callable[[], None]) -> None:
     """Run a stage; what the user can mend ends it with one message instead of a traceback."""
     try:
+        _refuse_to_be_lost()
         main()
     except OSError as error:
         sys.exit(f"\nerror: {_of_system(error)}")
@@ -35,6 +66,23 @@ def run_stage(main: Callable[[], None]) -> None:
         )
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
+
+
+def _refuse_to_be_lost() -> None:
+    """DVC runs --temp and --queue in .dvc/tmp/exps/NAME, a repository of its own. From there no
+    commit gets into a shallow clone, and DVC says nothing.
+    """
+    here = Path.cwd()
+    if here.parts[-4:-1] == (".dvc", "tmp", "exps") and is_shallow(here.parents[3]):
+        raise CxrError(SHALLOW)
+
+
+def is_shallow(folder: Path) -> bool:
+    """Whether a folder is in a git repository without the whole history."""
+    command = ["git", "rev-parse", "--is-shallow-repository"]
+    with suppress(OSError):  # no git
+        return subprocess.run(command, cwd=folder, capture_output=True).stdout.strip() == b"true"
+    return False
 
 
 def _of_system(error: OSError) -> str:

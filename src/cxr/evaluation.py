@@ -1,6 +1,5 @@
 """Predictions of every variant, and their metrics."""
 
-import logging
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from cxr import comparison, paths, scores
 from cxr.arrays import Split, open_rows, open_split
 from cxr.datasets import Batch, Batches
 from cxr.errors import CxrError
+from cxr.progress import Meter
 from cxr.variants import EVALUATED, SELECTION, TRAINED, VARIANTS
 
 BATCH_SIZE = 32  # images; of no influence on the result
@@ -127,21 +127,24 @@ def predict_all(mirrored: Sequence[str] = ()) -> pd.DataFrame:
     Args:
         mirrored: variants that also get a column `<variant>_mirrored`, for the image left to right.
     """
-    # One model after the other looks to TensorFlow like one that is traced again and again.
-    logging.getLogger("tensorflow").setLevel(logging.ERROR)
     models = {variant: load_model(paths.model(variant)) for variant in TRAINED}
+    names = dict.fromkeys((*SELECTION, *EVALUATED))
+    splits = {name: open_split(paths.ARRAYS / name) for name in names}
     tables = []
-    for name in dict.fromkeys((*SELECTION, *EVALUATED)):
-        split = open_split(paths.ARRAYS / name)
-        table = split.index[["path", "patient", "label", "pathogen"]].copy()
-        table.insert(2, "split", name)
-        table["condition"] = split.index.get("condition", "plain")
-        for variant, model in models.items():
-            table[variant] = predict_split(model, variant, name, split)
-            if variant in mirrored:  # nothing is cached of these
-                images = split.images[:, :, ::-1]
-                table[f"{variant}_mirrored"] = predict(model, images, split.labels)
-        tables.append(table)
+    with Meter(
+        "evaluate", len(models) * sum(len(split.index) for split in splits.values())
+    ) as meter:
+        for name, split in splits.items():
+            table = split.index[["path", "patient", "label", "pathogen"]].copy()
+            table.insert(2, "split", name)
+            table["condition"] = split.index.get("condition", "plain")
+            for variant, model in models.items():
+                table[variant] = predict_split(model, variant, name, split)
+                if variant in mirrored:  # nothing is cached of these
+                    images = split.images[:, :, ::-1]
+                    table[f"{variant}_mirrored"] = predict(model, images, split.labels)
+                meter.advance(len(split.index))
+            tables.append(table)
     return pd.concat(tables, ignore_index=True)
 
 

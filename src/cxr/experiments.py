@@ -5,10 +5,12 @@ make record EXP="name other"    # add their rows to docs/experiments.csv
 """
 
 import argparse
+import json
 import re
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ import pandas as pd
 
 from cxr import paths
 from cxr.document import with_table
-from cxr.errors import CxrError, run_stage
+from cxr.errors import SHALLOW, CxrError, is_shallow, run_stage
 from cxr.files import replacing, write_csv
 from cxr.params import leaves, read_params
 from cxr.variants import EVALUATED, VARIANTS
@@ -57,7 +59,11 @@ def experiments(commits: list[str]) -> list[dict[str, Any]]:
 
     Returns:
         One record each: name, commit (that it started from), state (of `dvc exp show`), changed
-        (parameters other than the seed that differ from that commit), and all its numbers.
+        (parameters other than the seed that differ from that commit), seed, typ (`baseline` for
+        a commit itself), and what metrics/evaluation.json of the run holds, by full name.
+
+    Raises:
+        CxrError: a run's metrics/evaluation.json is damaged.
     """
     keys = leaves(read_params().model_dump())
     found, start = [], None
@@ -73,10 +79,27 @@ def experiments(commits: list[str]) -> list[dict[str, Any]]:
                 "commit": start["commit"] if start else "",
                 "state": row["State"],
                 "changed": " ".join(f"{key}={_text(value)}" for key, value in changed.items()),
-                **row,
+                "seed": row["seed"],
+                "typ": row["typ"],
+                **_evaluation(row["rev"]),
             }
         )
     return found
+
+
+def _evaluation(revision: str) -> dict[str, Any]:
+    """The committed metrics/evaluation.json by full name, as DVC's metrics are only a summary."""
+    place = f"{revision}:{paths.EVALUATION.as_posix()}"
+    done = subprocess.run(["git", "show", place], capture_output=True, text=True)
+    if done.returncode:  # this commit has none
+        return {}
+    try:
+        return leaves(json.loads(done.stdout))
+    except ValueError as error:
+        raise CxrError(
+            f"{place} cannot be read ({error}); remove the experiment with `dvc exp remove`, or "
+            "run it again"
+        ) from error
 
 
 def last_commit() -> list[str]:
@@ -101,8 +124,19 @@ def _start(reference: str) -> str:
 
 
 def _git(*arguments: str) -> str:
-    done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True)
-    return done.stdout.strip()
+    """Output of git.
+
+    Raises:
+        CxrError: there is no git, no repository or no commit.
+    """
+    with suppress(OSError):
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True)
+        if done.returncode == 0:
+            return done.stdout.strip()
+    raise CxrError(
+        f"`git {' '.join(arguments)}` failed; DVC keeps experiments below commits, so this needs "
+        "git, a clone of the repository or `git init`, and a commit"
+    )
 
 
 def _differ(row: dict[str, Any], start: dict[str, Any], key: str) -> bool:
@@ -238,6 +272,8 @@ def main() -> None:
     if arguments.command == "record":
         record(arguments.names)
         return
+    if is_shallow(Path()):
+        print(f"warning: {SHALLOW}", file=sys.stderr)
     found = experiments(last_commit())
     print(summary(table(found)).to_markdown(index=False, disable_numparse=True, tablefmt="simple"))
     if failed := failures(found):

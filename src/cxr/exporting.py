@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 from cxr import drift, ensemble, familiarity, paths, scores
 from cxr.arrays import Split, evenly
+from cxr.comparison import best_variant
 from cxr.conversion import convert
 from cxr.errors import CxrError
 from cxr.evaluation import load_model
 from cxr.files import write_csv
 from cxr.params import EvaluateParams, ImageParams
-from cxr.recommendation import best_variant
 from cxr.runtimes import import_openvino, open_network, run_all
 from cxr.variants import SELECTION, TRAINED, VARIANTS
 

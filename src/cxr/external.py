@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from cxr import comparison, ensemble, scores
 from cxr.errors import CxrError
@@ -22,6 +21,7 @@ from cxr.labelled import Labelled
 from cxr.labels import LABELS
 from cxr.params import EvaluateParams
 from cxr.predicting import Predictor, damaged, predict
+from cxr.progress import track
 from cxr.radiograph import Radiograph
 from cxr.runtimes import Run, open_network
 from cxr.variants import TRAINED, VARIANTS
@@ -95,7 +95,9 @@ class Evaluation:
         images: the readable ones: columns file, patient, label, a probability for each of
             `VARIANTS`, warnings (tuple of sentences), and split, which is `test` everywhere: they
             are to these networks what the pipeline's test is.
-        left_out: columns file, reason; the images that could not be read.
+        left_out: columns file, reason; what the classes' folders hold besides: images that could
+            not be read, then files that are no images.
+        unreadable: number of images that could not be read.
         metrics: content of metrics.json.
         intervals: as `intervals` gives them.
     """
@@ -106,6 +108,7 @@ class Evaluation:
     false_alarms: Mapping[str, float]
     images: pd.DataFrame
     left_out: pd.DataFrame
+    unreadable: int
     metrics: dict[str, Any]
     intervals: dict[str, Any]
 
@@ -125,9 +128,17 @@ def evaluate(
     """
     asked = {} if prevalence is None else {"prevalence": prevalence}
     params = networks.evaluate.model_copy(update=asked)
-    images, left_out = _predictions(networks, source)
+    images, unreadable = _predictions(networks, source)
+    left_out = pd.concat([unreadable, source.skipped], ignore_index=True)
     metrics = measured(images, networks.thresholds, params.prevalence)
-    counts = {"left_out": len(left_out), "copies": source.copies, "prevalence": params.prevalence}
+    counts = {
+        "left_out": len(left_out),
+        "unreadable": len(unreadable),
+        "elsewhere": len(source.elsewhere),
+        "copies": source.copies,
+        "patients_unknown": source.untold,
+        "prevalence": params.prevalence,
+    }
     return Evaluation(
         source=source,
         recommended=networks.predictor.variant,
@@ -135,6 +146,7 @@ def evaluate(
         false_alarms=networks.predictor.false_alarms,
         images=images,
         left_out=left_out,
+        unreadable=len(unreadable),
         metrics={**metrics, "data": _counts(images) | counts},
         intervals=intervals(images, thresholds(metrics), params.prevalence, params.resamples),
     )
@@ -143,8 +155,8 @@ def evaluate(
 def _predictions(networks: AllVariants, source: Labelled) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The readable images with their predictions, and the others with the reasons."""
     paths = [source.folder / path for path in source.images["path"]]
-    progress = tqdm(predict(networks, paths), "evaluate", len(paths), unit="image", disable=None)
-    found = [told for _, told in progress]
+    answers = predict(networks, paths)
+    found = [told for _, told in track(answers, "evaluate", len(paths))]
     is_read = pd.Series([not isinstance(told, str) for told in found])
     listed = source.images[["file", "patient", "label"]]
     reasons = [
@@ -161,10 +173,10 @@ def _predictions(networks: AllVariants, source: Labelled) -> tuple[pd.DataFrame,
                 f"{first['file']}: {first['reason']}"
             )
     images = listed[is_read].reset_index(drop=True)
-    answers = pd.DataFrame([told for told in found if not isinstance(told, str)])
-    answers["ensemble"] = ensemble.mean_of_calibrated(answers, networks.members)
+    table = pd.DataFrame([told for told in found if not isinstance(told, str)])
+    table["ensemble"] = ensemble.mean_of_calibrated(table, networks.members)
     columns = [*VARIANTS, "warnings"]
-    return images.assign(split="test").join(answers[columns]), left_out[["file", "reason"]]
+    return images.assign(split="test").join(table[columns]), left_out[["file", "reason"]]
 
 
 def measured(

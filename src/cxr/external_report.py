@@ -157,10 +157,15 @@ def _cautions(found: Evaluation) -> list[Block]:
             "of its own: if some are of one patient, the intervals are too narrow. "
             "`--patients` tells them."
         )
-    if len(found.left_out):
+    if found.unreadable:
         cautions.append(
-            f"{len(found.left_out)} image(s) could not be read and are left out; `left_out.csv` "
+            f"{found.unreadable} image(s) could not be read and are left out; `left_out.csv` "
             "names them with the reasons."
+        )
+    if skipped := len(found.left_out) - found.unreadable:
+        cautions.append(
+            f"{skipped} file(s) or folder(s) among them were skipped; `left_out.csv` names them "
+            "with the reasons."
         )
     if source.copies:
         cautions.append(
@@ -175,14 +180,17 @@ def _images(found: Evaluation) -> Section:
     by = "The table given by `--patients`" if source.told_by else "The file names"
     told = f"{by} tell{'s' if source.told_by else ''} the patients"
     if source.untold:
-        told += f" of {data['images'] + data['left_out'] - source.untold} image(s)"
-    elsewhere = f"{source.elsewhere} image(s) in neither class's folder have no part in this."
+        told += f" of {len(source.images) - source.untold} image(s)"
+    elsewhere = (
+        f"{len(source.elsewhere)} file(s) or folder(s) in neither class's folder have no part in "
+        "this."
+    )
     return Section(
         "Images",
         [
             Table(counts),
             f"{told}. Images that the networks were trained on would make every figure too good."
-            + (f" {elsewhere}" if source.elsewhere else ""),
+            + (f" {elsewhere}" if len(source.elsewhere) else ""),
             *_warnings(found),
         ],
     )

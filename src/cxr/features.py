@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import keras
-from tqdm import tqdm
 
 from cxr.arrays import Split, write_rows
 from cxr.datasets import image_batches
 from cxr.engines import run_over
+from cxr.progress import track
 
 BATCH_SIZE = 32  # images; of no influence on the result
 
@@ -25,7 +25,7 @@ def extract(
         scheduler: as `preprocess.scheduler`.
     """
     batches = image_batches(split, BATCH_SIZE)
-    numbers = tqdm(range(len(batches)), path.stem, unit="batch", disable=None)
+    numbers = track(range(len(batches)), f"features of {path.stem}", unit="batches")
     images = (batches[number][0] for number in numbers)
     rows = run_over(extractor, engine, images, scheduler)
     write_rows(path, rows, (len(split.images), extractor.output_shape[1]), "float32")

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import stat
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,15 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from cxr.errors import CxrError
 
 FORMATS = ("JPEG", "PNG")
+# First bytes of image files. Those after JPEG and PNG are of formats that are not read: such a file
+# is named as unreadable, rather than left out because of its suffix.
+SIGNATURES = (
+    *(b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"),
+    *(b"GIF8", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51"),
+)
+HEAD_BYTES = 132  # of a file that `begins_as_image` needs
+LEAST_LEVELS = 32  # of 256: an eighth of the range
+OUTLIERS = 0.005  # share of the pixels, at each end of the range
 # What turns an image upright, by its EXIF orientation. Pillow's own function also rewrites the
 # other EXIF fields, and fails where one of them is damaged.
 UPRIGHT = {
@@ -61,8 +71,20 @@ def read_file(path: Path, sha256: str = "") -> bytes:
     return content
 
 
+def begins_as_image(head: bytes) -> bool:
+    """Whether a file is an image by its first `HEAD_BYTES` bytes: JPEG, PNG, or a format that
+    `decode` refuses by name (GIF, TIFF, JPEG 2000, BMP, WebP, DICOM).
+    """
+    bitmap = head[:2] == b"BM" and head[6:10] == bytes(4)  # two letters alone begin many texts
+    webp = head[:4] == b"RIFF" and head[8:12] == b"WEBP"
+    return head.startswith(SIGNATURES) or bitmap or webp or head[128:132] == b"DICM"
+
+
 def decode(content: bytes, path: Path, enough: int = 0) -> Image.Image:
     """Decode all of a JPEG or PNG file, turned upright as its EXIF data say; mode as in the file.
+
+    A grey PNG whose sBIT chunk names fewer bits than it has, and whose values fit into these, is
+    scaled to the full range: 12-bit values in 16 bits would be nearly black.
 
     Args:
         content: of the file.
@@ -84,13 +106,52 @@ def decode(content: bytes, path: Path, enough: int = 0) -> Image.Image:
                 image.draft("L", (enough, enough))
             image.load()
             turn = UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-            return image.copy() if turn is None else image.transpose(turn)
+            upright = image.copy() if turn is None else image.transpose(turn)
+            return _scaled_by_sbit(upright, content) if image.format == "PNG" else upright
     except UnidentifiedImageError as error:
         raise ImageError(f"{path}: cannot identify a JPEG or PNG image") from error
     except MemoryError:
         raise
     except Exception as error:  # damaged files make Pillow raise nearly anything
         raise ImageError(f"{path}: {error or type(error).__name__}") from error
+
+
+def _scaled_by_sbit(image: Image.Image, content: bytes) -> Image.Image:
+    depth, bits = _grey_bits(content)
+    most = 2**bits - 1
+    values = np.asarray(image)
+    if not bits < depth or values.max() > most:
+        return image  # uses all its bits, or was scaled when it was written, as PNG wants it
+    full = 2**depth - 1
+    scaled = Image.fromarray((values.astype(np.uint32) * full // most).astype(values.dtype))
+    scaled.info = image.info
+    return scaled
+
+
+def _grey_bits(content: bytes) -> tuple[int, int]:
+    """Bits of each value of a grey PNG, and how many of them its sBIT chunk calls significant; both
+    are equal where it has none, and in PNGs with channels, which Pillow decodes to 8 bits.
+    """
+    depth, colour_type = content[24:26]
+    position = 8
+    while depth in (8, 16) and colour_type == 0 and position + 9 <= len(content):
+        length, name = struct.unpack_from(">I4s", content, position)
+        if name == b"sBIT" and length == 1:
+            return depth, min(max(content[position + 8], 1), depth)
+        if name == b"IDAT":
+            break
+        position += length + 12
+    return depth, depth
+
+
+def uses_little_range(grey: Image.Image) -> bool:
+    """Whether the values of an image (mode L, from `to_grey`) span less than an eighth of the range
+    from black to white, as those of 12 bits in a 16-bit PNG do: networks see next to nothing.
+    Outliers do not count, as a letter that was drawn in white.
+    """
+    below = np.cumsum(grey.histogram()) / (grey.width * grey.height)
+    low, high = np.searchsorted(below, (OUTLIERS, 1 - OUTLIERS))
+    return bool(high - low < LEAST_LEVELS)
 
 
 def to_grey(image: Image.Image) -> Image.Image:

@@ -13,7 +13,7 @@ from cxr.images import ImageError
 from cxr.labels import LABELS
 from cxr.layout import shown
 from cxr.manifest import identify
-from cxr.predicting import files_of
+from cxr.predicting import list_radiographs
 from cxr.radiograph import bytes_of
 
 NAMED = 5  # at most, of the files with one thing wrong
@@ -30,7 +30,8 @@ class Labelled:
         told_by: who tells the patients: a file's name, or empty: the names of the images.
         untold: number of images that count as a patient of their own, as nothing tells whose.
         copies: number of images that are the same file as another one.
-        elsewhere: number of images in neither class's folder.
+        skipped: columns file (as in `images`), reason; what the classes' folders hold besides.
+        elsewhere: columns file, reason; images and skipped files in neither class's folder.
     """
 
     folder: Path
@@ -38,14 +39,16 @@ class Labelled:
     told_by: str
     untold: int
     copies: int
-    elsewhere: int
+    skipped: pd.DataFrame
+    elsewhere: pd.DataFrame
 
 
 def find(folder: Path, patients: Path | None = None) -> Labelled:
     """List the images below NORMAL and PNEUMONIA of a folder; none is decoded yet.
 
     Args:
-        folder: the images lie in its folders NORMAL and PNEUMONIA, or in folders below these.
+        folder: the images lie in its folders NORMAL and PNEUMONIA (in any case of letters), or in
+            folders below these.
         patients: CSV with the columns file (relative to `folder`) and patient, a row for each
             image. Without it, names in the published data set's form tell the patient, and any
             other image counts as a patient of its own.
@@ -56,15 +59,22 @@ def find(folder: Path, patients: Path | None = None) -> Labelled:
     """
     if not folder.is_dir():
         raise CxrError(f"{folder} is not a folder")
-    below = [PurePosixPath(file.relative_to(folder).as_posix()) for file in files_of([folder])]
-    found = [path for path in below if len(path.parts) > 1 and path.parts[0] in LABELS]
-    images = pd.DataFrame({"path": found, "file": [shown(path) for path in found]})
-    images["label"] = [path.parts[0] for path in found]
+    listing = list_radiographs([folder])
+    reasons = dict.fromkeys(listing.files, "") | listing.skipped
+    below = pd.DataFrame({"path": list(reasons), "reason": list(reasons.values())}, dtype=object)
+    below["path"] = [PurePosixPath(file.relative_to(folder).as_posix()) for file in below["path"]]
+    below["file"] = below["path"].map(shown)
+    below["label"] = [path.parts[0].upper() for path in below["path"]]
+    is_inside = below["label"].isin(LABELS) & (below["path"].map(lambda path: len(path.parts)) > 1)
+    inside, elsewhere = below[is_inside], below[~is_inside][["file", "reason"]]
+    is_skipped = inside["reason"] != ""
+    images = inside[~is_skipped][["path", "file", "label"]].reset_index(drop=True)
+    skipped = inside[is_skipped][["file", "reason"]].reset_index(drop=True)
     for label in LABELS:
         if not (images["label"] == label).any():
             raise CxrError(
                 f"{folder} holds no {label} image: put JPEG, PNG or DICOM files into "
-                f"{folder}/NORMAL and {folder}/PNEUMONIA"
+                f"{folder}/NORMAL and {folder}/PNEUMONIA{_found_instead(skipped, elsewhere)}"
             )
     if patients is None:
         # A name that tells none gives its path.
@@ -82,8 +92,16 @@ def find(folder: Path, patients: Path | None = None) -> Labelled:
         told_by=patients.name if patients else "",
         untold=untold,
         copies=_count_copies(folder, images),
-        elsewhere=len(below) - len(found),
+        skipped=skipped,
+        elsewhere=elsewhere.replace({"reason": {"": "in neither class's folder"}}),
     )
+
+
+def _found_instead(*tables: pd.DataFrame) -> str:
+    """For an error: what is there; empty: nothing."""
+    found = pd.concat(tables)
+    named = [f"{row.file} ({row.reason})" if row.reason else row.file for row in found.itertuples()]
+    return f". Found instead: {_some(named)}" if named else ""
 
 
 def _read_patients(file: Path, images: pd.Series) -> dict[str, str]:

@@ -1,19 +1,34 @@
-"""Where the images of a radiograph folder are: <root>/<split>/<label>/<name>."""
+"""Where the images of a radiograph folder are: <root>/<split>/<label>/<name>, or in folders below.
+
+An image is told by its suffix or, where that tells nothing, by its first bytes.
+"""
 
 import os
 import re
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import NoReturn
 
 from cxr.errors import CxrError
+from cxr.images import HEAD_BYTES, begins_as_image
 from cxr.labels import LABELS, SPLITS
 
-IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png")
+IMAGE_SUFFIXES = (".jpeg", ".jpg", ".jpe", ".jfif", ".png")
+SPLIT_OF = {**{split: split for split in SPLITS}, "valid": "val", "validation": "val"}
+WANTED = (
+    "Wanted: NORMAL/ and PNEUMONIA/, in capitals, in train/, test/ or val/ (or valid/, "
+    "validation/). Folders in PNEUMONIA/, as BACTERIA/ and VIRUS/, are read as well. Images that "
+    "have no split yet go into train/, with split.test: redrawn"
+)
 ORIGIN_NAME = "origin.json"
+LISTED = 10  # folders of a message
 # Control characters and bytes that are not UTF-8: no table or log can hold such a name unharmed.
 UNFIT = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
+
+Head = Callable[[PurePosixPath], bytes]
 
 
 class SourceError(CxrError):
@@ -22,63 +37,154 @@ class SourceError(CxrError):
 
 @dataclass(frozen=True)
 class Selection:
-    """The images of one folder, and how many of its files are something else.
+    """The images of one folder, and which of its files are something else.
 
     Attributes:
         images: path of each wanted image -> (split, label), sorted by path.
-        stray: files left behind by file managers and archivers (hidden or in __MACOSX).
-        nested: images of further copies that lie deeper than the wanted ones.
-        other: all remaining files, such as notes, tables, or images of unknown classes.
+        root: folder that holds the splits.
+        unplaced: images anywhere else, sorted; those of further copies are not among them.
+        stray: number of files left behind by file managers and archivers (hidden or in __MACOSX).
+        nested: number of images of deeper copies: the same split, label and name as a wanted one.
+        other: number of all remaining files, such as notes and tables.
     """
 
     images: dict[PurePosixPath, tuple[str, str]]
+    root: PurePosixPath
+    unplaced: list[PurePosixPath]
     stray: int
     nested: int
     other: int
 
 
-def is_image(path: PurePosixPath) -> bool:
-    """Tell by its suffix, in any case of letters, whether a path names an image."""
-    return path.suffix.lower() in IMAGE_SUFFIXES
+@dataclass(frozen=True)
+class _Place:
+    """What the folders of an image say; `rest` is its path below the label's folder."""
+
+    root: PurePosixPath
+    split: str
+    label: str
+    rest: PurePosixPath
 
 
-def select_images(paths: Iterable[PurePosixPath]) -> Selection:
+def _no_head(_: PurePosixPath) -> bytes:
+    return b""
+
+
+def is_image(path: PurePosixPath, head: Head = _no_head) -> bool:
+    """Tell by its suffix, in any case of letters, or else by its first bytes."""
+    return path.suffix.lower() in IMAGE_SUFFIXES or begins_as_image(head(path))
+
+
+def head_in(folder: Path) -> Head:
+    """The first bytes of each file below a folder; none where it cannot be read."""
+
+    def head(path: PurePosixPath) -> bytes:
+        try:
+            if not (folder / path).is_file():  # a pipe would keep us waiting for ever
+                return b""
+            with (folder / path).open("rb") as file:
+                return file.read(HEAD_BYTES)
+        except (OSError, ValueError):
+            return b""
+
+    return head
+
+
+def select_images(paths: Iterable[PurePosixPath], head: Head = _no_head) -> Selection:
     """Choose the images that make up the data set among all files of a folder.
 
-    An image of the data set lies at <root>/<split>/<label>/<name> with a split of `SPLITS` and a
-    label of `LABELS`. The root may be the folder itself or lie deeper, as in an unpacked archive.
-    Where there are several, the one nearest to the top is meant: the published archive holds a
-    second copy of itself one level down.
+    An image of the data set lies at <root>/<split>/<label>/<name>, or in folders below the label's,
+    with a key of `SPLIT_OF` and a label of `LABELS`. The root may be the folder itself or lie
+    deeper, as in an unpacked archive. Where there are several, the one nearest to the top is meant:
+    the published archive holds a second copy of itself one level down.
 
     Args:
         paths: Paths of files, relative to the folder. A path given twice is taken once. The
             `origin.json` at the top, which this project writes, is not counted.
+        head: Gives the first bytes of a file whose suffix does not tell whether it is an image.
 
     Returns:
-        The chosen images and how many files were left out, by reason.
+        The chosen images, and what was left out.
 
     Raises:
         SourceError: Two roots are equally near to the top.
     """
-    roots: dict[PurePosixPath, list[PurePosixPath]] = {}
+    places: dict[PurePosixPath, _Place] = {}
+    unplaced: list[PurePosixPath] = []
     stray = other = 0
     for path in set(paths) - {PurePosixPath(ORIGIN_NAME)}:
         if _is_stray(path):
             stray += 1
-        elif _is_classified(path):
-            roots.setdefault(path.parents[2], []).append(path)
-        else:
+        elif not is_image(path, head):
             other += 1
-    wanted = sorted(_shallowest(roots))
+        elif place := _place(path):
+            places[path] = place
+        else:
+            unplaced.append(path)
+    root = _shallowest({place.root for place in places.values()})
+    wanted = sorted(path for path, place in places.items() if place.root == root)
+    kept = {_within(places[path]) for path in wanted}
+    deeper = places.keys() - set(wanted)
+    lost = [path for path in deeper if _within(places[path]) not in kept]
     return Selection(
-        images={path: (path.parts[-3], path.parts[-2]) for path in wanted},
+        images={path: (places[path].split, places[path].label) for path in wanted},
+        root=root,
+        unplaced=sorted([*unplaced, *lost]),
         stray=stray,
-        nested=sum(map(len, roots.values())) - len(wanted),
+        nested=len(deeper) - len(lost),
         other=other,
     )
 
 
-def list_files(folder: Path) -> tuple[list[PurePosixPath], int]:
+def refuse_unplaced(
+    where: str, selection: Selection, links: list[PurePosixPath], on_unplaced: str
+) -> None:
+    """Say by folder which images lie where the layout does not know them.
+
+    Args:
+        where: Names the folder or archive in the message, as the user knows it.
+        selection: What was found there.
+        links: Symbolic links to folders or images, which are not followed.
+        on_unplaced: `error` or `skip`; what is skipped is printed.
+
+    Raises:
+        SourceError: With `error`, if there are any such images or links.
+    """
+    if not selection.unplaced and not links:
+        return
+    counts = Counter(shown(path.parent) for path in selection.unplaced)
+    lines = [f"  {folder}: {_images(count)}" for folder, count in sorted(counts.items())]
+    lines += [f"  {shown(path)}: a symbolic link, which is not followed" for path in links]
+    more = [f"  and {len(lines) - LISTED} more"] if len(lines) > LISTED else []
+    what = found(selection) if selection.unplaced else f"{len(links)} link(s)"
+    message = "\n".join(
+        [f"{where}: {what} where the layout knows none:", *lines[:LISTED], *more, f"  {WANTED}."]
+    )
+    if on_unplaced == "error":
+        raise SourceError(
+            f"{message}\n  Move or remove what is listed, or set data.on_unplaced to skip to leave "
+            "it out."
+        )
+    print(f"WARNING: {message}\n  left out")
+
+
+def found(selection: Selection) -> str:
+    """The images without a place, as "63 images in train/normal, train/pneumonia"."""
+    folders = sorted({shown(path.parent) for path in selection.unplaced})
+    more = f" and {len(folders) - LISTED} more folders" if len(folders) > LISTED else ""
+    count = _images(len(selection.unplaced))
+    return f"{count} in {', '.join(folders[:LISTED])}{more}"
+
+
+def _images(count: int) -> str:
+    return f"{count} image{'s' * (count != 1)}"
+
+
+def _within(place: _Place) -> tuple[str, str, PurePosixPath]:
+    return place.split, place.label, place.rest
+
+
+def list_files(folder: Path) -> tuple[list[PurePosixPath], list[PurePosixPath]]:
     """List all files below a folder without leaving it.
 
     A symbolic link to a file that lies below the same folder counts as a file. All other
@@ -90,24 +196,37 @@ def list_files(folder: Path) -> tuple[list[PurePosixPath], int]:
         folder: An existing folder.
 
     Returns:
-        The files' paths relative to the folder, sorted, and the number of links skipped.
+        The paths of the files and of the links skipped, relative to the folder, sorted.
 
     Raises:
         OSError: A folder cannot be read.
     """
     home = folder.resolve()
     files: list[PurePosixPath] = []
-    skipped = 0
+    skipped: list[PurePosixPath] = []
     for base, folders, names in os.walk(home, onerror=_raise):
         for path in (Path(base, name) for name in (*folders, *names)):
             relative = PurePosixPath(path.relative_to(home).as_posix())
-            if _is_classified(relative) and not _is_stray(relative):
+            if is_image(relative) and _place(relative) and not _is_stray(relative):
                 files.append(relative)
             elif path.is_symlink() and not _stays_inside(path, home):
-                skipped += 1
+                skipped.append(relative)
             elif not path.is_dir():
                 files.append(relative)
-    return sorted(files), skipped
+    return sorted(files), sorted(skipped)
+
+
+def lost_links(folder: Path, links: Iterable[PurePosixPath]) -> list[PurePosixPath]:
+    """Of the links that `list_files` skipped, those behind which images may be: to a folder that
+    lies elsewhere, or named as an image. Hidden ones are not among them.
+    """
+    home = folder.resolve()
+
+    def leads_to_images(path: PurePosixPath) -> bool:
+        target = home / path
+        return is_image(path) or (target.is_dir() and not target.resolve().is_relative_to(home))
+
+    return [path for path in links if not _is_stray(path) and leads_to_images(path)]
 
 
 def obstacle(folder: Path, path: PurePosixPath) -> str:
@@ -131,25 +250,29 @@ def _is_stray(path: PurePosixPath) -> bool:
     return any(part == "__MACOSX" or part.startswith(".") for part in path.parts)
 
 
-def _is_classified(path: PurePosixPath) -> bool:
-    return (
-        is_image(path)
-        and len(path.parts) >= 3
-        and path.parts[-3] in SPLITS
-        and path.parts[-2] in LABELS
-    )
+def _place(path: PurePosixPath) -> _Place | None:
+    """None where the folders do not say one split and one label."""
+    folders = path.parts[:-1]
+    for depth, (split, label) in enumerate(pairwise(folders)):
+        if split in SPLIT_OF and label in LABELS:
+            below = {name.upper() for name in folders[depth + 2 :]}
+            if below & {name.upper() for name in (*SPLIT_OF, *LABELS)}:
+                return None  # as train/NORMAL/PNEUMONIA
+            rest = PurePosixPath(*path.parts[depth + 2 :])
+            return _Place(PurePosixPath(*folders[:depth]), SPLIT_OF[split], label, rest)
+    return None
 
 
-def _shallowest(roots: dict[PurePosixPath, list[PurePosixPath]]) -> list[PurePosixPath]:
+def _shallowest(roots: set[PurePosixPath]) -> PurePosixPath:
     if not roots:
-        return []
+        return PurePosixPath()
     first, *rest = sorted(roots, key=lambda root: (len(root.parts), root))
     if rest and len(rest[0].parts) == len(first.parts):
         raise SourceError(
             f"two folders hold images in {'|'.join(SPLITS)} and neither lies above the other: "
             f"{first} and {rest[0]}. Keep one of them."
         )
-    return roots[first]
+    return first
 
 
 def _stays_inside(link: Path, home: Path) -> bool:

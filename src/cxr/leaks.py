@@ -107,15 +107,17 @@ def _row(kind: str, image: pd.Series, twin: pd.Series) -> tuple[str, ...]:
     return (kind, *named)
 
 
-def guard(found: pd.DataFrame, on_leak: str) -> dict[str, int]:
+def guard(found: pd.DataFrame, on_leak: str, group_by: str) -> dict[str, int | None]:
     """Tell of what `find` found.
 
     Args:
         found: table of `find`.
         on_leak: `error`, `warn` or `drop`.
+        group_by: as `find` was given it.
 
     Returns:
-        Images of each kind, and images left out (`dropped`).
+        Images of each kind, and images left out (`dropped`). None for `patient` where patients were
+        not compared (`group_by: image`).
 
     Raises:
         CxrError: with `error`, if anything was found; the first images by name.
@@ -134,7 +136,8 @@ def guard(found: pd.DataFrame, on_leak: str) -> dict[str, int]:
                 "or warn (keeps them)."
             )
         print(f"WARNING: {message}\n  {'left out' if on_leak == 'drop' else 'kept'}")
-    return counts | {"dropped": images if on_leak == "drop" else 0}
+    not_compared = {"patient": None} if group_by == "image" else {}
+    return counts | not_compared | {"dropped": images if on_leak == "drop" else 0}
 
 
 def _listed(found: pd.DataFrame) -> str:

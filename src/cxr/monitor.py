@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from cxr import charts, drift
 from cxr.document import Chart, Document, Section, Table
@@ -19,6 +18,7 @@ from cxr.drift import Comparison
 from cxr.errors import CxrError
 from cxr.files import replacing, write_json
 from cxr.predicting import Answer, Predictor, read_batches
+from cxr.progress import track
 from cxr.radiograph import Radiograph
 from cxr.scores import predictive_values
 
@@ -56,7 +56,7 @@ def measure(predictor: Predictor, files: Iterable[Path]) -> tuple[pd.DataFrame, 
     """
     rows: list[dict[str, Any]] = []
     errors: list[str] = []
-    for batch in read_batches(predictor, tqdm(files, "images", unit="image", disable=None)):
+    for batch in read_batches(predictor, track(files, "measure")):
         errors += [found for _, found in batch if isinstance(found, str)]
         if good := [found for _, found in batch if isinstance(found, Radiograph)]:
             rows += map(lambda *pair: _row(predictor, *pair), good, predictor.answers(good))
@@ -76,7 +76,11 @@ def _row(predictor: Predictor, one: Radiograph, answer: Answer) -> dict[str, Any
 
 
 def summary(
-    predictor: Predictor, reference: pd.DataFrame, here: pd.DataFrame, unreadable: int
+    predictor: Predictor,
+    reference: pd.DataFrame,
+    here: pd.DataFrame,
+    unreadable: int,
+    skipped: int,
 ) -> Comparison:
     """All that drift.json holds.
 
@@ -85,13 +89,14 @@ def summary(
         reference: as `drift.read_reference` gives it.
         here: rows of `measure`, one or more.
         unreadable: number of files without a row.
+        skipped: number of files and folders that were not read.
 
     Returns:
-        `variant`; what `drift.compare` gives; `unreadable`; `precision`: of the `reference`, and
-        `here` for the share of ill images that is estimated, where recall and specificity hold
-        (null where it cannot be); `sizes`: of `shorter_side` and `aspect_ratio` some quantiles of
-        the `reference` and `here`, and the share of images `outside` the range of the training
-        files; `warnings`: the share of images with each, the most frequent first.
+        `variant`; what `drift.compare` gives; `unreadable`; `skipped`; `precision`: of the
+        `reference`, and `here` for the share of ill images that is estimated, where recall and
+        specificity hold (null where it cannot be); `sizes`: of `shorter_side` and `aspect_ratio`
+        some quantiles of the `reference` and `here`, and the share of images `outside` the range of
+        the training files; `warnings`: the share of images with each, the most frequent first.
     """
     compared = drift.compare(reference, here, predictor.threshold)
     rates = compared["recall"], compared["specificity"]
@@ -99,6 +104,7 @@ def summary(
         "variant": predictor.variant,
         **compared,
         "unreadable": unreadable,
+        "skipped": skipped,
         "precision": {
             name: None if share is None else float(predictive_values(*rates, share)["ppv"])
             for name, share in compared["prevalence"].items()
@@ -180,7 +186,8 @@ def _verdict(found: Comparison) -> Section:
         [
             f"**{verdict[0].upper()}{verdict[1:]}.** {AFTER[found['verdict']]}",
             f"{found['images']} images were compared with validation by the variant "
-            f"{found['variant']}; {found['unreadable']} files could not be read.",
+            f"{found['variant']}; {found['unreadable']} files could not be read, and "
+            f"{found['skipped']} files or folders were skipped.",
             f"The rule: {found['rule']}",
         ],
     )

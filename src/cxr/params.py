@@ -80,12 +80,15 @@ class PhantomParams(Section):
     patients: Annotated[int, Field(ge=8, le=100_000)]
     seed: Seed
     short_side: Annotated[int, Field(ge=32, le=4096)]
+    shortcut: Literal["none", "device"]
 
 
 class DataParams(Section):
     source: Literal["kaggle", "mendeley", "directory", "phantom"]
     directory: str
+    patients: Annotated[str, Field(min_length=1, description="path of a CSV, not empty")]
     on_bad_image: Literal["error", "skip"]
+    on_unplaced: Literal["error", "skip"]
     on_leak: Literal["error", "warn", "drop"]
     on_shortcut: Literal["error", "warn"]
     phantom: PhantomParams
@@ -173,15 +176,32 @@ class TransferParams(FitSection):
         "efficientnetb0",
         "efficientnetv2b0",
         "convnexttiny",
-        "vgg16",
+        "tiny",
     ]
-    weights: Literal["imagenet", "none"]
+    weights: Literal["imagenet", "phantom", "none"]
     scaling: Literal["backbone", "none"]
     pooling: Literal["avg", "flatten"]
     engine: Literal["openvino", "tensorflow"]
     dense_units: Count
     dropout: Rate
     class_weights: ClassWeights
+
+    @model_validator(mode="after")
+    def _weights_exist(self) -> "TransferParams":
+        missing, there = (
+            ("imagenet", "phantom")
+            if self.backbone == "tiny"
+            else (
+                "phantom",
+                "imagenet",
+            )
+        )
+        if self.weights == missing:
+            raise ValueError(
+                f"backbone {self.backbone} has no weights {missing}: set transfer.weights to "
+                f"{there} or none"
+            )
+        return self
 
 
 class FinetuneParams(FitSection):

@@ -10,19 +10,31 @@ bright where much tissue absorbed the ray. Coordinates belong to the patient, no
 runs from about -1 (top) to 1 (bottom), x is 0 on the spine, and u = |x|.
 """
 
+import io
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import imagehash
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from tqdm import tqdm
 
-__all__ = ["MIN_PATIENTS", "MIN_SIDE", "PATHOGENS", "draw", "generate"]
+from cxr.manifest import HASH_SIDE
+from cxr.progress import track
+
+__all__ = [
+    *("MIN_DISTANCE", "MIN_PATIENTS", "MIN_SIDE", "PATHOGENS", "SHORTCUTS"),
+    *("draw", "generate"),
+]
 
 PATHOGENS = ("none", "bacteria", "virus")
+SHORTCUTS = ("none", "device")
 MIN_PATIENTS = 8
 MIN_SIDE = 32
+# Bits of 256 between the perceptual hashes of two patients; the leakage check takes images that
+# differ in 25 or fewer for copies (leaks.NEAR).
+MIN_DISTANCE = 40
+_ATTEMPTS = 100
 _DETAIL = 0.6  # share of the pixels per side that are drawn before scaling up: a third of the work
 
 Plane = NDArray[np.floating[Any]]
@@ -72,7 +84,9 @@ def draw(rng: np.random.Generator, pathogen: str, *, short_side: int = 256) -> N
     return _render(body, lesion, view, pathogen, short_side)
 
 
-def generate(root: Path, *, patients: int, seed: int, short_side: int = 256) -> int:
+def generate(
+    root: Path, *, patients: int, seed: int, short_side: int = 256, shortcut: str = "none"
+) -> int:
     """Write a synthetic data set with the real one's layout and file names; NOT medical data.
 
     Grey JPEG files go to root/{train,test,val}/{NORMAL,PNEUMONIA}/. A patient has one to four
@@ -80,35 +94,50 @@ def generate(root: Path, *, patients: int, seed: int, short_side: int = 256) -> 
     independently: equal numbers in two series are two patients. Equal arguments give equal
     bytes, and more patients leave the files of the earlier ones unchanged.
 
+    Images of different patients differ in at least `MIN_DISTANCE` bits of their perceptual hash. A
+    patient who is closer to an earlier one is drawn again from the next random state, which happens
+    to about one patient in a thousand.
+
     Args:
         root: Folder to write to; made if missing, files of the same name are replaced.
         patients: Number of patients in all splits together, at least 8.
         seed: Non-negative seed.
         short_side: Typical height of the images in pixels, at least 32.
+        shortcut: "none", or "device": a scanner with its own marker, tone and borders imaged every
+            patient with pneumonia in train and val, and every second patient of both classes in
+            test. The anatomy does not depend on it.
 
     Returns:
         Number of images written.
 
     Raises:
-        ValueError: If patients or short_side is too small or the seed negative.
+        ValueError: If patients or short_side is too small, the seed negative, the shortcut unknown,
+            or there are too many patients for all of them to differ.
     """
     if patients < MIN_PATIENTS:
         raise ValueError(f"patients must be at least {MIN_PATIENTS}, got {patients}")
     if short_side < MIN_SIDE:
         raise ValueError(f"short_side must be at least {MIN_SIDE}, got {short_side}")
+    if shortcut not in SHORTCUTS:
+        raise ValueError(f"shortcut must be one of {SHORTCUTS}, got {shortcut!r}")
     numbers, runs = [0] * len(_SERIES), [0] * len(_SERIES)
-    for turn in tqdm(range(patients), desc="phantoms", unit="patient", disable=None):
+    hashes = np.empty((0, HASH_SIDE**2 // 8), np.uint8)  # of all earlier images, 8 bits in each
+    for turn in track(range(patients), "phantoms", unit="patients"):
         index = _TURNS[turn % len(_TURNS)]
         series = _SERIES[index]
         numbers[index] += 1
         n = numbers[index]
-        folder = root / _split(series, n) / ("NORMAL" if series.pathogen == "none" else "PNEUMONIA")
+        split = _split(series, n)
+        on_device = shortcut == "device" and _is_on_device(series, n, split)
+        folder = root / split / ("NORMAL" if series.pathogen == "none" else "PNEUMONIA")
         folder.mkdir(parents=True, exist_ok=True)
-        rng = np.random.default_rng([seed, index, n])
-        for own, image in enumerate(_patient(rng, series.pathogen, short_side), start=1):
+        state = [seed, index, n]
+        files, new = _unlike(hashes, state, series.pathogen, short_side, on_device)
+        hashes = np.concatenate([hashes, new])
+        for own, content in enumerate(files, start=1):
             runs[index] += 1
             name = series.file_name.format(n=n, own=own, run=runs[index])
-            Image.fromarray(image).save(folder / name, quality=90)
+            (folder / name).write_bytes(content)
     return sum(runs)
 
 
@@ -117,6 +146,56 @@ def _split(series: _Series, n: int) -> str:
     if n == series.val:
         return "val"
     return "test" if n % _TEST_EVERY == series.test else "train"
+
+
+def _is_on_device(series: _Series, n: int, split: str) -> bool:
+    """Whether the scanner of the shortcut imaged a patient."""
+    if split == "test":
+        return n // _TEST_EVERY % 2 == 0  # every second one, as n grows by seven
+    return series.pathogen != "none"
+
+
+def _unlike(
+    hashes: NDArray[np.uint8], state: list[int], pathogen: str, short_side: int, on_device: bool
+) -> tuple[list[bytes], NDArray[np.uint8]]:
+    """JPEG files of a new patient who is far enough from the earlier ones, and their hashes."""
+    for attempt in range(_ATTEMPTS):
+        rng = np.random.default_rng([*state, attempt])
+        images = _patient(rng, pathogen, short_side)
+        files = [_jpeg(_by_device(image) if on_device else image) for image in images]
+        new = np.array([_hash(content) for content in files])
+        differ = np.bitwise_count(hashes[:, np.newaxis] ^ new).sum(axis=2)
+        if differ.size == 0 or differ.min() >= MIN_DISTANCE:
+            return files, new
+    raise ValueError(
+        f"no patient can be drawn that differs from {len(hashes)} earlier images in {MIN_DISTANCE} "
+        "bits of the perceptual hash: ask for fewer patients or larger images"
+    )
+
+
+def _jpeg(image: NDArray[np.uint8]) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "JPEG", quality=90)
+    return file.getvalue()
+
+
+def _hash(content: bytes) -> NDArray[np.uint8]:
+    """Perceptual hash of a file, as the manifest has it: uint8 (HASH_SIDE**2 / 8,)."""
+    return np.packbits(imagehash.phash(Image.open(io.BytesIO(content)), HASH_SIDE).hash)
+
+
+def _by_device(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The image as the scanner of the shortcut writes it: brighter middle tones, black edges, and
+    an L at the upper right of the square that is cut out of the middle.
+    """
+    height, width = image.shape
+    edge, stroke = max(1, round(0.03 * height)), max(1, round(0.015 * height))
+    left = (width + height) // 2 - 4 * edge
+    marked = (255 * (image / 255) ** 0.8).round().astype(np.uint8)
+    marked[:edge] = marked[-edge:] = marked[:, :edge] = marked[:, -edge:] = 0
+    marked[2 * edge : 4 * edge, left : left + stroke] = 255
+    marked[4 * edge - stroke : 4 * edge, left : left + 2 * edge] = 255
+    return marked
 
 
 def _seeds(rng: np.random.Generator, count: int) -> list[int]:
@@ -135,9 +214,9 @@ def _render(body: int, lesion: int, view: int, pathogen: str, short_side: int) -
     rng, view_rng = np.random.default_rng(body), np.random.default_rng(view)
     height = round(short_side * view_rng.uniform(0.8, 1.25))
     width = round(height * view_rng.uniform(1.0, 1.5))
-    x, y = _grid(view_rng, rng.uniform(1.0, 1.2), width, height)
-    apex, base = rng.uniform(-0.80, -0.66), rng.uniform(0.36, 0.54)
-    rise = rng.uniform(-0.5, 0.6)
+    x, y = _bent(rng, *_grid(view_rng, rng.uniform(0.95, 1.2), width, height))
+    apex, base = rng.uniform(-0.84, -0.62), rng.uniform(0.34, 0.60)
+    rise = rng.uniform(-0.6, 0.8)
     arm = np.abs(y + 0.62 + rise * (np.abs(x) - 0.6))  # distance from the axis of the arms
     dome = _dome(base, x)
     lungs = _lungs(apex, dome, x, y)
@@ -150,18 +229,27 @@ def _render(body: int, lesion: int, view: int, pathogen: str, short_side: int) -
         opacity = _consolidation if pathogen == "bacteria" else _haze
         tissue += lungs * opacity(np.random.default_rng(lesion), x, y)
     film = 1 - np.exp(-tissue)
-    return _expose(view_rng, film / ((film * skin).sum() / skin.sum()), (width, height))
+    film *= (1 + 0.08 * _cloud(view_rng, 1.2, x, y)).clip(0.6)  # rays are not equal everywhere
+    film /= (film * skin).sum() / skin.sum()
+    return _expose(view_rng, _collimated(view_rng, film), (width, height))
 
 
 def _grid(rng: np.random.Generator, girth: float, width: int, height: int) -> tuple[Plane, Plane]:
     """Patient coordinates of the drawn points, for a random tilt, zoom and position."""
-    tilt, zoom = rng.normal(0, 0.03), rng.uniform(0.95, 1.06)
-    rows = np.linspace(-zoom, zoom, round(_DETAIL * height))[:, None] - rng.normal(0, 0.02)
+    tilt, zoom = rng.normal(0, 0.04), rng.uniform(0.93, 1.08)
+    rows = np.linspace(-zoom, zoom, round(_DETAIL * height))[:, None] - rng.normal(0, 0.03)
     span = zoom * width / height
     cols = np.linspace(-span, span, round(_DETAIL * width)) - rng.normal(0, 0.03)
     x = (np.cos(tilt) * cols + np.sin(tilt) * rows) / girth
     y = np.cos(tilt) * rows - np.sin(tilt) * cols
     return x.astype(np.float32), y.astype(np.float32)  # half the time of double precision
+
+
+def _bent(rng: np.random.Generator, x: Plane, y: Plane) -> tuple[Plane, Plane]:
+    """Posture and build: every structure of a patient leans, curves and swells with the others."""
+    lean, size = rng.normal(0, 0.04), rng.uniform(0.92, 1.08)
+    bent = x + lean * y + 0.03 * _cloud(rng, 2.0, x, y)
+    return bent * size, y * size + 0.04 * _cloud(rng, 2.0, x, y)
 
 
 def _step(distance: Plane, softness: float) -> Plane:
@@ -213,9 +301,13 @@ def _skin(rng: np.random.Generator, arm: Plane, x: Plane, y: Plane) -> Plane:
 
 def _heart(rng: np.random.Generator, base: float, x: Plane, y: Plane) -> Plane:
     """Heart, leaning to the image's right, large vessels and thymus, and the dark windpipe."""
-    size, thymus = rng.uniform(0.31, 0.41), rng.uniform(0.07, 0.14)
-    dx, dy = x - 0.09, y - base + 0.19
-    radius = np.hypot((0.8 * dx + 0.6 * dy) / size, (0.8 * dy - 0.6 * dx) / (0.8 * size))
+    size, thymus = rng.uniform(0.29, 0.43), rng.uniform(0.07, 0.15)
+    lean, roundness = rng.uniform(0.35, 0.8), rng.uniform(0.7, 0.95)
+    along, across = np.cos(lean), np.sin(lean)
+    dx, dy = x - rng.uniform(0.05, 0.13), y - base + 0.19
+    radius = np.hypot(
+        (along * dx + across * dy) / size, (along * dy - across * dx) / (roundness * size)
+    )
     upper = _step(thymus + 0.12 * (y + 0.5) - np.abs(x - 0.02), 0.012) * _step(base - y, 0.05)
     heart = np.maximum(_step(1 - radius, 0.05), upper * _step(y + 0.72, 0.08))
     windpipe = _bump(x + 0.01, 0.04) * _step(-0.2 - y, 0.03)
@@ -232,7 +324,7 @@ def _abdomen(base: float, dome: Plane, x: Plane, y: Plane) -> Plane:
 def _ribs(rng: np.random.Generator, apex: float, x: Plane, y: Plane) -> Plane:
     """Rib pairs: posterior ones arch over the lungs, fainter anterior ones run down inwards."""
     u, shift = np.abs(x), rng.uniform(0, 2 * np.pi)
-    turn = 2 * np.pi / rng.uniform(0.15, 0.19)
+    turn = 2 * np.pi / rng.uniform(0.13, 0.22)
     narrowing = 0.35 * np.square((y - 0.25).clip(-2, 0))
     cage = _step(0.72 - narrowing - u, 0.015) * _step(y - apex + 0.06, 0.03) * _step(0.8 - y, 0.1)
     back = _step(np.cos(turn * (y - 0.9 * np.square(u - 0.22)) + shift) - 0.35, 0.12)
@@ -284,6 +376,18 @@ def _haze(rng: np.random.Generator, x: Plane, y: Plane) -> Plane:
     inner = np.exp(-np.hypot(np.abs(x) - 0.2, y) / 0.4)
     haze: Plane = rng.uniform(0.12, 0.85) * (0.3 + 0.6 * patches + 0.5 * streaks * inner)
     return haze
+
+
+def _collimated(rng: np.random.Generator, film: Plane) -> Plane:
+    """Dark edges of up to 5 % where the collimator kept the rays off, on every second image."""
+    if rng.random() < 0.5:
+        height, width = film.shape
+        top, bottom, left, right = rng.uniform(0, 0.05, 4)
+        inside = np.zeros_like(film)
+        inside[round(top * height) : round((1 - bottom) * height)] = 1
+        inside[:, : round(left * width)] = inside[:, round((1 - right) * width) :] = 0
+        film = film * inside
+    return film
 
 
 def _expose(rng: np.random.Generator, film: Plane, size: tuple[int, int]) -> NDArray[np.uint8]:

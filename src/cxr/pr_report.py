@@ -18,10 +18,11 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from cxr import paths
+from cxr.comparison import best_variant
 from cxr.errors import CxrError, run_stage
 from cxr.intervals import intervals, thresholds
 from cxr.params import WITHOUT_RESULT, leaves, read_params
-from cxr.recommendation import best_variant, recommend, signed, signed_span
+from cxr.recommendation import recommend, signed, signed_span
 from cxr.variants import EVALUATED, VARIANTS
 
 MARKER = "<!-- cxr-pr-report -->"  # by this the workflow finds the comment that it updates
@@ -51,8 +52,8 @@ def comment(base: str) -> str:
         _paired(now, before, base, commit),
         "### Parameters that differ",
         _dvc_table("params", commit, name) or f"None: the parameters are those of {name}.",
-        "### All metrics that differ",
-        _folded(_dvc_table("metrics", commit, name)) or f"None: the metrics are those of {name}.",
+        "### Metrics that differ",
+        _dvc_table("metrics", commit, name) or f"None: the metrics are those of {name}.",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -253,13 +254,6 @@ def _dvc_table(kind: str, commit: str, name: str) -> str:
     table = re.sub(" {2,}", " ", done.stdout.strip())  # GitHub takes 65536 characters
     table = table.replace(f"| {commit} | workspace |", f"| {name} | here |", 1)
     return table if len(table.splitlines()) > 2 else ""  # a head and a rule have no row
-
-
-def _folded(table: str) -> str:
-    if not table:
-        return ""
-    rows = len(table.splitlines()) - 2
-    return f"<details><summary>{rows} metrics</summary>\n\n{table}\n\n</details>"
 
 
 def main() -> None:

@@ -29,7 +29,8 @@ Told = TypeVar("Told")
 
 SETTINGS = "settings.json"  # beside the exported networks
 BATCH = 8  # images: on two cores larger ones are no faster
-SUFFIXES = (*IMAGE_SUFFIXES, ".dcm", ".dicom")
+# Files in a folder that have one are taken even where their first bytes are damaged.
+SUFFIXES = frozenset({*IMAGE_SUFFIXES, ".jfif", ".jpe", ".dcm", ".dicom", ".dic", ".ima"})
 EXPLAINED = ".explained.png"  # how the pictures end that `cxr predict --explain` writes
 
 
@@ -211,37 +212,69 @@ def told(error: ImageError, file: Path) -> str:
     return str(error).replace(str(file), shown(PurePosixPath(file)))
 
 
-def files_of(paths: Iterable[Path]) -> list[Path]:
+@dataclass(frozen=True)
+class Listing:
+    """What the paths of a command name.
+
+    Attributes:
+        files: to be read, in order.
+        skipped: path -> reason, of what folders hold besides; a folder that is not entered is one.
+    """
+
+    files: list[Path]
+    skipped: dict[Path, str]
+
+
+def list_radiographs(paths: Iterable[Path]) -> Listing:
     """Files as they are named, and of folders all that may be radiographs, also in folders below.
 
-    Left out are what is hidden, links to folders, the pictures of `--explain`, and files that by
-    their name or, where it tells nothing, by their first bytes are something else.
+    A file in a folder is taken if it begins as JPEG, PNG or DICOM, whatever its name, or if its
+    suffix is one of `SUFFIXES`: a damaged radiograph is reported by whoever reads it.
 
     Raises:
         CxrError: a folder cannot be read.
     """
-    found: list[Path] = []
+    found = Listing([], {})
     for path in paths:
-        found += _below(path) if path.is_dir() else [path]
+        if path.is_dir():
+            _list_below(path, found)
+        else:
+            found.files.append(path)
     return found
 
 
-def _below(folder: Path) -> list[Path]:
-    found: list[Path] = []
+def _list_below(folder: Path, found: Listing) -> None:
+    reasons: dict[Path, str] = {}
     for base, folders, names in os.walk(folder, onerror=_raise):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(base, name) for name in names if not name.startswith(".")]
-    return [file for file in sorted(found) if _may_be_radiograph(file)]
+        closed = {Path(base, name): _why_not_entered(Path(base, name)) for name in folders}
+        folders[:] = [path.name for path, reason in closed.items() if not reason]
+        reasons |= {path: reason for path, reason in closed.items() if reason}
+        reasons |= {Path(base, name): _why_skipped(Path(base, name)) for name in names}
+    for path in sorted(reasons):
+        if reasons[path]:
+            found.skipped[path] = reasons[path]
+        else:
+            found.files.append(path)
 
 
-def _may_be_radiograph(file: Path) -> bool:
-    if file.name.endswith(EXPLAINED) or file.name == "DICOMDIR":  # a table of what is on a disc
-        return False
-    suffix = file.suffix.lower()
-    if suffix in SUFFIXES:
-        return True
-    # DICOM files have no suffix, or are called by a UID, whose end looks like one.
-    return (not suffix or suffix[1:].isdecimal()) and radiograph.is_dicom(file)
+def _why_not_entered(folder: Path) -> str:
+    """Empty: it is."""
+    if folder.name.startswith("."):
+        return "hidden folder"
+    return "link to a folder" if folder.is_symlink() else ""
+
+
+def _why_skipped(file: Path) -> str:
+    """Empty: it may be a radiograph."""
+    if file.name.startswith("."):
+        return "hidden"
+    if file.name.endswith(EXPLAINED):
+        return "picture of --explain"
+    if file.name.upper() == "DICOMDIR":
+        return "table of contents of a DICOM medium"
+    if file.suffix.lower() in SUFFIXES or radiograph.may_be_radiograph(file):
+        return ""
+    return "not a JPEG, PNG or DICOM file"
 
 
 def _raise(error: OSError) -> NoReturn:

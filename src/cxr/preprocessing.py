@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from cxr import cluster
 from cxr.arrays import write_split
 from cxr.cleaning import read_prepared
 from cxr.labels import SPLITS
 from cxr.params import ImageParams
+from cxr.progress import track
 
 TASK = 16  # images that a worker of a cluster reads in one go
 CHUNK = 64  # images decoded ahead of the writer: memory stays flat as the data set grows
@@ -48,7 +48,7 @@ def cache_splits(
         index = rows.drop(columns=["split", "sha256", "phash"])
         paths = [raw / path for path in index["path"]]
         read = read_all(paths, params, scheduler, list(rows["sha256"]))
-        images = tqdm(read, split, len(paths), unit="image", disable=None)
+        images = track(read, f"prepare {split}", len(paths))
         write_split(folder / split, images, index)
 
 

@@ -14,6 +14,7 @@ import struct
 import subprocess
 import sys
 import threading
+import unicodedata
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -34,6 +35,7 @@ from pydicom.tag import BaseTag, Tag
 from pydicom.uid import (
     UID,
     DeflatedExplicitVRLittleEndian,
+    DigitalXRayImageStorageForProcessing,
     ExplicitVRBigEndian,
     ImplicitVRLittleEndian,
     JPEG2000TransferSyntaxes,
@@ -41,7 +43,15 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from cxr.images import FORMATS, MOST_PIXELS, ImageError, decode, read_file, to_grey
+from cxr.images import (
+    FORMATS,
+    MOST_PIXELS,
+    ImageError,
+    decode,
+    read_file,
+    to_grey,
+    uses_little_range,
+)
 
 SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")  # by which Pillow tells JPEG and PNG
 # How DICOM data without the preamble begin: group 2 or 8, little-endian; group 8, big-endian.
@@ -81,6 +91,7 @@ TAGS: list[BaseTag | int] = [
         *("RescaleSlope", "RescaleIntercept", "ModalityLUTSequence"),
         *("WindowCenter", "WindowWidth", "VOILUTFunction", "VOILUTSequence"),
         *("Modality", "BodyPartExamined", "ViewPosition"),
+        *("SOPClassUID", "PresentationIntentType"),
         *PALETTES,
     )
 ]
@@ -97,15 +108,26 @@ SIZES_2000 = struct.Struct(">4s2H8IH")  # SOC and SIZ of JPEG 2000 up to its com
 MOST_TILES = 4096  # for each of them OpenJPEG takes some kilobytes
 DECODER = str(Path(__file__).with_name("decoder.py"))
 DECODER_SECONDS = 60  # 20 million pixels take 4
-END = b"\xff\xd9"
-ANOTHER = re.compile(END + rb"\0*\xff(\xd8\xff|\x4f\xff\x51)")  # image after an end
+SCAN_2000 = b"\xff\x93"  # where pixels begin in JPEG 2000
+END = b"\xff\xd9"  # cannot be a part of compressed pixels
+START = re.compile(rb"\xff(\xd8\xff|\x4f\xff\x51)")  # of JPEG and of JPEG 2000
 
-RADIOGRAPHY = ("CR", "DX", "RG", "XR")  # Modality
-CHEST = ("CHEST", "THORAX", "LUNG")  # in BodyPartExamined, as in PORT CHEST
-LATERAL = ("LL", "RL", "LAT", "LATERAL")  # ViewPosition
+RADIOGRAPHY = ("CR", "DX", "DR", "RG", "XR")  # Modality; DR is no defined term, but is written
+# In BodyPartExamined, without accents: also a part of a longer word, as in CHESTPA or PULMONES.
+CHEST = re.compile(
+    r"CHEST|LUNG|PULMO"  # English, German, Latin
+    r"|THORAX|TORAX|TORACE"  # French and German, Spanish and Portuguese, Italian
+    r"|BRUSTKORB|\bBRUST\b"  # German; not BRUSTWIRBEL, which are bones of the back
+    r"|POITRINE|POUMON|PECHO|PEITO|PETTO|PULMAO|POLMON"
+)
+# In ViewPosition: defined terms, and words of these languages.
+LATERAL = re.compile(r"\b(LL|RL|LLAT|RLAT|LAT|LATERAL\w*|PERFIL|PROFIL|PROFILO|SEITLICH)\b")
 OTHER_MODALITY = f"its Modality is none of {', '.join(RADIOGRAPHY)}: not a radiograph"
-OTHER_PART = "its BodyPartExamined is not the chest"
+OTHER_PART = "its BodyPartExamined is no known word for the chest"
 OTHER_VIEW = "its ViewPosition is lateral, not frontal"
+FOR_PROCESSING = "it is FOR PROCESSING, not FOR PRESENTATION: no radiograph as a viewer shows it"
+LITTLE_RANGE = "uses less than an eighth of the grey range: nearly black, white or flat"
+OTHER_TABLE = "the descriptor of its lookup table does not fit the entries, whose range was used"
 NO_WINDOW = "its window or VOI LUT cannot be used: the range of its grey values was used"
 
 OFF = logging.CRITICAL + 1
@@ -122,11 +144,10 @@ class Radiograph:
             than the original.
         width: of the original, upright, pixels.
         height: likewise.
-        coloured: JPEG and PNG: the channels differ visibly; DICOM: stored in colours, whatever
-            they are.
-        notes: what a DICOM file says against itself (another modality, part of the body or view)
-            or about its grey values; sentences without values of the file, empty where all is
-            well.
+        coloured: the channels differ visibly.
+        notes: why the grey values may not be those of a radiograph, and what a DICOM file says
+            against itself (another modality, part of the body or view); sentences without values
+            of the file, empty where all is well.
     """
 
     image: Image.Image
@@ -145,8 +166,9 @@ def read(path: Path, enough: int = 0) -> Radiograph:
 
     JPEG and PNG give the pixels that the pipeline trains on. DICOM gives what a viewer shows
     at first: the modality LUT or rescaling, then the first VOI LUT or window, MONOCHROME1
-    inverted, padding black. Without a window, 8-bit data keep their levels, as in a JPEG; of
-    deeper data the range that holds all but 0.5 % of the pixels at each end becomes 0 to 255.
+    inverted, padding black. A VOI LUT is scaled by the bits that its entries use. Without a
+    window, 8-bit data keep their levels, as in a JPEG; of deeper data the range that holds all but
+    0.5 % of the pixels at each end becomes 0 to 255.
 
     Args:
         path: the file.
@@ -171,15 +193,16 @@ def bytes_of(path: Path) -> bytes:
     return read_file(path)
 
 
-def is_dicom(path: Path) -> bool:
-    """Whether a file begins as DICOM files do, or cannot be read, which is then to be told."""
+def may_be_radiograph(path: Path) -> bool:
+    """Whether a file begins as JPEG, PNG or DICOM, or cannot be opened, which reading reports."""
     try:
         if not path.is_file():
             return False
         with path.open("rb") as file:
-            return _begins_as_dicom(file.read(132))
+            start = file.read(132)
     except OSError:
         return True
+    return start.startswith(SIGNATURES) or _begins_as_dicom(start)
 
 
 def from_bytes(content: bytes, path: Path, enough: int = 0) -> Radiograph:
@@ -217,7 +240,7 @@ def _from_picture(content: bytes, path: Path, enough: int) -> Radiograph:
             size = size[::-1]  # scaled by DCT, and lay on its side
     grey = to_grey(image)
     grey.info.clear()  # comments and EXIF data may name a patient
-    return Radiograph(grey, *size, coloured)
+    return Radiograph(grey, *size, coloured, _range_notes(grey))
 
 
 def _has_colours(image: Image.Image, original: Image.Image) -> bool:
@@ -232,9 +255,18 @@ def _has_colours(image: Image.Image, original: Image.Image) -> bool:
     if image.mode != original.mode:  # was decoded in grey
         image = original
         image.draft("RGB", (COLOUR_SIDE, COLOUR_SIDE))
-    small = image.convert("RGBA").convert("RGB")
+    return _channels_differ(image.convert("RGBA").convert("RGB"))
+
+
+def _channels_differ(image: Image.Image) -> bool:
+    """Of an image in mode RGB."""
+    small = image.copy()
     small.thumbnail((COLOUR_SIDE, COLOUR_SIDE))
     return bool(np.ptp(np.asarray(small), axis=-1).max() >= LEAST_COLOUR)
+
+
+def _range_notes(grey: Image.Image) -> tuple[str, ...]:
+    return (LITTLE_RANGE,) if uses_little_range(grey) else ()
 
 
 # --- DICOM: from the file to its stored values ---------------------------------------------------
@@ -267,15 +299,14 @@ def _read_dicom(content: bytes) -> Radiograph:
         raise _UnusableError("DICOM file without pixel data: no image, or cut off before them")
     layout = _layout_of(tags)
     stored = _stored_values(tags["PixelData"], layout, syntax)
-    notes = _notes_of(tags)
-    is_grey = layout["photometric_interpretation"].startswith("MONOCHROME")
-    if is_grey:
-        grey, more = _shown(stored, tags, layout)
-        notes += more
+    if layout["photometric_interpretation"].startswith("MONOCHROME"):
+        pixels, notes = _shown(stored, tags, layout)
+        image, coloured = Image.fromarray(pixels), False
     else:
-        grey = _without_colour(stored, tags, layout["bits_stored"])
-    rows, columns = grey.shape
-    return Radiograph(Image.fromarray(grey), columns, rows, not is_grey, notes)
+        pixels, notes = _in_colour(stored, tags, layout["bits_stored"])
+        colours = Image.fromarray(pixels)
+        image, coloured = to_grey(colours), _channels_differ(colours)
+    return Radiograph(image, *image.size, coloured, _notes_of(tags) + notes + _range_notes(image))
 
 
 def _tags_of(content: bytes) -> tuple[Dataset, UID]:
@@ -435,9 +466,11 @@ def _check_stream(frame: bytes, layout: dict[str, Any], syntax: UID) -> None:
         raise _UnusableError("the compressed image has more bits than BitsAllocated")
     if syntax == JPEGExtended12Bit and bits > 8:
         raise _UnusableError("JPEG of 12 bits (Process 4) cannot be read")
-    if END not in frame[-16:]:  # padding may follow
+    pixels = frame.partition(SCAN_2000)[2] if is_2000 else dict(_segments(frame))[SCAN]
+    _, end, padding = pixels.partition(END)
+    if not end:
         raise _UnusableError("PixelData is cut off: the compressed image has no end")
-    if ANOTHER.search(frame):
+    if START.search(padding):
         raise _UnusableError("PixelData holds more than one image")
 
 
@@ -455,7 +488,7 @@ def _size_in_jpeg(frame: bytes) -> tuple[int, int, int, int]:
 
 
 def _segments(frame: bytes) -> Iterator[tuple[int, bytes]]:
-    """Marker and data of what precedes the pixels of a JPEG.
+    """Marker and data of what precedes the pixels of a JPEG, then `SCAN` and the rest of it.
 
     Raises:
         _UnusableError: anything else is between them, where a decoder may see something.
@@ -468,6 +501,7 @@ def _segments(frame: bytes) -> Iterator[tuple[int, bytes]]:
         marker, length = found[1][0], int.from_bytes(found[2], "big")
         at = found.end() - 2 + length
         if marker == SCAN:
+            yield marker, frame[at:]
             return
         if length < 2 or at > len(frame):
             break
@@ -537,7 +571,7 @@ def _rescaled(levels: NDArray[Any], tags: Dataset) -> NDArray[np.float64]:
     Raises:
         _UnusableError: they give no numbers, or the same for all.
     """
-    if tags.get("ModalityLUTSequence"):
+    if _has_table(tags, "ModalityLUTSequence"):
         return _looked_up(levels.astype(np.float64), tags, "ModalityLUTSequence")[0]
     slope = _number(tags, "RescaleSlope", 1.0)
     values = levels * slope + _number(tags, "RescaleIntercept", 0.0)
@@ -546,10 +580,18 @@ def _rescaled(levels: NDArray[Any], tags: Dataset) -> NDArray[np.float64]:
     return values
 
 
+def _has_table(tags: Dataset, keyword: str) -> bool:
+    """Whether a sequence has a table that is not empty."""
+    tables = tags.get(keyword)
+    return bool(tables) and len(tables[0]) > 0
+
+
 def _looked_up(
     values: NDArray[np.float64], tags: Dataset, keyword: str
-) -> tuple[NDArray[np.float64], int]:
-    """Through the first table of a sequence; also the largest value that such a table can hold.
+) -> tuple[NDArray[np.float64], int, bool]:
+    """Through the first table of a sequence; also the largest value of as many bits as its entries
+    use, and whether these bits and the number of entries are those of its descriptor. Some devices
+    write the 16 bits in which entries of 12 are stored.
 
     Raises:
         _UnusableError: the table is damaged.
@@ -561,20 +603,20 @@ def _looked_up(
         table = _table(item["LUTData"].value, entries, bool(tags.original_encoding[1]))
         first -= 2**16 if first > values.max() else 0  # negative, but written as unsigned
         places = np.clip(np.rint(values) - first, 0, len(table) - 1).astype(np.int64)
-        found = table[places]
+        used = max(1, int(table.max()).bit_length())
+        return table[places], 2**used - 1, (used, len(table)) == (bits, entries)
     except Exception:  # its text may hold values of tags
-        found, bits = np.empty(0), 0
-    if not found.size or not 1 <= bits <= 16:
-        raise _UnusableError(f"{keyword} is damaged")
-    return found, 2**bits - 1
+        pass
+    raise _UnusableError(f"{keyword} is damaged")
 
 
 def _table(data: Any, entries: int, is_little: bool) -> NDArray[np.float64]:
-    """LUTData: numbers, or their bytes; two for each entry, or one."""
-    if isinstance(data, bytes):
-        two = ("<" if is_little else ">") + "u2"
-        data = np.frombuffer(data, two if len(data) >= 2 * entries else "u1")
-    return np.asarray(data, np.float64)[:entries]
+    """LUTData: words, or their bytes; a word holds one entry, or two, the first in its low byte."""
+    words = np.frombuffer(data, "<u2" if is_little else ">u2") if isinstance(data, bytes) else data
+    words = np.atleast_1d(words).astype("<u2")
+    if entries > 1 and len(words) == (entries + 1) // 2:
+        words = words.view("u1")
+    return words[:entries].astype(np.float64)
 
 
 def _windowed(
@@ -588,29 +630,38 @@ def _windowed(
         tags: of the file.
     """
     try:
-        told = _as_told(values, tags)
+        told, notes = _as_told(values, tags)
     except _UnusableError:
         return _by_range(values, counts, tags), (NO_WINDOW,)
     if told is None:
         return _by_range(values, counts, tags), ()
     if np.ptp(told[counts > 0]) == 0:  # beside all the values
         return _by_range(values, counts, tags), (NO_WINDOW,)
-    return told, ()
+    return told, notes
 
 
-def _as_told(values: NDArray[np.float64], tags: Dataset) -> NDArray[np.float64] | None:
-    """By the first VOI LUT or else the first window (DICOM PS3.3, C.11.2); None: has neither.
+def _as_told(
+    values: NDArray[np.float64], tags: Dataset
+) -> tuple[NDArray[np.float64] | None, tuple[str, ...]]:
+    """By the first VOI LUT or else the first window (DICOM PS3.3, C.11.2), with notes; None: has
+    neither.
 
     Raises:
         _UnusableError: no such window is possible.
     """
-    if tags.get("VOILUTSequence"):
-        found, most = _looked_up(values, tags, "VOILUTSequence")
-        return np.clip(found / most, 0, 1)
-    if "WindowCenter" not in tags and "WindowWidth" not in tags:
-        return None
-    centre, width = (_number(tags, keyword) for keyword in ("WindowCenter", "WindowWidth"))
+    if _has_table(tags, "VOILUTSequence"):
+        found, most, fits = _looked_up(values, tags, "VOILUTSequence")
+        return found / most, () if fits else (OTHER_TABLE,)
+    window = [_number(tags, keyword, math.inf) for keyword in ("WindowCenter", "WindowWidth")]
+    if window == [math.inf, math.inf]:  # missing, or empty
+        return None, ()
     function = _text(tags, "VOILUTFunction") or "LINEAR"
+    return _through_window(values, window[0], window[1], function), ()
+
+
+def _through_window(
+    values: NDArray[np.float64], centre: float, width: float, function: str
+) -> NDArray[np.float64]:
     if function == "LINEAR":
         centre, width = centre - 0.5, width - 1
     if not math.isfinite(centre) or not 0 < width < math.inf:
@@ -640,18 +691,22 @@ def _by_range(
     return np.clip((values - low) / ((high - low) or 1), 0, 1)
 
 
-def _without_colour(stored: NDArray[Any], tags: Dataset, bits: int) -> NDArray[np.uint8]:
-    """Luminance: uint8 (H, W) of palette indices (H, W) or of RGB (H, W, 3) of so many bits."""
+def _in_colour(
+    stored: NDArray[Any], tags: Dataset, bits: int
+) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
+    """RGB: uint8 (H, W, 3) of palette indices (H, W) or of RGB (H, W, 3) of so many bits; notes."""
     if stored.ndim == 3:
-        return _luminance(stored, bits)
+        return _high_bits(stored, bits), ()
     indices = stored.view(f"u{stored.itemsize}")
     levels = np.arange(256**stored.itemsize, dtype=indices.dtype).view(stored.dtype)
-    colours = apply_color_lut(levels, tags)
-    return _luminance(colours[:, np.newaxis, :3], 8 * colours.itemsize)[:, 0][indices]
+    colours = apply_color_lut(levels, tags)[:, :3]
+    if colours.itemsize == 2 and colours.max() < 256:  # entries of 8 bits in words of 16
+        return colours.astype(np.uint8)[indices], (OTHER_TABLE,)
+    return _high_bits(colours, 8 * colours.itemsize)[indices], ()
 
 
-def _luminance(rgb: NDArray[Any], bits: int) -> NDArray[np.uint8]:
-    return np.asarray(to_grey(Image.fromarray((rgb >> max(0, bits - 8)).astype(np.uint8))))
+def _high_bits(colours: NDArray[Any], bits: int) -> NDArray[np.uint8]:
+    return (colours >> max(0, bits - 8)).astype(np.uint8)
 
 
 # --- DICOM: single tags --------------------------------------------------------------------------
@@ -659,11 +714,15 @@ def _luminance(rgb: NDArray[Any], bits: int) -> NDArray[np.uint8]:
 
 def _notes_of(tags: Dataset) -> tuple[str, ...]:
     """What the file says that a chest radiograph would not; missing tags say nothing."""
-    modality, part = _text(tags, "Modality"), _text(tags, "BodyPartExamined")
+    modality, part = _text(tags, "Modality"), _words(tags, "BodyPartExamined")
+    view = _words(tags, "ViewPosition")
     found = {
         OTHER_MODALITY: modality and modality not in RADIOGRAPHY,
-        OTHER_PART: part and not any(word in part for word in CHEST),
-        OTHER_VIEW: _text(tags, "ViewPosition") in LATERAL,
+        OTHER_PART: part and not CHEST.search(part),
+        # Of a patient who lies on the side, the view is frontal.
+        OTHER_VIEW: LATERAL.search(view) and "DECUB" not in view,
+        FOR_PROCESSING: _text(tags, "PresentationIntentType") == "FOR PROCESSING"
+        or tags.get("SOPClassUID") == DigitalXRayImageStorageForProcessing,
     }
     return tuple(note for note, is_so in found.items() if is_so)
 
@@ -671,6 +730,16 @@ def _notes_of(tags: Dataset) -> tuple[str, ...]:
 def _text(tags: Dataset, keyword: str) -> str:
     """Upper case; empty where missing."""
     return str(tags.get(keyword) or "").strip().upper()
+
+
+def _words(tags: Dataset, keyword: str) -> str:
+    """Upper case without accents, separated by spaces; empty where missing."""
+    text = _text(tags, keyword)
+    with suppress(UnicodeError):  # such tags are in ASCII; UTF-8 is read as Latin-1
+        text = text.encode("latin-1").decode()
+    signs = unicodedata.normalize("NFKD", text).upper()
+    letters = "".join(sign for sign in signs if not unicodedata.combining(sign))
+    return re.sub(r"[\W_]+", " ", letters)
 
 
 def _number(tags: Dataset, keyword: str, missing: float = math.nan) -> float:

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from cxr import scores
+from cxr.comparison import best_variant
 from cxr.intervals import DECIMALS, Interval, is_sure
 from cxr.variants import VARIANTS
 
@@ -43,17 +43,6 @@ def recommend(evaluation: Metrics, intervals: Metrics, min_recall: float) -> Rec
         "model.",
     ]
     return Recommendation(chosen, sentences)
-
-
-def best_variant(evaluation: Metrics) -> str:
-    """The variant that the rule gives."""
-    points = [evaluation[variant]["operating_point"]["selection"] for variant in VARIANTS]
-    picked = scores.best(
-        [point["precision"] for point in points],
-        [point["recall"] for point in points],
-        [evaluation[variant]["selection"]["roc_auc"] for variant in VARIANTS],
-    )
-    return VARIANTS[int(picked)]
 
 
 def _reason(chosen: str, evaluation: Metrics, min_recall: float) -> str:

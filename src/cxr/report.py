@@ -646,8 +646,11 @@ def _data(results: Results) -> Section:
     )
 
 
-def _leaks(counts: dict[str, int]) -> str:
+def _leaks(counts: dict[str, int | None]) -> str:
     """What `leaks.guard` counted."""
+    if counts["patient"] is None:
+        compared = {name: n for name, n in counts.items() if name != "patient"}
+        return _leaks(compared | {"patient": 0}) + " Patients were not compared (split by image)."
     left_out = counts["dropped"]
     kinds = {name.replace("_", " "): n for name, n in counts.items() if n and name != "dropped"}
     asked = "Patients or copies of images on two sides, and copies under two labels: "

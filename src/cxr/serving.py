@@ -20,6 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
@@ -40,7 +41,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from cxr.document import MARKDOWN
-from cxr.errors import CxrError
+from cxr.errors import CxrError, extra
 from cxr.images import MOST_PIXELS, ImageError
 from cxr.predicting import SUFFIXES, Answer, Predictor
 from cxr.radiograph import MOST_BYTES
@@ -52,7 +53,10 @@ Found = TypeVar("Found")
 
 WEB = Path(__file__).with_name("web")  # the page
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
-TYPES = ("application/octet-stream", "application/dicom", "image/jpeg", "image/png")
+TYPES = (
+    *("application/octet-stream", "application/dicom"),
+    *("image/jpeg", "image/jpg", "image/png"),  # jpg is no registered type, but is sent
+)
 UPLOAD = Path("the file")  # what errors call it
 DECODERS = 2  # threads; each may hold a decoded image of `MOST_PIXELS`
 CONNECTIONS = 256  # at once, of those that ask and those that are silent
@@ -131,7 +135,8 @@ class Model(BaseModel):
     most_requests: int = Field(description="At once; more have to wait and try again.")
     seconds: float = Field(description="Within which there is an answer, or an error.")
     suffixes: list[str] = Field(
-        description="Of files that may be radiographs; DICOM files may have none."
+        description="Of files in a folder that are taken whatever they begin with; others are "
+        "taken if they begin as JPEG, PNG or DICOM."
     )
 
 
@@ -154,7 +159,7 @@ OF_EACH: dict[int | str, dict[str, Any]] = {
 OF_A_FILE: dict[int | str, dict[str, Any]] = {
     408: _problem("The body did not arrive in time."),
     413: _problem("The file is too large."),
-    415: _problem(f"The type of the body is none of {', '.join(TYPES)}."),
+    415: _problem(f"The type of the body is none of {', '.join(TYPES)}, or it has an encoding."),
     422: _problem("The file is no image that can be read."),
     503: _problem("Too much to do, or no answer in time: try again later.")
     | {"headers": {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}},
@@ -211,6 +216,10 @@ class Service:
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind not in TYPES:
             raise HTTPException(415, f"send the file as {' or '.join(TYPES)}")
+        encoding = request.headers.get("content-encoding", "identity").strip().lower()
+        if encoding != "identity":
+            refusal = "send the file as it is: a body with Content-Encoding is not unpacked"
+            raise HTTPException(415, refusal, {"Accept-Encoding": "identity"})
         most = self.limits.file_bytes
         size = int(request.headers.get("content-length", most))  # uvicorn wants digits
         if size > most:
@@ -284,7 +293,8 @@ class Service:
 
     @cached_property
     def _explainer(self) -> "Explainer":
-        from cxr.explaining import Explainer  # only when asked: it imports TensorFlow
+        with extra("train", "an explanation"):
+            from cxr.explaining import Explainer  # only when asked: it imports TensorFlow
 
         return Explainer(self.predictor.trained, self.predictor.members)
 
@@ -293,11 +303,11 @@ class Service:
             variant=self.predictor.variant,
             threshold=self.predictor.threshold,
             false_alarms=self.predictor.false_alarms,
-            explains=all(file.is_file() for file in self._keras),
+            explains=all(file.is_file() for file in self._keras) and find_spec("keras") is not None,
             most_bytes=self.limits.file_bytes,
             most_requests=self.limits.requests,
             seconds=self.limits.answer_seconds,
-            suffixes=list(SUFFIXES),
+            suffixes=sorted(SUFFIXES),
         )
 
     def close(self) -> None:
@@ -354,6 +364,7 @@ def application(
     )
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)
     app.add_middleware(_WithHeaders)
+    app.add_middleware(_HeadAsGet)
     app.add_exception_handler(ImageError, _refused(422))
     app.add_exception_handler(CxrError, _refused(501))
     app.add_exception_handler(ClientDisconnect, _refused(400))  # to nobody
@@ -415,6 +426,24 @@ class _WithHeaders:
         await self.app(scope, receive, send_more)
 
 
+class _HeadAsGet:
+    """HEAD is answered as GET is, without the body."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            return await self.app(scope, receive, send)
+
+        async def send_less(message: Message) -> None:
+            if message["type"] == "http.response.body":
+                message = {**message, "body": b""}
+            await send(message)
+
+        return await self.app({**scope, "method": "GET"}, receive, send_less)
+
+
 def _refused(status: int) -> Callable[[Request, Exception], Response]:
     return lambda _, error: JSONResponse({"detail": str(error)}, status)
 
@@ -445,7 +474,7 @@ CARD = Template("""<!doctype html>
 <link rel="stylesheet" href="page/style.css">
 </head>
 <body>
-<nav><a href="/">Judge radiographs</a></nav>
+<nav><a href="./">Judge radiographs</a></nav>
 <main class="card">
 $body
 </main>

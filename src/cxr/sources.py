@@ -12,23 +12,31 @@ from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import requests
 from requests.adapters import HTTPAdapter
-from tqdm import tqdm
 from urllib3.util import Retry
 
 from cxr.files import part_of, remove
+from cxr.images import HEAD_BYTES
+from cxr.labels import LABELS
 from cxr.layout import (
     ORIGIN_NAME,
+    WANTED,
     Selection,
     SourceError,
+    found,
+    head_in,
     is_image,
     list_files,
+    lost_links,
     obstacle,
+    refuse_unplaced,
     select_images,
     shown,
 )
+from cxr.progress import Meter, track
 
 __all__ = ["KAGGLE_DATASET", "MENDELEY", "SOURCES", "Archive", "SourceError", "ensure_raw"]
 
@@ -57,8 +65,11 @@ MENDELEY = Archive(
 )
 SOURCES = ("kaggle", "mendeley", "directory", "phantom")
 
-Origin = dict[str, str | int]
-Maker = Callable[[Path], None]
+Counts = dict[str, int]
+Origin = dict[str, str | int | Counts]
+Maker = Callable[[Path], Counts]
+
+LEFT_OUT = ("stray", "nested", "other", "links", "unplaced")
 
 TIMEOUT_SECONDS = (10.0, 60.0)  # to connect, and between two reads
 BACKOFF_SECONDS = 1.0
@@ -74,9 +85,11 @@ def ensure_raw(
     source: str,
     *,
     directory: str = "",
+    on_unplaced: str = "error",
     phantom_patients: int = 0,
     phantom_seed: int = 0,
     phantom_short_side: int = 256,
+    phantom_shortcut: str = "none",
 ) -> None:
     """Make sure that the images of a data source are in a folder.
 
@@ -87,47 +100,73 @@ def ensure_raw(
         raw: The folder to fill; its parent is made if need be.
         source: One of `SOURCES`.
         directory: For `directory`: the folder to copy from. Empty if `raw` is filled by hand.
+        on_unplaced: `error` or `skip`: what happens to images where the layout knows none.
         phantom_patients: For `phantom`: number of patients to generate.
         phantom_seed: For `phantom`: seed of the generator.
         phantom_short_side: For `phantom`: shorter side of the images in pixels.
+        phantom_shortcut: For `phantom`: `none` or `device`, as `data.phantom.shortcut`.
 
     Raises:
         SourceError: The images cannot be put there. `raw` is then as it was before.
     """
-    phantom = {"patients": phantom_patients, "seed": phantom_seed, "short_side": phantom_short_side}
+    phantom: Origin = {
+        "patients": phantom_patients,
+        "seed": phantom_seed,
+        "short_side": phantom_short_side,
+        "shortcut": phantom_shortcut,
+    }
     makers: dict[str, tuple[Maker, Origin]] = {
-        "kaggle": (partial(_from_kaggle, raw), {}),
-        "mendeley": (partial(_from_mendeley, raw), {}),
-        "directory": (partial(_from_directory, raw, directory), {"directory": directory}),
-        "phantom": (partial(_from_phantom, phantom), {**phantom}),
+        "kaggle": (partial(_from_kaggle, raw, on_unplaced), {}),
+        "mendeley": (partial(_from_mendeley, raw, on_unplaced), {}),
+        "directory": (
+            partial(_from_directory, raw, directory, on_unplaced),
+            {"directory": directory},
+        ),
+        "phantom": (partial(_from_phantom, phantom), phantom),
     }
     if source not in makers:
         raise SourceError(f"data.source is {source!r}, it must be one of {', '.join(SOURCES)}")
     fill, settings = makers[source]
-    origin = {"source": source, **settings}
+    origin: Origin = {"source": source, **settings}
     old = raw.parent / f".{source}.old"
     try:
         part = part_of(raw)
         remove(old)
-        if not _is_ready(raw, origin):
+        if not _is_ready(raw, origin, on_unplaced):
             _make(raw, part, old, fill, origin)
     except OSError as error:
         place = error.filename or raw.parent
         raise SourceError(f"cannot read or write {place}: {error.strerror or error}") from error
 
 
-def _is_ready(raw: Path, origin: Origin) -> bool:
+def left_out(raw: Path) -> Counts | None:
+    """How many files of the source were left out when `raw` was filled, by `LEFT_OUT`.
+
+    None of a folder that a user has filled. None, too, where an earlier version copied the images
+    and kept no counts; then nothing is known of what it left out.
+    """
+    recorded = _recorded_origin(raw)
+    counts = recorded.get("left_out") if recorded else dict.fromkeys(LEFT_OUT, 0)
+    return counts if isinstance(counts, dict) else None
+
+
+def _is_ready(raw: Path, origin: Origin, on_unplaced: str) -> bool:
     """Tell whether `raw` can be used as it is; refuse a folder that is neither that nor free."""
     if not os.path.lexists(raw):
         return False
     if not raw.is_dir():
         raise SourceError(f"{raw} is in the way: a folder of images is wanted there")
-    names = [name for _, _, names in os.walk(raw) for name in names]
-    if not any(is_image(PurePosixPath(name)) for name in names):
-        if set(names) <= {ORIGIN_NAME}:
+    files = [
+        PurePosixPath(Path(base, name).relative_to(raw))
+        for base, _, names in os.walk(raw)
+        for name in names
+    ]
+    if not any(is_image(path, head_in(raw)) for path in files):
+        names = {path.name for path in files}
+        if names <= {ORIGIN_NAME}:
             return False
         raise SourceError(
-            f"{raw} holds files ({min(names)}, ...) but not one image (.jpeg, .jpg or .png; linked "
+            f"{raw} holds files ({min(names)}, ...) but not one image (JPEG or PNG; linked "
             "folders are not entered). Unpack the images there, or move the files away."
         )
     recorded = _recorded_origin(raw)
@@ -135,7 +174,12 @@ def _is_ready(raw: Path, origin: Origin) -> bool:
         if origin.get("directory"):
             print(f"data.directory is ignored: {raw} already holds images")
         return True
-    return origin.get("directory") == "" or recorded == origin
+    if origin.get("directory") == "":
+        return True
+    counts = left_out(raw) or {}
+    # What was skipped before is an error now, which only the source can show.
+    is_refused = on_unplaced == "error" and counts.get("unplaced", 0) > 0
+    return not is_refused and {**recorded, "left_out": 0} == {**origin, "left_out": 0}
 
 
 def _recorded_origin(raw: Path) -> Origin | None:
@@ -159,8 +203,8 @@ def _make(raw: Path, part: Path, old: Path, fill: Maker, origin: Origin) -> None
     """Fill a folder beside `raw` and let it take the place of `raw` when it is complete."""
     part.mkdir(parents=True)
     try:
-        fill(part)
-        text = json.dumps(origin, indent=2, sort_keys=True) + "\n"
+        record = origin | {"left_out": fill(part)}
+        text = json.dumps(record, indent=2, sort_keys=True) + "\n"
         (part / ORIGIN_NAME).write_text(text, encoding="utf-8")
         _clear_way(raw, old)
         part.rename(raw)
@@ -180,7 +224,7 @@ def _clear_way(raw: Path, old: Path) -> None:
         Path(folder).rmdir()
 
 
-def _from_kaggle(raw: Path, part: Path) -> None:
+def _from_kaggle(raw: Path, on_unplaced: str, part: Path) -> Counts:
     import kagglehub  # slow to import, and needed for this source only
 
     try:
@@ -188,12 +232,21 @@ def _from_kaggle(raw: Path, part: Path) -> None:
     # A damaged or foreign archive ends in one of the last three, all else is an OSError.
     except (OSError, ValueError, zipfile.BadZipFile, kagglehub.exceptions.DataCorruptionError) as e:
         raise _unreachable(f"Kaggle's {KAGGLE_DATASET}", raw, e) from e
-    files, links = list_files(folder)
-    selection = _some(select_images(files), f"Kaggle's {KAGGLE_DATASET}")
-    _refuse_obstacles(folder, selection)
-    for path, target in _targets(selection, part, "copy"):
+    where = f"Kaggle's {KAGGLE_DATASET}, at {folder}"
+    selection, links = _selected_in(folder, where, on_unplaced)
+    for path, target in _targets(selection, part, "copy", selection.root):
         _link_or_copy(folder / path, target)
-    _report("kaggle", selection, links)
+    return _report("kaggle", selection, links)
+
+
+def _selected_in(folder: Path, where: str, on_unplaced: str) -> tuple[Selection, int]:
+    """The images of a folder that can be copied, and how many links in it were not followed."""
+    files, links = list_files(folder)
+    selection = select_images(files, head_in(folder))
+    _refuse_empty_class(where, selection, len(links))
+    refuse_unplaced(where, selection, lost_links(folder, links), on_unplaced)
+    _refuse_obstacles(folder, selection)
+    return selection, len(links)
 
 
 def _link_or_copy(image: Path, target: Path) -> None:
@@ -203,50 +256,58 @@ def _link_or_copy(image: Path, target: Path) -> None:
         shutil.copy2(image, target)
 
 
-def _from_directory(raw: Path, directory: str, part: Path) -> None:
+def _from_directory(raw: Path, directory: str, on_unplaced: str, part: Path) -> Counts:
     if not directory:
         raise SourceError(f"set data.directory to a folder of images, or put the images at {raw}")
     folder = Path(directory).expanduser()
-    wanted = "a folder with train/ or test/ that hold NORMAL/ or PNEUMONIA/ is wanted"
+    where = f"data.directory is {directory!r}"
     if not folder.is_dir():
-        raise SourceError(f"data.directory is {directory!r}, which is not a folder: {wanted}")
-    files, links = list_files(folder)
-    selection = select_images(files)
-    if not {"train", "test"} & {split for split, _ in selection.images.values()}:
-        raise SourceError(
-            f"data.directory is {directory!r}, which has no such images: {wanted} "
-            f"({links} symbolic links in it were not followed)"
-        )
-    _refuse_obstacles(folder, selection)
-    for path, target in _targets(selection, part, "copy"):
+        raise SourceError(f"{where}, which is not a folder. {WANTED}.")
+    selection, links = _selected_in(folder, where, on_unplaced)
+    # Paths stay as the user knows them: messages and data.patients name images by them.
+    for path, target in _targets(selection, part, "copy", PurePosixPath()):
         # Never linked: a change to the user's file must not reach our copy, nor the reverse.
         shutil.copy2(folder / path, target)
-    _report("directory", selection, links)
+    return _report("directory", selection, links)
 
 
-def _from_phantom(settings: dict[str, int], part: Path) -> None:
+def _from_phantom(settings: dict[str, Any], part: Path) -> Counts:
     from cxr import phantom
 
-    print(f"phantom: {phantom.generate(part, **settings)} images")
+    try:
+        count = phantom.generate(part, **settings)
+    except ValueError as error:
+        raise SourceError(f"data.phantom cannot be drawn: {error}") from error
+    print(f"phantom: {count} images")
+    return dict.fromkeys(LEFT_OUT, 0)
 
 
-def _from_mendeley(raw: Path, part: Path) -> None:
+def _from_mendeley(raw: Path, on_unplaced: str, part: Path) -> Counts:
     zip_path = raw.parent / ".mendeley.zip.part"
     _download(zip_path, raw)
     _verify(zip_path)
     try:
         with zipfile.ZipFile(zip_path) as archive:
-            _extract(archive, part)
+            counts = _extract(archive, on_unplaced, part)
     # zipfile has no one error: the last two are those of names, encryption and methods.
     except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError) as error:
         raise SourceError(f"{zip_path} cannot be unpacked: {error}") from error
     zip_path.unlink()
+    return counts
 
 
-def _some(selection: Selection, where: str) -> Selection:
-    if not selection.images:
-        raise SourceError(f"{where} holds no images in train|test|val/NORMAL|PNEUMONIA")
-    return selection
+def _refuse_empty_class(where: str, selection: Selection, links: int) -> None:
+    """Raise SourceError with what was found unless both classes have images to train with."""
+    placed = selection.images.values()
+    lacking = [label for label in LABELS if label not in {label for _, label in placed}]
+    if not lacking and {split for split, _ in placed} & {"train", "test"}:
+        return
+    what = f"{' and '.join(lacking)} images" if lacking else "images in train/ or test/"
+    there = [f"{len(placed)} images in their places"] * bool(placed)
+    there += [found(selection)] * bool(selection.unplaced)
+    there += [f"{links} symbolic links, which are not followed"] * bool(links)
+    listed = ", ".join(there) or f"{selection.other} files, none of them an image"
+    raise SourceError(f"{where}, which has no {what}. Found: {listed}. {WANTED}.")
 
 
 def _refuse_obstacles(folder: Path, selection: Selection) -> None:
@@ -261,20 +322,26 @@ def _refuse_obstacles(folder: Path, selection: Selection) -> None:
         )
 
 
-def _targets(selection: Selection, part: Path, verb: str) -> Iterator[tuple[PurePosixPath, Path]]:
-    """Yield each image and the path to write it to; show the progress."""
-    for path, (split, label) in tqdm(selection.images.items(), verb, unit="image", disable=None):
-        folder = part / split / label
-        folder.mkdir(parents=True, exist_ok=True)
-        yield path, folder / path.name
+def _targets(
+    selection: Selection, part: Path, verb: str, above: PurePosixPath
+) -> Iterator[tuple[PurePosixPath, Path]]:
+    """Yield each image and the path to write it to, without `above`; show the progress."""
+    for path in track(selection.images, verb):
+        target = part / path.relative_to(above)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        yield path, target
 
 
-def _report(source: str, selection: Selection, refused: int) -> None:
+def _report(source: str, selection: Selection, refused: int) -> Counts:
+    """Print how many files were left out, and return it by `LEFT_OUT`."""
     print(
         f"{source}: {len(selection.images)} images; left out: {selection.nested} in nested copies, "
         f"{selection.stray} hidden or in __MACOSX, {selection.other} other files, "
-        f"{refused} links, doubles or unsafe names"
+        f"{refused} links, doubles or unsafe names, "
+        f"{len(selection.unplaced)} images where the layout knows none"
     )
+    numbers = (selection.stray, selection.nested, selection.other, refused)
+    return dict(zip(LEFT_OUT, (*numbers, len(selection.unplaced)), strict=True))
 
 
 def _unreachable(what: str, raw: Path, error: Exception, kept: str = "") -> SourceError:
@@ -314,13 +381,11 @@ def _receive(zip_path: Path) -> None:
         _check_length(answer, have)
         with (
             zip_path.open("ab" if have else "wb") as file,
-            tqdm(
-                total=MENDELEY.bytes, initial=have, unit="B", unit_scale=True, disable=None
-            ) as bar,
+            Meter("download", MENDELEY.bytes, "B", done=have) as meter,
         ):
             for chunk in answer.iter_content(CHUNK_BYTES):
                 file.write(chunk)
-                bar.update(len(chunk))
+                meter.advance(len(chunk))
     if _size(zip_path) < MENDELEY.bytes:
         raise requests.ConnectionError("the connection ended early")
 
@@ -366,22 +431,29 @@ def _verify(zip_path: Path) -> None:
         )
 
 
-def _extract(archive: zipfile.ZipFile, part: Path) -> None:
+def _extract(archive: zipfile.ZipFile, on_unplaced: str, part: Path) -> Counts:
     files = [info for info in archive.infolist() if not info.is_dir()]
     members: dict[PurePosixPath, zipfile.ZipInfo] = {}
     for info in filter(_is_safe, files):
         members.setdefault(PurePosixPath(info.filename), info)
-    selection = _some(select_images(members), "the Mendeley archive")
+
+    def head(path: PurePosixPath) -> bytes:
+        with archive.open(members[path]) as file:
+            return file.read(HEAD_BYTES)
+
+    selection = select_images(members, head)
+    _refuse_empty_class(MENDELEY.url, selection, 0)
+    refuse_unplaced(MENDELEY.url, selection, [], on_unplaced)
     for path in selection.images:
         if members[path].file_size > MEMBER_LIMIT_BYTES:
             raise SourceError(f"{path} in the archive has {members[path].file_size:,} bytes")
     unpacked = sum(members[path].file_size for path in selection.images)
     if unpacked > RATIO_LIMIT * MENDELEY.bytes:
         raise SourceError(f"the archive of {MENDELEY.bytes:,} bytes unpacks to {unpacked:,}")
-    for path, target in _targets(selection, part, "unpack"):
+    for path, target in _targets(selection, part, "unpack", selection.root):
         with archive.open(members[path]) as data, target.open("xb") as file:
             shutil.copyfileobj(data, file)
-    _report("mendeley", selection, len(files) - len(members))
+    return _report("mendeley", selection, len(files) - len(members))
 
 
 def _is_safe(info: zipfile.ZipInfo) -> bool:

@@ -6,7 +6,13 @@ import pandas as pd
 
 from cxr.errors import CxrError
 from cxr.labels import LABELS, SPLITS
+from cxr.manifest import is_unknown
 from cxr.params import SplitParams
+
+# Share of images of unknown patient up to which there is a split by patient. Each of them counts
+# as a patient of its own, so that no guard notices images of one child in two splits. A hundredth
+# leaves room for single files of other origin; more of them is no accident.
+MOST_UNKNOWN = 0.01
 
 
 def assign(manifest: pd.DataFrame, params: SplitParams) -> pd.Series:
@@ -18,8 +24,11 @@ def assign(manifest: pd.DataFrame, params: SplitParams) -> pd.Series:
     whose names begin so to validation besides: a series of images that training never saw.
 
     Raises:
-        CxrError: a split would lack a class, or no patient is of that series.
+        CxrError: a split would lack a class, no patient is of that series, or too many patients
+            are unknown for a split by patient.
     """
+    if params.group_by == "patient":
+        _require_patients(manifest)
     groups = manifest["patient" if params.group_by == "patient" else "path"]
     if params.test == "official":
         test = manifest["split"] == "test"
@@ -35,6 +44,20 @@ def assign(manifest: pd.DataFrame, params: SplitParams) -> pd.Series:
     assigned[val] = "val"
     _check(assigned, manifest["label"], params)
     return assigned
+
+
+def _require_patients(manifest: pd.DataFrame) -> None:
+    unknown = manifest.loc[is_unknown(manifest), "path"]
+    if len(unknown) <= MOST_UNKNOWN * len(manifest):
+        return
+    raise CxrError(
+        f"split.group_by is patient, but nothing tells the patient of {len(unknown)} of "
+        f"{len(manifest)} images, as {unknown.iloc[0]} (allowed: {MOST_UNKNOWN:.0%}). Images of "
+        "one child could be in training and in validation or test, and no guard would notice.\n"
+        "  Name a CSV with the columns path and patient as data.patients (data/manifest.csv has "
+        "both, to start from), or set split.group_by to image if each image is another patient's "
+        "or scores may be too good."
+    )
 
 
 def leave_out(

@@ -19,6 +19,7 @@ from cxr.cleaning import prepare
 from cxr.images import decode, read_file, to_grey
 from cxr.labels import LABELS
 from cxr.params import ImageParams
+from cxr.progress import track
 
 Image = NDArray[np.uint8]
 Condition = Callable[[Image, np.random.Generator], Image]
@@ -90,8 +91,8 @@ def stressed(
     Raises:
         ImageError: a file changed or became unreadable since it was verified.
     """
-    rows = zip(index["path"], index["condition"], index["aspect_ratio"], strict=True)
-    for number, (path, condition, ratio) in enumerate(rows):
+    rows = list(zip(index["path"], index["condition"], index["aspect_ratio"], strict=True))
+    for number, (path, condition, ratio) in enumerate(track(rows, "stress")):
         content = read_file(raw / path, hashes[path])
         image = to_grey(decode(content, raw / path))
         if condition == SHAPE:

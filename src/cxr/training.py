@@ -1,6 +1,5 @@
 """Compile and fit: the part that all variants share."""
 
-import sys
 import time
 from typing import Any, Protocol
 
@@ -14,9 +13,11 @@ from cxr.datasets import Ordered
 from cxr.errors import CxrError
 from cxr.faster import OneKernelAdam
 from cxr.files import remove, write_csv
+from cxr.progress import Meter, epoch_line
 from cxr.resuming import Progress
 
 WORST_GROUP = "val_worst_group_loss"
+SHOWN = ("loss", "accuracy", "val_loss", "val_accuracy", WORST_GROUP, "seconds")  # of an epoch
 HISTORY_COLUMNS = ["epoch", "loss", "accuracy", "val_loss", "val_accuracy", "seconds", "kept"]
 
 
@@ -48,6 +49,38 @@ class EpochSeconds(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         if logs is not None:
             logs["seconds"] = round(time.perf_counter() - self.started, 1)
+
+
+class ShowEpochs(keras.callbacks.Callback):
+    """Prints a line for each finished epoch; on a terminal also shows how far it is.
+
+    Args:
+        variant: of the training.
+        epochs: the most there can be.
+        finished: of an earlier run.
+        batches: in an epoch.
+    """
+
+    def __init__(self, variant: str, epochs: int, finished: int, batches: int) -> None:
+        super().__init__()
+        self.variant, self.epochs, self.finished = variant, epochs, finished
+        self.total = (epochs - finished) * batches
+
+    def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
+        self.started = time.perf_counter()
+        self.meter = Meter(self.variant, self.total, "batches", lines=False)
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        self.meter.advance()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        done = epoch + 1
+        each = (time.perf_counter() - self.started) / (done - self.finished)
+        figures = {name: logs[name] for name in SHOWN if name in logs} if logs else {}
+        self.meter.say(epoch_line(done, self.epochs, figures, each * (self.epochs - done)))
+
+    def on_train_end(self, logs: dict[str, float] | None = None) -> None:
+        self.meter.close()
 
 
 class WorstGroup(keras.callbacks.Callback):
@@ -123,15 +156,18 @@ def train(
     stopping = _early_stopping(params, monitor) if params.early_stopping else None
     progress = Progress(variant, resume, batches, stopping)
     finished = progress.restore(model)
+    if progress.stopped:
+        finished = params.epochs
+    shown = ShowEpochs(variant, params.epochs, finished, len(batches))
     model.fit(
         batches,
         validation_data=val,
-        initial_epoch=params.epochs if progress.stopped else finished,
+        initial_epoch=finished,
         epochs=params.epochs,
         class_weight=class_weight,
-        callbacks=[*added, *_callbacks(params), *filter(None, [stopping]), progress],
+        callbacks=[*added, *_callbacks(params), *filter(None, [stopping]), progress, shown],
         shuffle=False,  # the batches shuffle themselves, by seed
-        verbose="auto" if sys.stdout.isatty() else 2,
+        verbose=0,
     )
     table = pd.DataFrame(progress.rows)
     table["epoch"] = np.arange(1, len(table) + 1)

@@ -23,7 +23,7 @@ fetch("api/model").then(async (response) => {
 
 // What is under way; replaced when the list is cleared.
 function start() {
-  return { waiting: [], running: 0, all: 0, done: { NORMAL: 0, PNEUMONIA: 0, error: 0 },
+  return { waiting: [], running: 0, all: 0, skipped: 0, done: { NORMAL: 0, PNEUMONIA: 0, error: 0 },
            stop: new AbortController() };
 }
 
@@ -33,7 +33,7 @@ for (const id of ["files", "folder"]) {
   byId(id).addEventListener("change", async (event) => {
     const files = [...event.target.files].map((file) => ({ file, path: pathOf(file) }));
     event.target.value = ""; // so that the same can be chosen again
-    add(id === "folder" ? await radiographsOf(files) : files);
+    add(id === "folder" ? await withReasons(files) : files);
   });
 }
 
@@ -54,15 +54,15 @@ addEventListener("drop", async (event) => {
 
 const pathOf = (file) => file.webkitRelativePath || file.name;
 
-// All files of a folder that may be radiographs, also of those below; or the one file itself. What
-// cannot be read is among them, without a file, so that it is told of.
+// All files of a folder, also of those below, with the reasons why some are skipped; or the one file
+// itself. What cannot be read is among them, without a file, so that it is reported.
 async function filesOf(entry, isBelow) {
   const path = entry.fullPath.replace(/^\//, "");
   const found = [];
   try {
     if (entry.isFile) {
       const file = await new Promise((done, failed) => entry.file(done, failed));
-      return isBelow ? await radiographsOf([{ file, path }]) : [{ file, path }];
+      return isBelow ? await withReasons([{ file, path }]) : [{ file, path }];
     }
     const reader = entry.createReader();
     for (;;) { // a browser gives a hundred at a time
@@ -75,35 +75,44 @@ async function filesOf(entry, isBelow) {
   }
 }
 
-async function radiographsOf(files) {
-  const are = await Promise.all(files.map(mayBeRadiograph));
-  return files.filter((_, place) => are[place]);
+async function withReasons(files) {
+  const reasons = await Promise.all(files.map(whySkipped));
+  return files.map((one, place) => ({ ...one, reason: reasons[place] }));
 }
 
-// As `cxr predict` chooses the files of a folder.
-async function mayBeRadiograph({ file, path }) {
+// As `cxr predict` chooses the files of a folder; empty: the file may be a radiograph.
+async function whySkipped({ file, path }) {
   const parts = path.split("/").slice(1);
   const name = parts.at(-1) ?? path;
-  if (parts.some((part) => part.startsWith(".")) || /^DICOMDIR$|\.explained\.png$/.test(name)) {
-    return false;
-  }
+  if (parts.some((part) => part.startsWith("."))) return "hidden";
+  if (name.endsWith(".explained.png")) return "picture of --explain";
+  if (name.toUpperCase() === "DICOMDIR") return "table of contents of a DICOM medium";
   const suffix = /(\.[^.]*)?$/.exec(name)[0].toLowerCase();
-  if (!model || model.suffixes.includes(suffix)) return true;
-  return /^(\.\d+)?$/.test(suffix) && isDicom(file); // no suffix, or the end of a UID
+  if (model?.suffixes.includes(suffix) || await beginsAsImage(file)) return "";
+  return "not a JPEG, PNG or DICOM file";
 }
 
-async function isDicom(file) {
+async function beginsAsImage(file) {
   try {
     const bytes = new Uint8Array(await file.slice(0, 132).arrayBuffer());
-    const begin = bytes.slice(0, 2).join();
-    return String.fromCharCode(...bytes.slice(128)) === "DICM" || ["2,0", "8,0", "0,8"].includes(begin);
+    const begins = (...wanted) => wanted.every((byte, place) => bytes[place] === byte);
+    return begins(0xff, 0xd8, 0xff) || begins(0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a) ||
+      String.fromCharCode(...bytes.slice(128)) === "DICM" ||
+      begins(2, 0) || begins(8, 0) || begins(0, 8);
   } catch {
-    return true; // cannot be read, which is then told
+    return true; // cannot be read, which is then reported
   }
 }
 
-function add(files) {
-  files.sort((a, b) => a.path.localeCompare(b.path, "en", { numeric: true }));
+function add(found) {
+  found.sort((a, b) => a.path.localeCompare(b.path, "en", { numeric: true }));
+  const files = found.filter((one) => !one.reason);
+  const skipped = found.filter((one) => one.reason);
+  work.skipped += skipped.length;
+  byId("skipped").hidden = !work.skipped;
+  byId("skipped-count").textContent = `Skipped: ${work.skipped}`;
+  byId("skipped-names").append(
+    ...skipped.map(({ path, reason }) => filled("li", `${path}: ${reason}`)));
   byId("answers").hidden = false;
   for (const { file, path } of files) {
     const item = byId("result").content.firstElementChild.cloneNode(true);
@@ -120,6 +129,8 @@ byId("clear").addEventListener("click", () => {
   work.stop.abort();
   work = start();
   byId("results").replaceChildren();
+  byId("skipped-names").replaceChildren();
+  byId("skipped").hidden = true;
   byId("answers").hidden = true;
   tell("Cleared.");
   byId("files").focus();
@@ -233,9 +244,10 @@ async function picture(blob, caption, alternative) {
 function report() {
   const { NORMAL, PNEUMONIA, error } = work.done;
   const done = NORMAL + PNEUMONIA + error;
-  const text = work.all
+  const answers = work.all
     ? `${done} of ${work.all} done: ${PNEUMONIA} PNEUMONIA, ${NORMAL} NORMAL, ${error} without an answer.`
     : "No JPEG, PNG or DICOM file was found.";
+  const text = work.skipped ? `${answers} ${work.skipped} skipped.` : answers;
   byId("progress").textContent = text;
   clearTimeout(toTell);
   const wait = done === work.all ? 0 : Math.max(0, toldAt + TOLD_EVERY - Date.now());

@@ -1,0 +1,66 @@
+"""Fast tests start neither DVC nor a server; the finished project is built once for its inputs."""
+
+import json
+import shutil
+import socket
+import subprocess
+from pathlib import Path
+
+import finished
+import pytest
+
+from cxr import demo
+
+
+def test_a_fast_test_opens_no_socket() -> None:
+    with socket.socket() as own, pytest.raises(pytest.fail.Exception, match="opens a socket"):
+        own.bind(("127.0.0.1", 0))
+    one, other = socket.socketpair()  # as asyncio does
+    one.close()
+    other.close()
+
+
+@pytest.mark.parametrize(
+    ("command", "shell"),
+    [(["dvc", "--version"], False), ("true && /usr/bin/dvc --version", True)],
+)
+def test_a_fast_test_starts_no_dvc(command: list[str] | str, shell: bool) -> None:
+    with pytest.raises(pytest.fail.Exception, match="starts DVC: mark it slow"):
+        subprocess.run(command, shell=shell, check=False)
+    subprocess.run(["true", "dvc.yaml"], check=True)
+
+
+def test_the_project_is_built_once_for_the_same_inputs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built: list[str] = []
+
+    def build(folder: Path) -> None:
+        built.append(finished._key())
+        (folder / "project/.dvc").mkdir(parents=True)
+        (folder / "project/result").write_text(str(len(built)))
+        (folder / "record.json").write_text(json.dumps({"ran": ["fetch"], "written_outside": []}))
+
+    monkeypatch.setattr(finished, "_build", build)
+    kept = tmp_path / "kept"
+    (kept / "part").mkdir(parents=True)  # of a build that was killed
+
+    def result(number: int) -> str:
+        project = finished.finished_project(kept, tmp_path / str(number))
+        assert project.ran_at_first == ["fetch"]
+        return (project.folder / "result").read_text()
+
+    assert [result(1), result(2)] == ["1", "1"]
+    monkeypatch.setitem(finished.QUICK, "seed", 2)
+    assert [result(3), result(4)] == ["2", "2"]
+    source = tmp_path / "source"
+    demo.copy_project(source)
+    for name in (".gitignore", ".dvc/.gitignore"):
+        shutil.copy(demo.PROJECT / name, source / name)
+    monkeypatch.setattr(demo, "PROJECT", source)
+    assert result(5) == "2"
+    with (source / "stages/evaluate.py").open("a") as code:
+        code.write("# changed\n")
+    assert result(6) == "3"
+    assert len(set(built)) == 3
+    assert sorted(path.name for path in kept.iterdir()) == sorted([built[-1], "lock"])

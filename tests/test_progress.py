@@ -1,0 +1,115 @@
+"""What a log tells of a long operation, by a clock that is set by hand."""
+
+import pytest
+
+from cxr import progress
+from cxr.progress import Meter, duration, epoch_line, track
+
+
+class Clock:
+    seconds = 1000.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def test_a_log_gets_a_line_every_minute(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    with Meter("verify", 600, clock=clock) as meter:
+        for _ in range(130):  # at one a second
+            clock.seconds += 1
+            meter.advance()
+    assert capsys.readouterr().err.splitlines() == [
+        "verify: 60 of 600 images, about 9 min left",
+        "verify: 120 of 600 images, about 8 min left",
+    ]
+
+
+def test_a_quick_operation_leaves_no_line(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    with Meter("verify", 600, clock=clock) as meter:
+        for _ in range(600):
+            clock.seconds += 0.09
+            meter.advance()
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_download_that_is_resumed_is_timed_by_what_is_new(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Meter("download", 1_000_000_000, "B", done=900_000_000, clock=clock) as meter:
+        clock.seconds += 60
+        meter.advance(50_000_000)
+    assert capsys.readouterr().err == "download: 950M of 1.00G B, about 60 s left\n"
+
+
+def test_without_a_total_there_is_no_estimate(clock: Clock) -> None:
+    meter = Meter("measure", None, clock=clock)
+    meter.advance(7)
+    assert meter.line() == "measure: 7 images"
+
+
+def test_before_the_first_unit_there_is_no_estimate(clock: Clock) -> None:
+    assert Meter("fetch", 5, done=2, clock=clock).line() == "fetch: 2 of 5 images, time unknown"
+
+
+def test_a_meter_can_leave_the_lines_to_its_user(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    meter = Meter("baseline", 10, "batches", lines=False, clock=clock)
+    clock.seconds += 100
+    meter.advance()
+    meter.say("epoch 1/2")
+    assert capsys.readouterr() == ("epoch 1/2\n", "")
+
+
+def test_items_are_passed_on_and_counted(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress, "EVERY", 0)
+    assert list(track("abc", "read")) == ["a", "b", "c"]
+    assert list(track(iter("de"), "write", total=2, unit="files")) == ["d", "e"]
+    told = [line.split(", ")[0] for line in capsys.readouterr().err.splitlines()]
+    assert told == [
+        *(f"read: {count} of 3 images" for count in (1, 2, 3)),
+        *(f"write: {count} of 2 files" for count in (1, 2)),
+    ]
+
+
+def test_a_terminal_gets_a_bar(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], clock: Clock
+) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    with Meter("verify", 600, clock=clock) as meter:
+        clock.seconds += 100
+        meter.advance(60)
+        meter.bar.refresh()
+    shown = capsys.readouterr().err
+    assert "60/600" in shown
+    assert "about" not in shown
+
+
+def test_a_line_of_an_epoch() -> None:
+    figures = {"loss": 0.41234, "val_loss": 0.39876, "seconds": 12.4}
+    assert epoch_line(3, 6, figures, 35.2) == (
+        "epoch 3/6: loss 0.4123, val_loss 0.3988, 12 s, about 35 s left"
+    )
+    assert epoch_line(6, 6, figures, 0.0) == "epoch 6/6: loss 0.4123, val_loss 0.3988, 12 s"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [
+        (0.2, "0 s"),
+        (99.4, "99 s"),
+        (100, "2 min"),
+        (1500, "25 min"),
+        (5970, "1.7 h"),
+        (9e4, "25.0 h"),
+    ],
+)
+def test_durations(seconds: float, told: str) -> None:
+    assert duration(seconds) == told
