@@ -32,6 +32,9 @@ QUICK = {
 }
 
 
+FIRST_OUTPUT = ".dvc/tmp/first_repro.log"  # what the first `repro` of a project printed
+
+
 class Project:
     """A copy of the project in a git repository of its own, with quick parameters."""
 
@@ -111,6 +114,8 @@ class Project:
     def repro(self, *arguments: str) -> list[str]:
         """`dvc repro`; the stages that ran, in order."""
         output = self.run(" ".join(["dvc repro", *arguments]))
+        if not (log := self.folder / FIRST_OUTPUT).exists():
+            log.write_text(output, encoding="utf-8")
         return [line.split("'")[1] for line in output.splitlines() if "Running stage" in line]
 
     def outputs(self) -> dict[str, list[str]]:

@@ -7,6 +7,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import tomllib
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,6 +28,9 @@ from cxr.errors import CxrError
 from cxr.params import read_params
 
 PAGES = ("README.md", "docs/use.md")
+EXTRAS = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"][
+    "optional-dependencies"
+].keys()
 PAGE_OF_SERVER = "http://127.0.0.1:8000/"
 
 
@@ -55,6 +59,8 @@ def check(command: str, folder: Path) -> None:
             given = parse_args(arguments)
             for change in getattr(given, "set_param", None) or []:
                 check_param(change, folder)
+        case ["pip", "install", project]:
+            assert set(re.findall(r"\w+", project)) <= EXTRAS, command
         case ["source", ".venv/bin/activate"] | ["curl", *_]:
             pass
         case _:
@@ -185,8 +191,8 @@ Way = Callable[[Clone, str], object]
 
 
 def given(_: Clone, command: str) -> None:
-    """Not run: it is what the environment of this test stands for, or it takes many minutes and
-    CI runs it itself; `test_a_command_parses` checks it.
+    """Not run: CI runs it itself (make), it installs from the network (pip; test_installing does),
+    or the environment of this test stands for it. `test_a_command_parses` checks it.
     """
 
 
@@ -244,6 +250,7 @@ WAYS: dict[str, Way] = {
     "source .venv/bin/activate": given,
     "make demo": given,
     "make test": given,
+    **dict.fromkeys(["pip install .", "pip install '.[serve]'", "pip install '.[train]'"], given),
     "dvc repro": as_typed,
     "dvc exp run -S model.epochs=20": as_typed,
     "dvc exp run --queue -S 'model.epochs=6,12'": as_typed,

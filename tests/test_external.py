@@ -324,7 +324,7 @@ def test_copies_and_what_lies_elsewhere_are_told(
     assert "2 file(s) or folder(s) in neither class's folder" in page
     assert "25 images (13 NORMAL" in page
     data = json.loads((tmp_path / "evaluated/metrics.json").read_text())["data"]
-    assert (data["elsewhere"], data["copies"], data["patients_unknown"]) == (2, 1, 1)
+    assert (data["elsewhere"], data["copies"], data["unknown_patients"]) == (2, 1, 1)
     told = capsys.readouterr().err.splitlines()
     assert "left out: VIRUS/other.png: in neither class's folder" in told
 

@@ -254,11 +254,15 @@ def test_a_row_for_an_image_that_cannot_be_read_is_no_error(tmp_path: Path) -> N
 
 @pytest.mark.parametrize(
     ("header", "said"),
-    [("file,patient", "no column 'path'"), ("path,child", "no column 'patient'"), ("", "read")],
+    [
+        ("file,patient", "no column 'path'"),
+        ("path,child", "no column 'patient'"),
+        ("path;patient", "separated by a comma"),
+    ],
 )
 def test_a_table_without_its_columns_is_named(tmp_path: Path, header: str, said: str) -> None:
     table = patients_csv(tmp_path, "x.png,1", header=header)
-    with pytest.raises(CxrError, match=f"patients.csv .*{said}"):
+    with pytest.raises(CxrError, match=rf"patients\.csv .*{said}"):
         read_patients(table, [PurePosixPath("x.png")])
 
 

@@ -15,10 +15,10 @@ import pandas as pd
 import pytest
 from conftest import Project
 
-from cxr import demo, paths
+from cxr import demo, paths, pr_report
 from cxr.demo import PROJECT
 from cxr.errors import CxrError
-from cxr.pr_report import MARKER, _changed, _paired, _read, _stale
+from cxr.pr_report import MARKER, _changed, _paired, _read, _stale, comment
 from cxr.variants import VARIANTS
 
 COMMAND = "PYTHONPATH=src python -m cxr.pr_report --base"
@@ -33,6 +33,18 @@ def branch(finished: Project) -> Iterator[Project]:
     yield finished
     finished.run("git checkout --quiet .")
     finished.run("dvc checkout --quiet")
+
+
+def comment_of(project: Project, base: str, tables: bool = True) -> str:
+    """The comment, made in this process; without DVC's tables where a test does not look at them,
+    as each takes seconds.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(project.folder)
+        patch.setenv("PATH", demo.environment()["PATH"])
+        if not tables:
+            patch.setattr(pr_report, "_dvc_table", lambda *_: "")
+        return comment(base)
 
 
 def sections(text: str) -> dict[str, str]:
@@ -55,8 +67,7 @@ def test_equal_sides(finished: Project) -> None:
 
 @pytest.mark.slow
 def test_a_changed_parameter(branch: Project) -> None:
-    text = branch.run(f"{COMMAND} main")
-    found = sections(text)
+    found = sections(comment_of(branch, "main"))
     assert "transfer.learning_rate" in found["Parameters that differ"]
     assert "| Path | Param | `main` | here |\n" in found["Parameters that differ"]
     assert "| Path | Metric | `main` | here | Change |\n" in found["Metrics that differ"]
@@ -79,7 +90,7 @@ def test_predictions_of_one_side_are_not_at_hand(branch: Project) -> None:
     cache = branch.folder / ".dvc/cache"
     cache.rename(branch.folder / ".dvc/elsewhere")
     try:
-        text = branch.run(f"{COMMAND} main")
+        text = comment_of(branch, "main")
     finally:
         (branch.folder / ".dvc/elsewhere").rename(cache)
     told = sections(text)["Is the difference real?"]
@@ -94,7 +105,7 @@ def test_other_images_are_not_paired(branch: Project) -> None:
     predictions.rename(predictions.with_suffix(".kept"))
     try:
         table[table["path"] != table["path"].iloc[-1]].to_csv(predictions, index=False)
-        told = sections(branch.run(f"{COMMAND} main"))["Is the difference real?"]
+        told = sections(comment_of(branch, "main", tables=False))["Is the difference real?"]
     finally:
         predictions.with_suffix(".kept").replace(predictions)
     assert "The test images are not the same on both sides" in told
@@ -104,7 +115,7 @@ def test_other_images_are_not_paired(branch: Project) -> None:
 @pytest.mark.slow
 def test_new_metrics(finished: Project) -> None:
     """The first commit has no metrics at all."""
-    text = finished.run(f"{COMMAND} main~1")
+    text = comment_of(finished, "main~1")
     assert "`main~1` has no metrics of every variant to compare with" in text
     assert "(new)" in text
     assert "Is the difference real?" not in text
@@ -115,7 +126,7 @@ def test_new_metrics(finished: Project) -> None:
 def test_missing_metrics(finished: Project, name: str) -> None:
     (finished.folder / "metrics" / name).unlink()
     try:
-        text = finished.run(f"{COMMAND} main")
+        text = comment_of(finished, "main", tables=False)
     finally:
         finished.run("git checkout --quiet .")
     assert f"`metrics/{name}` is missing here; run `dvc repro`" in text
@@ -335,7 +346,7 @@ def test_results_of_other_parameters_are_told_first(finished: Project) -> None:
     params = finished.folder / "params.yaml"
     demo.set_params(params, {"transfer.learning_rate": 0.1, "evaluate.min_recall": 0.5})
     try:
-        text = finished.run(f"{COMMAND} HEAD")
+        text = comment_of(finished, "HEAD", tables=False)
     finally:
         finished.run("git checkout --quiet .")
     warning, recommendation = text.split("\n\n")[2:4]

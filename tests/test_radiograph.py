@@ -416,6 +416,27 @@ def test_colours_become_luminance(tmp_path: Path) -> None:
     assert (found.coloured, found.width, found.height) == (True, 16, 24)
 
 
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("syntax", [uid.ExplicitVRLittleEndian, uid.ExplicitVRBigEndian])
+def test_bits_beyond_bits_stored_are_left_out_and_noted(
+    tmp_path: Path, syntax: uid.UID, signed: bool
+) -> None:
+    pixels = ramp(12, signed)
+    low = pixels.view("u2") & 0xFFF  # of negative values without the copies of the sign
+    window = {"WindowCenter": 0 if signed else 2048, "WindowWidth": 4096}
+    found = []
+    for values in (pixels.view("u2"), low, low | 0x2000):
+        made = dataset(values, 12, PixelRepresentation=int(signed), **window)
+        made.file_meta.TransferSyntaxUID = syntax
+        if syntax == uid.ExplicitVRBigEndian:
+            made["PixelData"].value = values.astype(">u2").tobytes()
+        (tmp_path / "x").write_bytes(content_of(made))
+        found.append(read(tmp_path / "x"))
+        np.testing.assert_array_equal(found[-1].image, found[0].image)
+    assert [one.notes for one in found] == [(), (), (radiograph.MORE_BITS,)]
+    assert np.ptp(np.asarray(found[0].image)) == 255
+
+
 LITTLE = {
     "black": dataset(picture(4).astype(np.uint16), 16, WindowCenter=32768, WindowWidth=65536),
     "white": dataset(picture(), WindowCenter=-400, WindowWidth=1000),

@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
@@ -531,6 +532,22 @@ def test_a_missing_card_is_told(tmp_path: Path) -> None:
     (tmp_path / "model_card.md").unlink()
     with pytest.raises(CxrError, match=r"model_card.md cannot be read: run `dvc repro export`"):
         serving.application(tmp_path)
+
+
+@pytest.mark.slow
+def test_the_host_may_be_named_in_any_case_of_letters(
+    exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[ASGIApp] = []
+    monkeypatch.setattr(serving, "LOOPBACK", ())
+    monkeypatch.setattr(serving, "server", lambda app: made.append(app) or uvicorn_that_ends())
+    run("--host", "LocalHost", "--port", "0", "--models", str(exported))
+    assert direct(made[0], "GET", "/api/model", {"host": "LocalHost:8000"})[0] == 200
+    assert direct(made[0], "GET", "/api/model", {"host": "evil.example"})[0] == 400
+
+
+def uvicorn_that_ends() -> Any:
+    return SimpleNamespace(run=lambda sockets: None)
 
 
 @pytest.mark.parametrize(("host", "warned"), [("0.0.0.0", True), ("127.0.0.1", False)])

@@ -131,9 +131,8 @@ def predict_all(mirrored: Sequence[str] = ()) -> pd.DataFrame:
     names = dict.fromkeys((*SELECTION, *EVALUATED))
     splits = {name: open_split(paths.ARRAYS / name) for name in names}
     tables = []
-    with Meter(
-        "evaluate", len(models) * sum(len(split.index) for split in splits.values())
-    ) as meter:
+    count = len(models) * sum(len(split.index) for split in splits.values())
+    with Meter("evaluate", count, "predictions") as meter:
         for name, split in splits.items():
             table = split.index[["path", "patient", "label", "pathogen"]].copy()
             table.insert(2, "split", name)

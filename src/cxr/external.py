@@ -136,7 +136,7 @@ def evaluate(
         "unreadable": len(unreadable),
         "elsewhere": len(source.elsewhere),
         "copies": source.copies,
-        "patients_unknown": source.untold,
+        "unknown_patients": source.untold,
         "prevalence": params.prevalence,
     }
     return Evaluation(

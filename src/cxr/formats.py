@@ -21,7 +21,7 @@ from cxr.arrays import Split, evenly, open_split
 from cxr.errors import CxrError
 from cxr.files import replacing
 from cxr.predicting import Predictor
-from cxr.runtimes import import_openvino, open_network, run_all
+from cxr.runtimes import BATCH_SIZE, import_openvino, open_network, run_all
 
 CALIBRATION = 200  # training images that the ranges of 8-bit activations are taken from
 
@@ -150,7 +150,8 @@ def quantize(source: Path, target: Path, images: NDArray[np.uint8]) -> None:
 
 def _rates(predictor: Predictor, val: Split) -> dict[str, float]:
     """Recall and precision at the operating point."""
-    probabilities = run_all(predictor.probabilities, val.images)
+    batches = np.array_split(val.images[..., np.newaxis], -(-len(val.images) // BATCH_SIZE))
+    probabilities = np.concatenate([predictor.probabilities(batch) for batch in batches])
     found = scores.at_threshold(val.labels, probabilities, predictor.threshold)
     return {name: found[name] for name in ("recall", "precision")}
 

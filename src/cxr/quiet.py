@@ -44,6 +44,8 @@ def install() -> None:
     """
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    if not sys.stderr.isatty():  # libraries draw their bars in a log as well: once a minute, then
+        os.environ.setdefault("TQDM_MININTERVAL", "60")
     # TensorFlow counts traces by the line of Keras that is traced: several models of one process
     # look to it like one that is traced again and again.
     logging.getLogger("tensorflow").addFilter(lambda record: RETRACING not in record.getMessage())

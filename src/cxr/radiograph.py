@@ -128,6 +128,7 @@ OTHER_VIEW = "its ViewPosition is lateral, not frontal"
 FOR_PROCESSING = "it is FOR PROCESSING, not FOR PRESENTATION: no radiograph as a viewer shows it"
 LITTLE_RANGE = "uses less than an eighth of the grey range: nearly black, white or flat"
 OTHER_TABLE = "the descriptor of its lookup table does not fit the entries, whose range was used"
+MORE_BITS = "its grey values have bits beyond BitsStored, which were left out"
 NO_WINDOW = "its window or VOI LUT cannot be used: the range of its grey values was used"
 
 OFF = logging.CRITICAL + 1
@@ -298,7 +299,7 @@ def _read_dicom(content: bytes) -> Radiograph:
     if "PixelData" not in tags:
         raise _UnusableError("DICOM file without pixel data: no image, or cut off before them")
     layout = _layout_of(tags)
-    stored = _stored_values(tags["PixelData"], layout, syntax)
+    stored, bit_notes = _within_bits(_stored_values(tags["PixelData"], layout, syntax), layout)
     if layout["photometric_interpretation"].startswith("MONOCHROME"):
         pixels, notes = _shown(stored, tags, layout)
         image, coloured = Image.fromarray(pixels), False
@@ -306,7 +307,8 @@ def _read_dicom(content: bytes) -> Radiograph:
         pixels, notes = _in_colour(stored, tags, layout["bits_stored"])
         colours = Image.fromarray(pixels)
         image, coloured = to_grey(colours), _channels_differ(colours)
-    return Radiograph(image, *image.size, coloured, _notes_of(tags) + notes + _range_notes(image))
+    notes = _notes_of(tags) + bit_notes + notes + _range_notes(image)
+    return Radiograph(image, *image.size, coloured, notes)
 
 
 def _tags_of(content: bytes) -> tuple[Dataset, UID]:
@@ -393,7 +395,7 @@ def _stored_values(element: Any, layout: dict[str, Any], syntax: UID) -> NDArray
     else:
         _check_length(len(element.value), layout)
     options = {"pixel_keyword": "PixelData", "pixel_vr": element.VR, "number_of_frames": 1}
-    options |= {"decoding_plugin": _plugin(syntax), **layout}
+    options |= {"decoding_plugin": _plugin(syntax), "correct_unused_bits": False, **layout}
     if options["decoding_plugin"] == "gdcm":
         stored, colours = _decoded_apart(element.value, {"syntax": syntax, **options})
     else:
@@ -402,6 +404,21 @@ def _stored_values(element: Any, layout: dict[str, Any], syntax: UID) -> NDArray
     if stored.ndim == 3 and colours != "RGB":
         raise _UnusableError("its PhotometricInterpretation does not fit its transfer syntax")
     return stored.astype(stored.dtype.newbyteorder("="), copy=False)
+
+
+def _within_bits(
+    stored: NDArray[Any], layout: dict[str, Any]
+) -> tuple[NDArray[Any], tuple[str, ...]]:
+    """Without what is beyond BitsStored (DICOM PS3.5, 8.1.1), and notes: there may have been zeros,
+    copies of the sign, old overlays, or values that are larger than the header says.
+    """
+    bits = layout["bits_stored"]
+    unused = 8 * stored.itemsize - bits
+    if unused <= 0:
+        return stored, ()
+    kept = (stored << unused) >> unused
+    beyond = (kept != stored) & (stored.view(f"u{stored.itemsize}") >> bits != 0)
+    return kept, (MORE_BITS,) if beyond.any() else ()
 
 
 def _decoded_apart(value: bytes, options: dict[str, Any]) -> tuple[NDArray[Any], str]:

@@ -502,7 +502,7 @@ def serve(host: str, port: int, models: Path, variant: str = "") -> None:
         address, port = listener.getsockname()[:2]
         name = f"[{host}]" if ":" in host else host
         is_any = ipaddress.ip_address(address).is_unspecified
-        app = application(models, variant, ("*",) if is_any else (*LOOPBACK, name))
+        app = application(models, variant, ("*",) if is_any else (*LOOPBACK, name.lower()))
         if not ipaddress.ip_address(address).is_loopback:
             print(EXPOSED, file=sys.stderr)
         print(f"http://{name}:{port}/ (Ctrl-C ends it). Not for clinical use.", flush=True)
