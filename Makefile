@@ -18,11 +18,11 @@ PYTEST := python -m pytest --numprocesses logical --maxprocesses 8 --dist loadgr
 	--no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all bench reliability repro summary record readme pr-report check \
-	format lock
+.PHONY: help demo demo-shortcut test test-all bench reliability repro summary record readme \
+	pr-report check format lock
 
 help: ## list the targets
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 # From an empty folder: `tensorflow` and `tensorflow-cpu` write the same files.
 $(RUNTIME): requirements/$(SET).lock requirements/uv.lock
@@ -46,6 +46,9 @@ $(DEVELOPMENT): $(RUNTIME) requirements/development.lock
 
 demo: $(RUNTIME) ## run the whole pipeline on generated radiographs, in demo/
 	@PYTHONPATH=src python -m cxr.demo
+
+demo-shortcut: $(RUNTIME) ## the same where a scanner gives the label away, in demo-shortcut/
+	@PYTHONPATH=src python -m cxr.demo --shortcut
 
 test: $(DEVELOPMENT) ## run the tests that start neither DVC, a browser nor a server (3 minutes)
 	@$(PYTEST) -m "not slow"

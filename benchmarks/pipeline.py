@@ -25,7 +25,6 @@ UNCHANGED_MOST = 2.0  # seconds
 # else it lacks (stress validation, intervals, shift, report) is part of our time.
 SETTINGS: dict[str, object] = {
     "data.source": "phantom",
-    "data.on_leak": "warn",  # of so many drawn images some are alike by chance
     "data.phantom.patients": PATIENTS,
     "image.size": notebook.SIZE,
     "model.batch_size": notebook.BATCH_SIZE,

@@ -391,6 +391,24 @@ def test_image_too_small_for_the_network(
 
 
 @pytest.mark.parametrize(
+    ("backbone", "weights", "exists"),
+    [
+        *((b, "none", True) for b in ("tiny", "xception")),
+        *(("tiny", "phantom", True), ("tiny", "imagenet", False)),
+        *(("xception", "phantom", False), ("xception", "imagenet", True)),
+    ],
+)
+def test_weights_that_a_backbone_has(path: Path, backbone: str, weights: str, exists: bool) -> None:
+    changes: dict[str, str | None] = {"transfer.backbone": backbone, "transfer.weights": weights}
+    if exists:
+        assert read(path, changes).transfer.weights == weights
+    else:
+        message = refusal(path, edited(changes))
+        assert f"transfer: backbone {backbone} has no weights {weights}" in message
+        assert "set transfer.weights to" in message
+
+
+@pytest.mark.parametrize(
     ("size", "fits"),  # two blocks of kernel 3 and pooling 3: 17 -> 5 -> 1, 16 -> 4 -> 0
     [(17, True), (16, False)],
 )

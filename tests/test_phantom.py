@@ -10,7 +10,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
-from cxr import phantom
+from benchmarks import pipeline
+from cxr import demo, manifest, phantom, preprocessing, shortcuts
+from cxr.arrays import Split
+from cxr.params import read_params
 
 PATIENTS = 40
 SIDE = 32
@@ -57,6 +60,119 @@ def test_other_seed_gives_other_images(files: dict[str, bytes], tmp_path: Path) 
 def test_more_patients_leave_earlier_files_alone(files: dict[str, bytes], tmp_path: Path) -> None:
     fewer = make(tmp_path, patients=17)
     assert fewer.items() < files.items()
+
+
+def patient_distances(folder: Path) -> NDArray[np.int64]:
+    """Bits by which the hashes of images of different patients differ, over all pairs."""
+    images = manifest.verify(folder, "error").images
+    bits = np.array([list(bytes.fromhex(value)) for value in images["phash"]], np.uint8)
+    differ = np.bitwise_count(bits[:, np.newaxis] ^ bits).sum(axis=2, dtype=np.int64)
+    patients = images["patient"].to_numpy()
+    return differ[patients[:, np.newaxis] != patients]
+
+
+def settings_of(source: dict[str, object]) -> dict[str, int]:
+    """Arguments of `generate` by changed parameters; the rest is as in params.yaml."""
+    defaults = read_params(demo.PROJECT / "params.yaml").data.phantom
+    return {
+        name: int(str(source.get(f"data.phantom.{name}", getattr(defaults, name))))
+        for name in ("patients", "short_side")
+    }
+
+
+@pytest.mark.parametrize("seed", range(1, 6))
+@pytest.mark.parametrize(
+    "settings",
+    [
+        settings_of(demo.SETTINGS),
+        pytest.param(settings_of(pipeline.SETTINGS), marks=pytest.mark.slow),
+    ],
+    ids=["demo", "benchmark"],
+)
+def test_patients_of_the_demo_and_the_benchmark_are_far_apart(
+    tmp_path: Path, settings: dict[str, int], seed: int
+) -> None:
+    phantom.generate(tmp_path, seed=seed, **settings)
+    assert patient_distances(tmp_path).min() >= phantom.MIN_DISTANCE == 40
+
+
+@pytest.mark.parametrize("source", [demo.SETTINGS, pipeline.SETTINGS], ids=["demo", "benchmark"])
+def test_demo_and_benchmark_stop_at_a_leak(source: dict[str, object]) -> None:
+    default = read_params(demo.PROJECT / "params.yaml").data.on_leak
+    assert source.get("data.on_leak", default) == "error"
+
+
+def test_patient_too_close_to_an_earlier_one_is_drawn_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = make(tmp_path / "usual", patients=10)
+    closest = int(patient_distances(tmp_path / "usual").min())
+    monkeypatch.setattr(phantom, "MIN_DISTANCE", closest + 2)
+    redrawn = make(tmp_path / "redrawn", patients=10)
+    assert patient_distances(tmp_path / "redrawn").min() >= closest + 2
+    unchanged = {parse(name)[2] for name, _ in usual.items() & redrawn.items()}
+    assert 7 <= len(unchanged) < 10
+    assert make(tmp_path / "fewer", patients=9).items() < redrawn.items()
+
+
+def test_patients_that_cannot_differ_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(phantom, "MIN_DISTANCE", 200)
+    with pytest.raises(ValueError, match="ask for fewer patients"):
+        phantom.generate(tmp_path, patients=8, seed=1, short_side=SIDE)
+
+
+def as_split(folder: Path) -> dict[str, Split]:
+    """The published splits of generated images, as the networks see them."""
+    params = read_params(demo.PROJECT / "params.yaml").image.model_copy(update={"size": 64})
+    found = {}
+    for name, index in manifest.verify(folder, "error").images.groupby("split"):
+        files = [folder / path for path in index["path"]]
+        found[str(name)] = Split(np.stack(list(preprocessing.read_all(files, params))), index)
+    return found
+
+
+@pytest.fixture(scope="module", params=phantom.SHORTCUTS)
+def with_and_without(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, dict[str, dict[str, float]]]:
+    """The shortcut, and how well plain numbers tell the label then, by number and split."""
+    folder = tmp_path_factory.mktemp("device")
+    phantom.generate(folder, patients=160, seed=1, short_side=80, shortcut=request.param)
+    return request.param, shortcuts.label_alone(as_split(folder))
+
+
+def test_device_tells_the_label_in_training_but_not_in_test(
+    with_and_without: tuple[str, dict[str, dict[str, float]]],
+) -> None:
+    shortcut, alone = with_and_without
+    marker = alone["edges_top_right"]
+    if shortcut == "device":
+        assert marker["train"] > 0.9
+        assert abs(marker["test"] - 0.5) < 0.2
+    else:
+        assert all(aucs["train"] <= shortcuts.BOUND for aucs in alone.values())
+
+
+def test_device_leaves_the_anatomy_alone(tmp_path: Path) -> None:
+    """Train's NORMAL never saw the scanner, its PNEUMONIA always."""
+    for shortcut in phantom.SHORTCUTS:
+        phantom.generate(
+            tmp_path / shortcut, patients=40, seed=1, short_side=SIDE, shortcut=shortcut
+        )
+    plain, device = (
+        {
+            str(f.relative_to(tmp_path / name)): f.read_bytes()
+            for f in (tmp_path / name).rglob("*.*")
+        }
+        for name in phantom.SHORTCUTS
+    )
+    assert plain.keys() == device.keys()
+    same = {name: plain[name] == device[name] for name in plain}
+    assert all(same[name] == ("NORMAL" in name) for name in same if not name.startswith("test"))
+    on_device = Counter((parse(n)[1], same[n]) for n in same if n.startswith("test"))
+    assert set(on_device) == {(label, is_same) for label in NAME for is_same in (False, True)}
 
 
 def test_every_split_and_class_has_its_share(files: dict[str, bytes]) -> None:
@@ -126,6 +242,8 @@ def test_too_few_patients_are_refused(tmp_path: Path, patients: int) -> None:
 def test_wrong_arguments_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="pathogen must be one of"):
         draw(0, "fungus")
+    with pytest.raises(ValueError, match="shortcut must be one of"):
+        phantom.generate(tmp_path / "data", patients=8, seed=0, shortcut="scanner")
     with pytest.raises(ValueError, match="short_side must be at least 32, got 31"):
         draw(0, "none", side=31)
     with pytest.raises(ValueError, match="short_side must be at least 32, got 0"):

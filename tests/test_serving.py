@@ -290,7 +290,6 @@ def test_all_links_stay_below_the_path_at_which_the_page_is_mounted(
         assert direct(mounted, "GET", target)[0] == 200, link
 
 
-@pytest.mark.slow
 def test_head_over_a_connection_has_no_body(url: str) -> None:
     found = requests.head(f"{url}/api/model", timeout=9)
     assert (found.status_code, found.content) == (200, b"")
@@ -534,7 +533,6 @@ def test_a_missing_card_is_told(tmp_path: Path) -> None:
         serving.application(tmp_path)
 
 
-@pytest.mark.slow
 def test_the_host_may_be_named_in_any_case_of_letters(
     exported: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -76,11 +76,11 @@ def kaggle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str
 
 
 @pytest.fixture
-def phantoms(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, int]]:
+def phantoms(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """Stand in for the generator; the list holds the settings of each call."""
-    calls: list[dict[str, int]] = []
+    calls: list[dict[str, Any]] = []
 
-    def generate(root: Path, **settings: int) -> int:
+    def generate(root: Path, **settings: Any) -> int:
         calls.append(settings)
         write(root, {"train/NORMAL/a.jpeg": json.dumps(settings).encode()})
         return 1
@@ -156,7 +156,7 @@ def test_a_file_in_the_way_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("inside", ["", "train/NORMAL"])
 def test_an_empty_folder_is_replaced(
-    inside: str, tmp_path: Path, phantoms: list[dict[str, int]]
+    inside: str, tmp_path: Path, phantoms: list[dict[str, Any]]
 ) -> None:
     raw = tmp_path / "phantom"
     (raw / inside).mkdir(parents=True)
@@ -240,10 +240,19 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 # --- phantom -------------------------------------------------------------------------------------
 
 
-def test_phantom_records_its_settings(tmp_path: Path, phantoms: list[dict[str, int]]) -> None:
+def test_phantoms_that_cannot_be_drawn_are_one_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(phantom, "MIN_DISTANCE", 200)
+    with pytest.raises(SourceError, match=r"data\.phantom .*fewer patients"):
+        ensure_raw(tmp_path / "phantom", "phantom", phantom_patients=8, phantom_short_side=32)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_phantom_records_its_settings(tmp_path: Path, phantoms: list[dict[str, Any]]) -> None:
     raw = tmp_path / "phantom"
     ensure_raw(raw, "phantom", phantom_patients=60, phantom_seed=1, phantom_short_side=128)
-    settings = {"patients": 60, "seed": 1, "short_side": 128}
+    settings = {"patients": 60, "seed": 1, "short_side": 128, "shortcut": "none"}
     assert phantoms == [settings]
     nothing = {"left_out": dict.fromkeys(sources.LEFT_OUT, 0)}
     record = {"source": "phantom", **settings, **nothing}
@@ -252,7 +261,7 @@ def test_phantom_records_its_settings(tmp_path: Path, phantoms: list[dict[str, i
 
 
 def test_phantom_is_made_once_for_the_same_settings(
-    tmp_path: Path, phantoms: list[dict[str, int]]
+    tmp_path: Path, phantoms: list[dict[str, Any]]
 ) -> None:
     raw = tmp_path / "phantom"
     ensure_raw(raw, "phantom", phantom_patients=9)
@@ -265,10 +274,11 @@ def test_phantom_is_made_once_for_the_same_settings(
 @pytest.mark.usefixtures("phantoms")
 def test_phantom_is_made_anew_for_other_settings(tmp_path: Path) -> None:
     raw = tmp_path / "phantom"
-    for seed in (1, 2):
-        ensure_raw(raw, "phantom", phantom_patients=9, phantom_seed=seed)
-    assert b'"seed": 2' in read(raw)["train/NORMAL/a.jpeg"]
-    assert json.loads((raw / "origin.json").read_text())["seed"] == 2
+    for seed, shortcut in ((1, "none"), (2, "none"), (2, "device")):
+        ensure_raw(raw, "phantom", phantom_patients=9, phantom_seed=seed, phantom_shortcut=shortcut)
+        made, recorded = read(raw)["train/NORMAL/a.jpeg"], (raw / "origin.json").read_bytes()
+        for settings in map(json.loads, (made, recorded)):
+            assert (settings["seed"], settings["shortcut"]) == (seed, shortcut)
     assert left_beside(raw) == []
 
 

@@ -322,15 +322,15 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
         external_report.write(found, part)
     print(external_report.short(found))
     print(f"\nAll of it: {into / 'index.html'}")
-    for table in (found.left_out, source.elsewhere):
-        for row in table.itertuples():
-            print(f"left out: {row.file}: {row.reason}", file=sys.stderr)
     if source.untold:
         print(
             f"nothing tells the patients of {source.untold} of {len(source.images)} images: each "
             "counts as a patient of its own; --patients names a table that tells them",
             file=sys.stderr,
         )
+    for table in (found.left_out, source.elsewhere):
+        for row in table.itertuples():
+            print(f"left out: {row.file}: {row.reason}", file=sys.stderr)
     if found.unreadable:
         print(
             f"{found.unreadable} of {len(source.images)} images could not be read", file=sys.stderr
