@@ -171,7 +171,8 @@ def test_nncf_gives_8_bits_near_full_precision(tmp_path: Path) -> None:
     source, target = tmp_path / "net.xml", tmp_path / "net_int8.xml"
     openvino.save_model(convert(model), source, compress_to_fp16=False)
     images = np.random.default_rng(0).integers(0, 256, (20, SIDE, SIDE)).astype(np.uint8)
-    images //= np.linspace(1, 8, 20).astype(np.uint8)[:, None, None]
+    for number in range(20):
+        images[number, :, :number] = 0
     formats.quantize(source, target, images)
     expected = run_all(open_network(source), images)
     assert np.ptp(expected) > 0.01
