@@ -303,18 +303,46 @@ def test_without_a_commit_there_is_one_error(tmp_path: Path, state: str) -> None
     assert len(done.stderr.strip().splitlines()) == 1
 
 
+STAGE = """\
+stages:
+  only:
+    cmd: >-
+      python -c "from cxr.errors import run_stage; from pathlib import Path;
+      run_stage(lambda: Path('out').write_text(Path('params.yaml').read_text()))"
+    params: [seed]
+    outs: [out]
+"""
+
+
 @pytest.mark.slow
-def test_a_shallow_clone_refuses_what_dvc_would_lose(finished: Project, tmp_path: Path) -> None:
+def test_a_shallow_clone_refuses_what_dvc_would_lose(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """DVC itself reports success, and the experiment is nowhere."""
-    finished.run(f"git clone --quiet --depth 1 file://{finished.folder} {tmp_path}/shallow")
-    shallow = Project.at(tmp_path / "shallow")
-    command = "dvc exp run --temp -S data.phantom.patients=10 fetch"
-    said = shallow.run(command, check=False)
-    assert "error: this clone is shallow" in said
-    assert "git fetch --unshallow" in said
-    assert "warning: this clone is shallow" in shallow.run(
-        "PYTHONPATH=src python -m cxr.experiments summary"
-    )
-    shallow.run("git fetch --quiet --unshallow")
-    shallow.run(command.replace("run", "run --name whole", 1))
-    assert "whole" in shallow.run("dvc exp list --name-only")
+    monkeypatch.setenv("PATH", environment()["PATH"])
+    monkeypatch.setenv("PYTHONPATH", str(PROJECT / "src"))
+    monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path / "site-cache"))
+    for role in ("AUTHOR", "COMMITTER"):
+        monkeypatch.setenv(f"GIT_{role}_NAME", "tests")
+        monkeypatch.setenv(f"GIT_{role}_EMAIL", "tests@example.org")
+
+    def run(command: str, name: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            command, shell=True, cwd=tmp_path / name, capture_output=True, text=True, check=False
+        )
+
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "whole/dvc.yaml").write_text(STAGE)
+    (tmp_path / "whole/params.yaml").write_text("seed: 1\n")
+    run("git init -q . && dvc init -q && git add -A && git commit -qm 1", "whole")
+    run("git commit -q --allow-empty -m 2", "whole")
+    run("git clone -q --depth 1 file://$PWD/../whole ../shallow", "whole")
+    done = run("dvc exp run --temp --name lost -S seed=2", "shallow")
+    assert done.returncode
+    assert "error: this clone is shallow" in done.stdout + done.stderr
+    assert experiments.is_shallow(tmp_path / "shallow")
+    run("git fetch -q --unshallow", "shallow")
+    assert not experiments.is_shallow(tmp_path / "shallow")
+    done = run("dvc exp run --temp --name kept -S seed=2", "shallow")
+    assert done.returncode == 0, done.stderr
+    assert run("dvc exp list --name-only", "shallow").stdout.split() == ["kept"]

@@ -101,7 +101,7 @@ def export_compared(
         raise CxrError(
             f"{file.name} differs from Keras by {difference:.1g}, more than "
             f"{LARGEST_DIFFERENCE:g}: the versions of OpenVINO, Keras and TensorFlow do not fit "
-            "together; install those of requirements.lock"
+            "together; install those of requirements/runtime.lock"
         )
     size = sum(part.stat().st_size for part in (file, file.with_suffix(".bin")))
     return {"difference": float(f"{difference:.1e}"), "bytes": size}
