@@ -98,8 +98,8 @@ def test_demo_replaces_an_earlier_one(tmp_path: Path) -> None:
 
 
 def test_failed_command_is_one_error(tmp_path: Path) -> None:
-    with pytest.raises(CxrError, match="`dvc repro` failed in "):
-        demo.run(tmp_path, "dvc repro")
+    with pytest.raises(CxrError, match="`false` failed in "):
+        demo.run(tmp_path, "false")
 
 
 def test_git_ignores_what_the_demos_write() -> None:
