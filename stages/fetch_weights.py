@@ -1,5 +1,9 @@
 """Bring the backbone's weights to data/weights, where DVC pins them."""
 
+import sys
+
+import keras
+
 from cxr import backbones, paths, pretraining
 from cxr.errors import run_stage
 from cxr.params import read_params
@@ -11,8 +15,12 @@ def main() -> None:
     path = paths.weights(backbone, weights)
     if weights == "phantom":
         pretraining.write_phantom_weights(path, backbone)
-    else:
-        backbones.ensure_weights(path, backbone, weights)
+        return
+    if weights == "imagenet" and not path.exists():
+        print(f"downloading the ImageNet weights of {backbone}", flush=True)
+        if not sys.stdout.isatty():  # where Keras's bar would be thousands of lines
+            keras.config.disable_interactive_logging()
+    backbones.ensure_weights(path, backbone, weights)
 
 
 if __name__ == "__main__":

@@ -276,6 +276,7 @@ WAYS: dict[str, Way] = {
     "http://127.0.0.1:8000/api/predict": asked,
     "cxr drift folder/": drift,
     "cxr evaluate folder/": as_typed,
+    "cxr export --onnx": as_typed,
     "cxr evaluate hospital/ --patients patients.csv --prevalence 0.1": as_typed,
 }
 

@@ -69,3 +69,24 @@ def test_curves() -> None:
         for variant, curve in found[name].groupby("variant"):
             wanted = maker(y_true, images()[variant].to_numpy())
             np.testing.assert_allclose(curve.drop(columns="variant"), wanted, atol=1e-5)
+
+
+def test_summary_has_few_numbers_of_short_names() -> None:
+    points = {"recall": 0.98, "precision": 0.8}
+    evaluation = {
+        variant: {
+            "test": {"roc_auc": 0.91236},
+            "selection": {"roc_auc": 0.95},
+            "operating_point": {
+                "test": {"recall": 0.98765, "precision": 0.5, "accuracy": 1.0},
+                "selection": points,
+            },
+        }
+        for variant in VARIANTS
+    }
+    evaluation["transfer"]["selection"]["roc_auc"] = 0.9
+    found = comparison.summary(evaluation)
+    assert list(found) == ["b", "a", "t", "f", "e"]
+    for numbers in found.values():
+        chosen_by = 0.9 if numbers is found["t"] else 0.95
+        assert numbers == {"rec": 0.988, "pre": 0.5, "acc": 1.0, "auc": 0.912, "sel": chosen_by}

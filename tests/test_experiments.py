@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from conftest import Project, wait_for_queue
 
 from cxr import comparison, experiments, paths
-from cxr.demo import PROJECT, environment
+from cxr.demo import PROJECT, environment, set_params
 from cxr.document import with_table
 from cxr.errors import CxrError
 from cxr.experiments import (
@@ -31,14 +32,16 @@ from cxr.files import write_json
 from cxr.variants import VARIANTS
 
 
-def run(name: str, seed: int, shift: float = 0.0, **more: Any) -> dict[str, Any]:
-    """A run as `experiments.experiments` gives it; transfer's numbers rise with `shift`."""
+def run(
+    name: str, seed: int, shift: float = 0.0, of: Collection[str] = ("transfer",), **more: Any
+) -> dict[str, Any]:
+    """A run as `experiments.experiments` gives it; the numbers of some variants rise by `shift`."""
     found = {"name": name, "commit": "1234567", "state": None, "changed": "", "seed": float(seed)}
     found["typ"] = "branch_base"
     for number, variant in enumerate(VARIANTS):
         for split in ("val", "test", "selection"):
             for metric in experiments.METRICS:
-                value = 0.5 + number / 10 + (shift if variant == "transfer" else 0)
+                value = 0.5 + number / 10 + (shift if variant in of else 0)
                 found[f"{variant}.{split}.{metric}"] = value
                 found[f"{variant}.operating_point.{split}.{metric}"] = value - 0.01
         found[f"{variant}.operating_point.threshold"] = 0.25
@@ -152,19 +155,33 @@ class History:
             command, cwd=self.folder, check=True, text=True, capture_output=True
         ).stdout.strip()
 
-    def commit(self, shift: float) -> str:
-        found = evaluation_of(run("", 1, shift))
+    def commit(self, shift: float, of: Collection[str] = ("transfer",)) -> str:
+        found = evaluation_of(run("", 1, shift, of))
         write_json(self.folder / paths.EVALUATION, found)
         write_json(self.folder / paths.SUMMARY, comparison.summary(found))
         self.git("add .")
         self.git("commit --quiet --allow-empty --message=results")
         return self.git("rev-parse HEAD")
 
-    def experiment(self, name: str, shift: float) -> str:
+    def dvc(self, command: str, **variables: str) -> str:
+        done = subprocess.run(
+            ["dvc", *command.split()],
+            cwd=self.folder,
+            env=environment() | variables,
+            check=True,
+            text=True,
+            capture_output=True,
+        )
+        return done.stdout
+
+    def experiment(
+        self, name: str, shift: float, of: Collection[str] = ("transfer",), **changed: object
+    ) -> str:
         """As DVC keeps it: a commit on top of the last one that no branch holds."""
         start = self.git("rev-parse HEAD")
         reference = f"refs/exps/{start[:2]}/{start[2:]}/{name}"
-        self.git(f"update-ref {reference} {self.commit(shift)}")
+        set_params(self.folder / paths.PARAMS, changed)
+        self.git(f"update-ref {reference} {self.commit(shift, of)}")
         self.git(f"reset --quiet --hard {start}")
         return reference
 
@@ -190,6 +207,14 @@ def test_what_an_interrupted_run_leaves_changes_nothing(history: History) -> Non
     record(["other"])
     found = pd.read_csv(paths.EXPERIMENTS)
     assert found["experiment"].tolist() == ["other"] * len(VARIANTS)
+
+
+@pytest.mark.slow
+def test_a_damaged_evaluation_is_named(history: History) -> None:
+    (history.folder / paths.EVALUATION).write_text("<<<<<<< HEAD")
+    history.git("commit --quiet --all --message=damaged")
+    with pytest.raises(CxrError, match=r"main:metrics/evaluation\.json cannot be read"):
+        experiments.experiments(last_commit())
 
 
 @pytest.mark.slow
@@ -223,6 +248,22 @@ def test_one_name_of_several_experiments_is_refused(history: History) -> None:
     found = pd.read_csv(paths.EXPERIMENTS)
     assert set(found["experiment"]) == {"same", "older"}
     assert set(references()) == {"same", "older", "unlike"}
+
+
+def test_tables_of_dvc_fit_the_screen(history: History) -> None:
+    changed = ("baseline", "augmented")  # those that `model.epochs` changes
+    for epochs in (10, 20, 30):
+        setting = {"model.epochs": epochs}
+        last = history.experiment(f"e{epochs}", 0.011 * epochs / 10, changed, **setting)
+    shown = history.dvc("exp show --only-changed").splitlines()
+    assert max(map(len, shown)) <= 160
+    numbers = [f"{v[0]}.{name}" for v in changed for name in ("rec", "pre", "acc", "auc", "sel")]
+    assert shown[1].split() == ["Experiment", "Created", *numbers, "model.epochs"]
+    assert sorted(line.split()[-1] for line in shown[3:-1]) == ["10", "20", "30", "6", "6"]
+    # What DVC's pager would let one scroll to is left out for lack of place.
+    assert history.dvc("exp show --only-changed --no-pager", COLUMNS="160").splitlines() == shown
+    differing = history.dvc(f"metrics diff {history.git(f'rev-parse {last}')}").splitlines()
+    assert [line.split()[1] for line in differing] == ["Metric", *sorted(numbers)]
 
 
 def test_recorded_experiments_are_whole() -> None:

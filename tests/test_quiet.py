@@ -82,8 +82,15 @@ with quiet.filtered():
     assert "oneDNN" not in ended.stderr
 
 
+STAGE = "import stages"
+COMMAND_LINE = """
+import contextlib, sys
+from cxr import cli
+sys.argv = ["cxr", "--help"]
+with contextlib.suppress(SystemExit), contextlib.redirect_stdout(None):
+    cli.main()
+"""
 MODELS = """
-import stages
 import keras, logging
 import numpy as np
 for _ in range(6):
@@ -95,8 +102,9 @@ import cv2, matplotlib, sklearn, scipy
 
 
 @pytest.mark.skipif(quiet.has_gpu(), reason="TensorFlow tells of the graphics card")
-def test_several_models_start_and_predict_without_a_message() -> None:
-    done = run(MODELS)
+@pytest.mark.parametrize("entry", [STAGE, COMMAND_LINE])
+def test_several_models_start_and_predict_without_a_message(entry: str) -> None:
+    done = run(entry + MODELS, PYTHONPATH="src")
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
     assert [line.split("] ")[-1] for line in done.stderr.splitlines()] == [

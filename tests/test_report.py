@@ -241,7 +241,7 @@ def text_of(results: Results) -> str:
 
 
 def test_figures_for_other_pages(results: Results) -> None:
-    told = results.groups.assign(kind="series", label="PNEUMONIA", group="person_virus")
+    told = results.groups.assign(kind="pathogen", label="PNEUMONIA", group="virus")
     named = replace(results, groups=told[told["split"] == "test"].drop_duplicates("variant"))
     assert set(figures(results)) == {"stress.svg", "label_alone.svg"}
     drawn = figures(named)

@@ -55,20 +55,24 @@ def test_odd_images_do_not_rule():
     assert weights[0] == pytest.approx(99.9 * weights[1], rel=1e-3)  # not 999 times
 
 
-def test_groups_are_styles_and_series():
+def test_groups_are_styles_series_and_pathogens():
     features, _ = blobs(20)
-    names = ["IM-0001", "NORMAL2-IM-0002", "person3_virus", "person14_virus"] * 5
+    names = ["IM-0001", "NORMAL2-IM-0002", "person3_virus", "test/NORMAL/own.png"] * 5
+    pathogens = ["none", "none", "virus", "bacteria"] * 5
     index = pd.DataFrame({"path": [f"{n}.png" for n in range(20)], "patient": names})
+    index["pathogen"] = pathogens
     found = styles.groups_of(
         dict.fromkeys(("train", "val", "test"), index),
         dict.fromkeys(("train", "val", "test"), features),
         {"4.png", "99.png"},
     )
     series = found[found["kind"] == "series"]
-    assert set(series["group"]) == {"IM-", "NORMAL2-IM-", "person_virus"}
+    assert series["group"].value_counts().to_dict() == {"IM-": 10, "NORMAL2-IM-": 10}
+    pathogen = found[found["kind"] == "pathogen"]
+    assert pathogen["group"].value_counts().to_dict() == {"virus": 10, "bacteria": 10}
     acquisition = found[found["kind"] == "acquisition"]
     assert set(acquisition.loc[acquisition["group"] == "other", "path"]) == {"4.png"}
-    assert len(found) == 2 * 3 * 20
+    assert len(found) == 2 * 20 * (1 + 1) + 2 * 20
 
 
 def test_right_calls_by_group():
@@ -111,12 +115,12 @@ def shares(*rows):
 def test_named_groups_are_those_of_test_in_the_order_told():
     found = styles.named_groups(
         shares(
-            ("test", "series", "PNEUMONIA", "person_virus", 148, "a", 0.9),
+            ("test", "pathogen", "PNEUMONIA", "virus", 148, "a", 0.9),
             ("test", "acquisition", "NORMAL", "other", 66, "a", 0.3),
             ("test", "acquisition", "NORMAL", "other", 66, "b", 0.4),
             ("val", "acquisition", "NORMAL", "usual", 9, "a", 0.5),
             ("test", "style", "NORMAL", "other", 9, "a", 0.6),
-            ("test", "series", "PNEUMONIA", "person_virus", 148, "b", 1.0),
+            ("test", "pathogen", "PNEUMONIA", "virus", 148, "b", 1.0),
         )
     )
     assert found.index.tolist() == ["NORMAL, other acquisition", "PNEUMONIA, virus"]

@@ -52,6 +52,26 @@ def test_history_has_a_row_per_epoch(
     assert table["val_loss"].iloc[-1] == pytest.approx(float(loss), abs=1e-4)
 
 
+@pytest.mark.parametrize("terminal", [False, True])
+def test_each_epoch_is_a_line(
+    params: TransferParams,
+    terminal: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.stderr.isatty", lambda: terminal)
+    trained(params)
+    said, shown = capsys.readouterr()
+    table = pd.read_csv("plots/history/unit.csv")
+    for number, (line, row) in enumerate(zip(said.splitlines(), table.itertuples(), strict=True)):
+        assert line.startswith(f"epoch {number + 1}/2: loss {row.loss:.4f}, ")
+        assert f", val_loss {row.val_loss:.4f}, " in line
+    assert "left" in said.splitlines()[0]
+    assert ("unit: " in shown) == terminal  # the bar
+
+
 @pytest.mark.parametrize("patience", [1, 3])
 def test_early_stopping_keeps_the_best_epoch(
     params: TransferParams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patience: int

@@ -1,6 +1,5 @@
 """Backbones: their layers, their scaling of grey values, their weights file."""
 
-import sys
 import tempfile
 import zipfile
 from collections.abc import Callable
@@ -96,10 +95,6 @@ def ensure_weights(path: Path, name: str, weights: str) -> None:
         return
     keras.utils.set_random_seed(0)
     source = "imagenet" if weights == "imagenet" else None
-    if source:
-        print(f"downloading the ImageNet weights of {name}", flush=True)
-        if not sys.stdout.isatty():  # where Keras's bar would be thousands of lines
-            keras.config.disable_interactive_logging()
     try:
         backbone = BACKBONES[name].build(weights=source, include_top=False)
     except Exception as error:  # Keras wraps a failed download in a bare Exception

@@ -162,7 +162,7 @@ def _add_export(commands: Commands) -> None:
         "it in the project's folder, after `dvc repro`. --onnx: converted by Keras, kept if the "
         "outputs for 64 validation images are within 1e-4 of Keras's; needs cxr[onnx]. --int8: "
         "OpenVINO files quantized by NNCF on 200 training images, kept if validation recall at the "
-        "operating point falls little; needs cxr[int8].",
+        "operating point falls little; needs cxr[onnx].",
         epilog="Exit code: 0, the files were written; 1, an error, or they were not kept; 2, wrong "
         "arguments.",
     )

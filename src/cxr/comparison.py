@@ -55,8 +55,8 @@ def summary(evaluation: dict[str, Any]) -> dict[str, Any]:
     """The numbers that DVC compares, for metrics/summary.json.
 
     DVC shows them as columns such as `b.rec`: the initial of the variant, then `rec`, `pre` and
-    `acc` (recall, precision and accuracy on test at the operating point) and `auc` (ROC AUC on
-    test). `sel` is ROC AUC on plain and stressed validation together, of the recommended variant.
+    `acc` (recall, precision and accuracy on test at the operating point), `auc` (ROC AUC on test)
+    and `sel`, the ROC AUC to choose by: that on plain and stressed validation together.
 
     Args:
         evaluation: content of metrics/evaluation.json.
@@ -66,12 +66,11 @@ def summary(evaluation: dict[str, Any]) -> dict[str, Any]:
         make DVC's tables too wide.
     """
     found: dict[str, Any] = {}
-    chosen = best_variant(evaluation)
-    found["sel"] = round(evaluation[chosen]["selection"]["roc_auc"], 3)
     for variant in VARIANTS:
         rates = evaluation[variant]["operating_point"]["test"]
         numbers = {short: rates[name] for name, short in SHORT_NAMES.items()}
         numbers["auc"] = evaluation[variant]["test"]["roc_auc"]
+        numbers["sel"] = evaluation[variant]["selection"]["roc_auc"]
         found[variant[0]] = {name: round(value, 3) for name, value in numbers.items()}
     return found
 

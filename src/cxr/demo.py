@@ -55,9 +55,9 @@ SETTINGS: dict[str, object] = {
     "transfer.learning_rate": 0.003,
     "transfer.epochs": 20,
     "finetune.side": 64,
-    "finetune.copies": 1,
-    "finetune.learning_rate": 0.002,
-    "finetune.epochs": 6,
+    "finetune.copies": 2,
+    "finetune.learning_rate": 0.003,
+    "finetune.epochs": 18,
     "evaluate.min_recall": 0.9,
 }
 COMMANDS = ("dvc config core.no_scm true", "dvc repro", "dvc plots show --quiet")

@@ -40,7 +40,7 @@ def write_onnx(predictor: Predictor, into: Path) -> list[Path]:
         CxrError: a package, a model or the validation images are missing, the conversion failed,
             or an output for a validation image is more than 1e-4 from Keras's.
     """
-    _require("onnx", "onnx", "onnxruntime", "tf2onnx")
+    _require("--onnx", "onnx", "onnxruntime", "tf2onnx")
     from cxr.exporting import COMPARED  # only here: TensorFlow takes seconds
 
     val = open_split(paths.ARRAYS / "val")
@@ -113,7 +113,7 @@ def write_int8(predictor: Predictor, models: Path, into: Path, max_recall_drop: 
     Raises:
         CxrError: NNCF, or the training or validation images, are missing.
     """
-    _require("int8", "nncf")
+    _require("--int8", "nncf")
     train, val = (open_split(paths.ARRAYS / name) for name in ("train", "val"))
     images = np.asarray(train.images[evenly(len(train.images), CALIBRATION)])
     before = _rates(predictor, val)
@@ -156,13 +156,13 @@ def _rates(predictor: Predictor, val: Split) -> dict[str, float]:
     return {name: found[name] for name in ("recall", "precision")}
 
 
-def _require(extra: str, *packages: str) -> None:
+def _require(option: str, *packages: str) -> None:
     for package in packages:
         try:
             importlib.import_module(package)
         except ImportError as error:
             raise CxrError(
-                f"--{extra} needs the package {error.name}: pip install 'cxr[{extra}]'"
+                f"{option} needs the package {error.name}: pip install 'cxr[onnx]'"
             ) from error
 
 

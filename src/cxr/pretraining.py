@@ -21,7 +21,7 @@ from cxr.reproducible import make_deterministic
 
 IMAGES = 800
 SIDE = 64  # pixels
-EPOCHS = 12
+EPOCHS = 18
 BATCH_SIZE = 32  # images
 LEARNING_RATE = 0.004  # of Adam, falling by half a cosine
 _STATE = (2**40, 1)  # beyond every `data.phantom.seed`: no patient is drawn twice

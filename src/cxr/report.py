@@ -239,9 +239,9 @@ def _stress(results: Results) -> Section:
             Table(tables["recall"]),
             "Specificity at the operating point:",
             Table(tables["specificity"]),
-            "**Groups of images.** Shares of right calls at the operating point, by the series of "
-            "the file names and by style, clusters of the frozen backbone's features; the worst "
-            "group of each class:",
+            "**Groups of images.** Accuracy at the operating point, by pathogen, by series of the "
+            "file names and by style, clusters of the frozen backbone's features; the worst group "
+            "of each class:",
             Table(_worst_groups(results.groups)),
             *_named_groups(results.groups),
         ],

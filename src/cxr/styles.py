@@ -25,8 +25,8 @@ ENOUGH = 20_000  # images to find styles in: of 2048 features, 160 MB
 NAMED = {
     "NORMAL, other acquisition": ("acquisition", "NORMAL", "other"),
     "NORMAL, the others": ("acquisition", "NORMAL", "usual"),
-    "PNEUMONIA, bacteria": ("series", "PNEUMONIA", "person_bacteria"),
-    "PNEUMONIA, virus": ("series", "PNEUMONIA", "person_virus"),
+    "PNEUMONIA, bacteria": ("pathogen", "PNEUMONIA", "bacteria"),
+    "PNEUMONIA, virus": ("pathogen", "PNEUMONIA", "virus"),
 }
 
 Rows = NDArray[np.floating[Any]]
@@ -64,28 +64,30 @@ def groups_of(
     """The groups that each image of the evaluated splits belongs to.
 
     Args:
-        splits: index of train and of the evaluated splits, with the columns path and patient.
+        splits: index of train and of the evaluated splits, with the columns path, patient and
+            pathogen (bacteria, virus, none).
         features: of the same splits, (N, D).
         named: file names of the images of another acquisition, where somebody has looked at them.
 
     Returns:
         One row for each image and kind of group: columns path, kind, group. Kind `style` has the
-        clusters of `find_styles`, kind `series` the patient's name without its last number, as in
-        `NORMAL2-IM-` and `person_virus`, kind `acquisition` tells the named images (`other`) from
-        the rest (`usual`).
+        clusters of `find_styles`, kind `pathogen` bacteria and virus where that is known, kind
+        `series` the data set's two series of NORMAL images, `IM-` and `NORMAL2-IM-`, where the
+        patient's name is of one, kind `acquisition` tells the named images (`other`) from the rest
+        (`usual`).
     """
     found = find_styles(features["train"])
     tables = []
     for name in EVALUATED:
-        path, patient = splits[name]["path"], splits[name]["patient"]
+        path, patient, pathogen = (splits[name][c] for c in ("path", "patient", "pathogen"))
         style = pd.Series(found.predict(features[name]), index=path.index).astype(str)
-        series = patient.str.replace(r"\d+(?![\d-])", "", regex=True)
+        series = patient.str.extract(r"^((?:NORMAL2-)?IM-)\d+$", expand=False)
         is_named = path.str.rsplit("/", n=1).str[-1].isin(named)
-        kinds = {"style": style, "series": series}
+        kinds = {"style": style, "series": series, "pathogen": pathogen.where(pathogen != "none")}
         if is_named.any():
             kinds["acquisition"] = is_named.map({True: "other", False: "usual"})
         tables += [
-            pd.DataFrame({"path": path, "kind": kind, "group": group})
+            pd.DataFrame({"path": path, "kind": kind, "group": group}).dropna()
             for kind, group in kinds.items()
         ]
     return pd.concat(tables, ignore_index=True)
