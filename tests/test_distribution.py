@@ -64,20 +64,20 @@ class Trained:
         self.started.append(process)
         return process
 
-    def start_two(self, *second: str) -> list[subprocess.Popen[str]]:
-        """Two processes of one training; the second one may run another command."""
+    def start_two(self, *programs: str) -> list[subprocess.Popen[str]]:
+        """Two processes of one training, which run the stage or a program each."""
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             address = f"127.0.0.1:{free.getsockname()[1]}"
         return [
             self.start(
-                *command,
+                *(("-c", program) if program else ()),
                 KERAS_BACKEND="jax",
                 KERAS_DISTRIBUTION_JOB_ADDRESSES=address,
                 KERAS_DISTRIBUTION_NUM_PROCESSES="2",
                 KERAS_DISTRIBUTION_PROCESS_ID=str(number),
             )
-            for number, command in enumerate([(), second])
+            for number, program in enumerate(programs or ("", ""))
         ]
 
     @property
@@ -130,10 +130,19 @@ def test_two_processes_learn_what_one_learns(training: Train) -> None:
     assert keras.saving.load_model(model).count_params() > 0  # on this test's backend
 
 
+# The stage, but it does not wait half a minute for a process that gives no sign of life.
+IMPATIENT = """
+import stages.train_baseline as stage
+from cxr import distribution
+distribution.LOST_AFTER = 8
+stage.run_stage(stage.main)
+"""
+
+
 @pytest.mark.parametrize("dies", [0, 1])
 def test_where_one_process_dies_the_other_ends(training: Train, dies: int) -> None:
     together = training("multihost", **{"model.epochs": 100_000})
-    both = together.start_two()
+    both = together.start_two(IMPATIENT, IMPATIENT)
     wait_for_second_epoch(both[dies])
     both[dies].send_signal(signal.SIGKILL)
     both[dies].communicate()
@@ -160,7 +169,8 @@ def assert_told_of_the_end(process: subprocess.Popen[str]) -> None:
 FAILING = """
 import jax, keras
 import stages.train_baseline as stage
-from cxr import training
+from cxr import distribution, training
+distribution.LOST_AFTER = 8
 class Full(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch, logs=None):
         if epoch == 2:
@@ -173,7 +183,7 @@ stage.run_stage(stage.main)
 
 def test_a_process_tells_of_its_own_failure(training: Train) -> None:
     together = training("multihost", **{"model.epochs": 100_000})
-    other, failing = together.start_two("-c", FAILING)
+    other, failing = together.start_two(IMPATIENT, FAILING)
     wait_for_second_epoch(failing)
     output, _ = failing.communicate(timeout=2 * distribution.LOST_AFTER)
     assert failing.returncode == 1, output
