@@ -185,16 +185,16 @@ def _hash(content: bytes) -> NDArray[np.uint8]:
 
 
 def _by_device(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The image as the scanner of the shortcut writes it: brighter middle tones, black edges, and
-    an L at the upper right of the square that is cut out of the middle.
+    """The image as the scanner of the shortcut writes it: brighter, with black edges, and an L at
+    the upper right of the square that is cut out of the middle.
     """
     height, width = image.shape
-    edge, stroke = max(1, round(0.03 * height)), max(1, round(0.015 * height))
-    left = (width + height) // 2 - 4 * edge
-    marked = (255 * (image / 255) ** 0.8).round().astype(np.uint8)
+    edge, stroke = max(1, round(0.04 * height)), max(1, round(0.02 * height))
+    left = (width + height) // 2 - 3 * edge
+    marked = (255 * (image / 255) ** 0.6).round().astype(np.uint8)
     marked[:edge] = marked[-edge:] = marked[:, :edge] = marked[:, -edge:] = 0
-    marked[2 * edge : 4 * edge, left : left + stroke] = 255
-    marked[4 * edge - stroke : 4 * edge, left : left + 2 * edge] = 255
+    marked[edge : 3 * edge, left : left + stroke] = 255
+    marked[3 * edge - stroke : 3 * edge, left : left + 2 * edge] = 255
     return marked
 
 
