@@ -249,6 +249,7 @@ def asked(clone: Clone, command: str) -> None:
 WAYS: dict[str, Way] = {
     "source .venv/bin/activate": given,
     "make demo": given,
+    "make demo-shortcut": given,
     "make test": given,
     **dict.fromkeys(["pip install .", "pip install '.[serve]'", "pip install '.[train]'"], given),
     "dvc repro": as_typed,

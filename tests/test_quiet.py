@@ -84,10 +84,10 @@ with quiet.filtered():
 
 STAGE = "import stages"
 COMMAND_LINE = """
-import contextlib, sys
+import contextlib, io, sys
 from cxr import cli
 sys.argv = ["cxr", "--help"]
-with contextlib.suppress(SystemExit), contextlib.redirect_stdout(None):
+with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):
     cli.main()
 """
 MODELS = """

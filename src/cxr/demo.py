@@ -36,7 +36,7 @@ PIPELINE = (
 # Three minutes on two cores, and enough images for every network to learn what it should.
 SETTINGS: dict[str, object] = {
     "data.source": "phantom",
-    "data.phantom.patients": 400,
+    "data.phantom.patients": 360,
     "data.phantom.short_side": 96,
     "split.val_fraction": 0.2,
     "image.size": 64,
@@ -48,7 +48,7 @@ SETTINGS: dict[str, object] = {
     "model.learning_rate": 0.004,
     "model.schedule": "cosine",
     "model.batch_size": 16,
-    "model.epochs": 15,
+    "model.epochs": 11,
     "augment.rotation": 0.02,
     "transfer.backbone": "tiny",
     "transfer.weights": "phantom",

@@ -19,10 +19,10 @@ from cxr.backbones import BACKBONES, write_weights
 from cxr.images import to_square
 from cxr.reproducible import make_deterministic
 
-IMAGES = 800
+IMAGES = 500
 SIDE = 64  # pixels
 EPOCHS = 18
-BATCH_SIZE = 32  # images
+BATCH_SIZE = 50  # images
 LEARNING_RATE = 0.004  # of Adam, falling by half a cosine
 _STATE = (2**40, 1)  # beyond every `data.phantom.seed`: no patient is drawn twice
 _KINDS = (0, 1, 0, 2)  # of each new image, as numbers of phantom.PATHOGENS: both classes alike
@@ -51,7 +51,11 @@ def write_phantom_weights(path: Path, name: str) -> None:
     steps = EPOCHS * -(-len(images) // BATCH_SIZE)
     rate = keras.optimizers.schedules.CosineDecay(LEARNING_RATE, steps)
     learner.compile(keras.optimizers.Adam(rate), "sparse_categorical_crossentropy")
-    learner.fit(images, kinds, batch_size=BATCH_SIZE, epochs=EPOCHS, verbose=0)
+    rng = np.random.default_rng(_STATE)
+    for _ in range(EPOCHS):  # a third less time than `fit`, whose data sets take longer than a step
+        order = rng.permutation(len(images))
+        for rows in np.split(order, range(BATCH_SIZE, len(order), BATCH_SIZE)):
+            learner.train_on_batch(images[rows], kinds[rows])
     write_weights(path, backbone)
     print(f"{name}: trained on {IMAGES} phantoms that are not in the data set")
 
