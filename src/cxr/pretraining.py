@@ -19,10 +19,10 @@ from cxr.backbones import BACKBONES, write_weights
 from cxr.images import to_square
 from cxr.reproducible import make_deterministic
 
-IMAGES = 500
+IMAGES = 800
 SIDE = 64  # pixels
 EPOCHS = 18
-BATCH_SIZE = 50  # images
+BATCH_SIZE = 32  # images
 LEARNING_RATE = 0.004  # of Adam, falling by half a cosine
 _STATE = (2**40, 1)  # beyond every `data.phantom.seed`: no patient is drawn twice
 _KINDS = (0, 1, 0, 2)  # of each new image, as numbers of phantom.PATHOGENS: both classes alike
