@@ -6,7 +6,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +98,7 @@ def machine() -> dict[str, Any]:
         "memory_gib": round(memory),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
-        **{name: version(name) for name in LIBRARIES},
+        **{name: _version(name) for name in LIBRARIES},
     }
 
 
@@ -109,6 +109,14 @@ def sentence(facts: dict[str, Any]) -> str:
         f"{facts['processor']}, {facts['cores']} cores, {facts['memory_gib']} GiB, "
         f"{facts['system']}, Python {facts['python']}, {libraries}."
     )
+
+
+def _version(library: str) -> str:
+    """TensorFlow is installed under another name where it is for processors alone."""
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return version(f"{library}-cpu")
 
 
 def _processor() -> str:

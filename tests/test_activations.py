@@ -56,7 +56,7 @@ def test_every_backbone_has_stages(name):
         weights=None, include_top=False, input_shape=(side, side, 3)
     )
     one, two = (activations.stage_input(backbone, stages) for stages in (1, 2))
-    assert side / 4 > two.shape[1] > one.shape[1] >= backbone.output_shape[1]
+    assert side / 4 >= two.shape[1] > one.shape[1] >= backbone.output_shape[1]
     shares = [
         keras.Model(cut, backbone.output).count_params() / backbone.count_params()
         for cut in (one, two)

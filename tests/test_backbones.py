@@ -128,8 +128,8 @@ def test_damaged_or_foreign_weights_are_refused_and_kept(
 
 @pytest.mark.filterwarnings("ignore:Skipping nested container")
 def test_weights_of_another_backbone_are_refused(weights: Path) -> None:
-    with pytest.raises(CxrError, match="vgg16"):
-        backbones.load_backbone("vgg16", weights)
+    with pytest.raises(CxrError, match="resnet50"):
+        backbones.load_backbone("resnet50", weights)
 
 
 def test_failed_download_tells_three_ways_on(

@@ -250,6 +250,7 @@ def test_one_name_of_several_experiments_is_refused(history: History) -> None:
     assert set(references()) == {"same", "older", "unlike"}
 
 
+@pytest.mark.slow
 def test_tables_of_dvc_fit_the_screen(history: History) -> None:
     changed = ("baseline", "augmented")  # those that `model.epochs` changes
     for epochs in (10, 20, 30):

@@ -243,7 +243,8 @@ def text_of(results: Results) -> str:
 def test_figures_for_other_pages(results: Results) -> None:
     told = results.groups.assign(kind="pathogen", label="PNEUMONIA", group="virus")
     named = replace(results, groups=told[told["split"] == "test"].drop_duplicates("variant"))
-    assert set(figures(results)) == {"stress.svg", "label_alone.svg"}
+    styles_only = replace(results, groups=results.groups.query("kind == 'style'"))
+    assert set(figures(styles_only)) == {"stress.svg", "label_alone.svg"}
     drawn = figures(named)
     assert set(drawn) == {"stress.svg", "groups.svg", "label_alone.svg"}
     for svg in drawn.values():
