@@ -13,8 +13,8 @@ RESOLVE := uv pip compile --universal --python-version 3.11 --upgrade \
 # Stages are started as `python -m stages.<name>`: this puts the environment's Python first.
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-# A worker for each core; conftest.py says which tests one worker gets together.
-PYTEST := python -m pytest --numprocesses logical --maxprocesses 8 --dist loadgroup \
+# A worker for each core; whole modules, in the order of conftest.py.
+PYTEST := python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile \
 	--no-loadscope-reorder
 
 .DEFAULT_GOAL := help

@@ -22,7 +22,7 @@ QUICK = {
     "model.filters": [4],
     "model.dense_units": 8,
     "model.epochs": 1,
-    "transfer.backbone": "mobilenetv2",
+    "transfer.backbone": "tiny",
     "transfer.weights": "none",
     "transfer.epochs": 1,
     "finetune.side": 32,

@@ -39,22 +39,22 @@ SLOW = {"finished", "browser", "serve"}
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark what is slow, and put it in the order in which pytest-xdist starts it.
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what is slow, and put the modules in the order in which workers take them.
 
-    A worker gets whole modules, so that their fixtures are made once. The first one begins with a
-    module that builds the finished project; the others meanwhile have what does not wait for it.
+    Each worker runs whole modules (`--dist loadfile`), so that their fixtures are made once. The
+    first worker begins with a module that builds the finished project; the others meanwhile run
+    what does not need it. Fast tests of a module come first: a fixture ends after slow ones.
     """
     for item in items:
         if SLOW & fixtures(item):
             item.add_marker(pytest.mark.slow)
-        if config.pluginmanager.hasplugin("xdist"):
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
-    builder = next((item.path for item in items if "finished" in fixtures(item)), None)
+    of_project = [item.path for item in items if "finished" in fixtures(item)]
+    slow = {item.path for item in items if is_slow(item)}
 
-    def order(item: pytest.Item) -> tuple[bool, bool, bool]:
-        of_project = "finished" in fixtures(item)
-        return not (of_project and item.path == builder), not is_slow(item), of_project
+    def order(item: pytest.Item) -> tuple[bool, bool, bool, Path, bool]:
+        path = item.path
+        return path not in of_project[:1], path not in slow, path in of_project, path, is_slow(item)
 
     items.sort(key=order)
 
