@@ -1,9 +1,11 @@
 """Fast tests start neither DVC nor a server; the finished project is built once for its inputs."""
 
 import json
+import re
 import shutil
 import socket
 import subprocess
+import sys
 from pathlib import Path
 
 import finished
@@ -64,3 +66,25 @@ def test_the_project_is_built_once_for_the_same_inputs(
     assert result(6) == "3"
     assert len(set(built)) == 3
     assert sorted(path.name for path in kept.iterdir()) == sorted([built[-1], "lock"])
+
+
+def test_a_worker_gets_whole_modules(tmp_path: Path) -> None:
+    """With the options of the Makefile: else each fixture of a module is made by every worker."""
+    makefile = (demo.PROJECT / "Makefile").read_text(encoding="utf-8").replace("\\\n", " ")
+    options = re.search("^PYTEST := python -m pytest (.*)$", makefile, re.MULTILINE)
+    assert options is not None
+    code = "import os, pytest\n@pytest.mark.parametrize('n', range(6))\ndef test(n):\n"
+    for name in "abcd":
+        log = tmp_path / name
+        write = f"    open({str(log)!r}, 'a').write(os.environ['PYTEST_XDIST_WORKER'] + ' ')\n"
+        (tmp_path / f"test_{name}.py").write_text(code + write)
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *options[1].split()]
+    subprocess.run(
+        [*command, "--numprocesses", "2", "--config-file", "/dev/null", tmp_path],
+        check=True,
+        capture_output=True,
+    )
+    for name in "abcd":
+        workers = (tmp_path / name).read_text().split()
+        assert len(workers) == 6
+        assert len(set(workers)) == 1
