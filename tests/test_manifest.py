@@ -224,6 +224,11 @@ def test_a_table_tells_patients(tmp_path: Path) -> None:
     assert list(found.images["pathogen"]) == ["none", "none", "none", "virus"]
 
 
+def test_paths_are_compared_not_their_spelling(tmp_path: Path) -> None:
+    table = patients_csv(tmp_path, "./a//b.png, kid ,west", header="file,patient,ward")
+    assert read_patients(table, [PurePosixPath("a/b.png")], "file") == {"a/b.png": "kid"}
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -266,9 +271,13 @@ def test_a_table_without_its_columns_is_named(tmp_path: Path, header: str, said:
         read_patients(table, [PurePosixPath("x.png")])
 
 
-def test_a_missing_table_is_named(tmp_path: Path) -> None:
-    with pytest.raises(CxrError, match=r"none\.csv cannot be read: .*No such file"):
-        verify(put(tmp_path, *FOREIGN), "error", patients=tmp_path / "none.csv")
+@pytest.mark.parametrize("content", [None, b"", b'path,patient\n"a', b"\xff\xfe\x00"])
+def test_a_table_that_cannot_be_read_is_named(tmp_path: Path, content: bytes | None) -> None:
+    table = tmp_path / "whose.csv"
+    if content is not None:
+        table.write_bytes(content)
+    with pytest.raises(CxrError, match=r"whose\.csv cannot be read: "):
+        verify(put(tmp_path, *FOREIGN), "error", patients=table)
 
 
 def test_images_that_use_little_of_their_range_are_counted_and_named(tmp_path: Path) -> None:
