@@ -256,12 +256,33 @@ def test_a_voi_table_is_scaled_by_the_bits_that_its_entries_use(
     assert found.notes == (radiograph.OTHER_TABLE,)
 
 
+def test_a_voi_table_may_have_an_entry_for_each_of_16_bits(tmp_path: Path) -> None:
+    """Their number, 65536, is written as 0."""
+    pixels, curve = ramp(16), np.arange(2**16)[::-1]
+    made = dataset(pixels, VOILUTSequence=table(0, curve, 16))
+    (tmp_path / "x").write_bytes(content_of(made))
+    found = read(tmp_path / "x")
+    assert found.notes == ()
+    np.testing.assert_allclose(found.image, curve[pixels] / 65535 * 255, atol=0.51)
+
+
+def test_a_voi_table_may_begin_in_the_upper_half_of_16_bits(shown: Callable[[bytes], Grey]) -> None:
+    """Which is no negative number where the values reach it."""
+    pixels, curve = ramp(16), np.arange(20000)
+    made = dataset(pixels, VOILUTSequence=table(40000, curve, 15))
+    places = np.clip(pixels.astype(int) - 40000, 0, 19999)
+    np.testing.assert_allclose(shown(content_of(made)), curve[places] / 32767 * 255, atol=0.51)
+
+
+@pytest.mark.parametrize("entries", [256, 255])
 @pytest.mark.parametrize("vr", ["US", "OW"])
 @pytest.mark.parametrize("syntax", [uid.ExplicitVRLittleEndian, uid.ExplicitVRBigEndian])
-def test_two_entries_of_a_table_may_share_a_word(tmp_path: Path, vr: str, syntax: uid.UID) -> None:
-    pixels, curve = ramp(8), np.arange(256)[::-1]
+def test_two_entries_of_a_table_may_share_a_word(
+    tmp_path: Path, vr: str, syntax: uid.UID, entries: int
+) -> None:
+    pixels, curve = np.minimum(ramp(8), entries - 1), np.arange(256)[::-1]
     words = curve[::2] + 256 * curve[1::2]  # the first in the low byte
-    tables = table(0, curve, 8)
+    tables = table(0, curve[:entries], 8)
     order = "<u2" if syntax == uid.ExplicitVRLittleEndian else ">u2"
     data = words.astype(order).tobytes() if vr == "OW" else words.tolist()
     tables[0].add_new("LUTData", vr, data)
@@ -358,6 +379,7 @@ def test_a_useless_window_is_told_and_passed_over(tmp_path: Path, tags: dict[str
     [
         {"WindowCenter": "", "WindowWidth": ""},
         {"WindowCenter": None, "WindowWidth": ""},
+        {"WindowCenter": ["", ""], "WindowWidth": ["", ""]},
         {"VOILUTSequence": [Dataset()]},
         {"ModalityLUTSequence": [Dataset()]},
         {"VOILUTSequence": []},
