@@ -44,7 +44,7 @@ def other_acquisition(splits: Mapping[str, pd.DataFrame]) -> set[str]:
     names = pd.concat(list(splits.values()))["path"].str.rsplit("/", n=1).str[-1]
     matches = names[names.isin(listed)]
     is_whole = sorted(matches) == sorted(listed)
-    note = "" if is_whole else "; the list is of another data set and was not used"
+    note = "" if is_whole else "; the list was not used, as each has to be there once"
     print(f"{paths.OTHER_ACQUISITION}: {matches.nunique()} of {len(listed)} images are there{note}")
     return set(listed) if is_whole else set()
 
