@@ -364,14 +364,24 @@ def test_without_a_window_deep_data_fill_the_range_but_for_outliers(
         {"WindowCenter": 5000, "WindowWidth": 10},
         {"WindowCenter": 9, "WindowWidth": 0},
         {"WindowCenter": 9, "WindowWidth": 9, "VOILUTFunction": "CUBIC"},
+        {"VOILUTSequence": table(0, np.zeros(256), 8)},
     ],
-    ids=["beside all values", "no width", "unknown function"],
+    ids=["beside all values", "no width", "unknown function", "table of zeros"],
 )
 def test_a_useless_window_is_told_and_passed_over(tmp_path: Path, tags: dict[str, Any]) -> None:
     (tmp_path / "x").write_bytes(content_of(dataset(picture(), **tags)))
     found = read(tmp_path / "x")
     assert found.notes == (radiograph.NO_WINDOW,)
     np.testing.assert_array_equal(np.asarray(found.image), picture())
+
+
+def test_a_window_beside_the_values_in_use_is_told_and_passed_over(tmp_path: Path) -> None:
+    pixels = np.arange(1000, 1024, dtype=np.uint16).reshape(4, 6)
+    made = dataset(pixels, WindowCenter=5000, WindowWidth=10)
+    (tmp_path / "x").write_bytes(content_of(made))
+    found = read(tmp_path / "x")
+    assert found.notes == (radiograph.NO_WINDOW,)
+    np.testing.assert_allclose(found.image, (pixels - 1000) / 23 * 255, atol=0.51)
 
 
 @pytest.mark.parametrize(
@@ -414,6 +424,22 @@ def test_equal_channels_are_no_colours(tmp_path: Path) -> None:
         found = read(tmp_path / name)
         assert (found.coloured, found.notes) == (False, ())
         np.testing.assert_array_equal(found.image, picture())
+
+
+def test_channels_of_12_bits_are_not_dark(tmp_path: Path) -> None:
+    pixels = np.repeat(picture(12)[..., np.newaxis], 3, axis=2)
+    (tmp_path / "x").write_bytes(content_of(dataset(pixels, 12)))
+    found = read(tmp_path / "x")
+    assert (found.coloured, found.notes) == (False, ())
+    np.testing.assert_array_equal(found.image, picture(12) >> 4)
+
+
+@pytest.mark.parametrize("frames", ["0", "1", ""])
+def test_a_number_of_frames_that_means_one_image(
+    shown: Callable[[bytes], Grey], frames: str
+) -> None:
+    made = dataset(picture(), NumberOfFrames=frames)
+    np.testing.assert_array_equal(shown(content_of(made)), picture())
 
 
 def test_a_palette_of_8_bits_in_words_of_16_is_not_black(tmp_path: Path) -> None:
@@ -520,6 +546,30 @@ def test_the_same_pixels_however_written(
     if syntax == uid.ExplicitVRBigEndian and bits == 16:
         made["PixelData"].value = picture(bits).astype(">u2").tobytes()
     np.testing.assert_array_equal(shown(content_of(made)), wanted)
+
+
+@pytest.mark.parametrize("lacks", ["preamble", "preamble and header"])
+@pytest.mark.parametrize(
+    ("syntax", "begin"),
+    [
+        (uid.ExplicitVRLittleEndian, b"\x08\0\x16\0"),
+        (uid.ImplicitVRLittleEndian, b"\x08\0\x16\0"),
+        (uid.ExplicitVRBigEndian, b"\0\x08\0\x16"),
+    ],
+    ids=["explicit", "implicit", "big-endian"],
+)
+def test_the_same_pixels_without_what_precedes_the_tags(
+    shown: Callable[[bytes], Grey], syntax: uid.UID, begin: bytes, lacks: str
+) -> None:
+    """As some scanners and old archives write them."""
+    made = dataset(picture(16))
+    wanted = shown(content_of(made))
+    made.file_meta.TransferSyntaxUID = syntax
+    if syntax == uid.ExplicitVRBigEndian:
+        made["PixelData"].value = picture(16).astype(">u2").tobytes()
+    content = content_of(made)
+    bare = content[132:] if lacks == "preamble" else content[content.index(begin) :]
+    np.testing.assert_array_equal(shown(bare), wanted)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in PACKED if kind != "JPEG baseline"])
@@ -942,13 +992,13 @@ def test_the_size_is_that_of_the_upright_original(
             for word in (
                 *("TORAX", "TÓRAX PA", "PECHO", "PULMONES", "PEITO", "PULMÃO", "TORACE", "petto"),
                 *("POLMONI", "THORAX", "POITRINE", "POUMONS", "BRUSTKORB", "LUNGE", "CHEST_PA"),
-                *("BRUST", "T\xc3\x93RAX"),  # UTF-8, read as Latin-1
+                *("BRUST", "BRUST_AP", "T\xc3\x93RAX"),  # UTF-8, read as Latin-1
             )
         ),
         ({"BodyPartExamined": "BRUSTWIRBELSAULE"}, (radiograph.OTHER_PART,)),
         *(
             ({"ViewPosition": word}, (radiograph.OTHER_VIEW,))
-            for word in ("LATERALE", "L LATERAL", "PERFIL", "PROFIL", "SEITLICH")
+            for word in ("LATERALE", "L LATERAL", "CHEST_LAT", "PERFIL", "PROFIL", "SEITLICH")
         ),
         ({"ViewPosition": "LATERAL DECUBITUS"}, ()),
         ({"PresentationIntentType": "FOR PROCESSING"}, (radiograph.FOR_PROCESSING,)),
