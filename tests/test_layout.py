@@ -63,6 +63,14 @@ def test_an_image_that_only_a_deeper_copy_holds_is_not_left_out_in_silence() -> 
     assert selection.nested == 1
 
 
+def test_images_of_one_name_in_different_folders_of_a_class_are_no_copies() -> None:
+    placed = paths("train/PNEUMONIA/bacteria/1.jpeg", "train/PNEUMONIA/virus/2.jpeg")
+    deeper = paths("more/train/PNEUMONIA/bacteria/2.jpeg", "more/train/PNEUMONIA/virus/1.jpeg")
+    selection = select_images([*placed, *deeper])
+    assert list(selection.images) == placed
+    assert (selection.unplaced, selection.nested) == (deeper, 0)
+
+
 @pytest.mark.parametrize("folder", ["val", "valid", "validation"])
 def test_folders_that_mean_val(folder: str) -> None:
     path = PurePosixPath(folder, "NORMAL/x.jpeg")
@@ -124,8 +132,11 @@ UNPLACED = [
     "train/BACTERIA/x.jpeg",
     "train/COVID/x.jpeg",
     "train/NORMAL/PNEUMONIA/x.jpeg",
+    "train/NORMAL/test/x.jpeg",
+    "train/PNEUMONIA/virus/Validation/x.jpeg",
     "train/PNEUMONIA/normal/x.jpeg",
     "train/normal/x.jpeg",
+    "Train/NORMAL/x.jpeg",
     "train/x.jpeg",
     "x.jpeg",
 ]

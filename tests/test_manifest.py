@@ -131,6 +131,7 @@ def test_name_tells_patient_and_pathogen(
         ("train/PNEUMONIA/BACTERIA/1.png", "PNEUMONIA", "bacteria"),
         ("train/PNEUMONIA/Viral Pneumonia/x/1.png", "PNEUMONIA", "virus"),
         ("PNEUMONIA/bacterial/1.png", "PNEUMONIA", "bacteria"),
+        ("train/PNEUMONIA/bacteria/viral/1.png", "PNEUMONIA", "virus"),
         ("train/PNEUMONIA/virus/person1_bacteria_2.png", "PNEUMONIA", "bacteria"),
         ("train/PNEUMONIA/virus/IM-0001-0001.png", "PNEUMONIA", "virus"),
         ("virus/train/PNEUMONIA/1.png", "PNEUMONIA", "none"),
