@@ -141,9 +141,11 @@ def test_the_first_bytes_tell_a_radiograph_whatever_its_name(tmp_path: Path) -> 
     for name, content in (BY_CONTENT | dict.fromkeys(by_suffix, b"no image") | others).items():
         (tmp_path / name).write_bytes(content)
     os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "disc").mkdir()
+    (tmp_path / "disc/dicomdir").write_bytes(DICOM)
     found = predicting.list_radiographs([tmp_path])
     assert {file.name for file in found.files} == {*BY_CONTENT, *by_suffix}
-    assert {file.name for file in found.skipped} == {*others, "pipe"}
+    assert {file.name for file in found.skipped} == {*others, "pipe", "dicomdir"}
     named = predicting.list_radiographs([tmp_path / "README"])
     assert (named.files, named.skipped) == ([tmp_path / "README"], {})
 
