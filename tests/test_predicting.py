@@ -110,6 +110,12 @@ def test_what_is_odd_is_told(exported: Path, tmp_path: Path, warning: str) -> No
     assert sum(warning in told for told in found.warnings) == 1
 
 
+def test_every_note_of_a_file_is_a_warning(exported: Path) -> None:
+    notes = (radiograph.OTHER_MODALITY, radiograph.OTHER_VIEW)
+    one = radiograph.Radiograph(grey(128), 40, 40, False, notes)
+    assert tuple(Predictor(exported).warnings(one, 0.5)) == notes
+
+
 def test_a_folder_is_searched_and_what_is_skipped_is_listed(files: Path) -> None:
     (files / ".git").mkdir()
     (files / "link").symlink_to(files / "below")
