@@ -14,6 +14,7 @@ from cxr.layout import (
     lost_links,
     refuse_unplaced,
     select_images,
+    size_in,
 )
 
 
@@ -61,6 +62,20 @@ def test_an_image_that_only_a_deeper_copy_holds_is_not_left_out_in_silence() -> 
     )
     assert selection.unplaced == paths("more/train/NORMAL/b.jpeg")
     assert selection.nested == 1
+
+
+def test_a_deeper_image_of_the_same_name_and_another_size_is_no_copy(tmp_path: Path) -> None:
+    """As where the folders of two hospitals lie in each other, each with images 1, 2, ..."""
+    for name, content in {
+        **{"train/NORMAL/1.png": b"here", "train/NORMAL/2.png": b"here"},
+        **{"more/train/NORMAL/1.png": b"copy", "more/train/NORMAL/2.png": b"another"},
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    selection = select_images(list_files(tmp_path)[0], size=size_in(tmp_path))
+    assert list(selection.images) == paths("train/NORMAL/1.png", "train/NORMAL/2.png")
+    assert (selection.unplaced, selection.nested) == (paths("more/train/NORMAL/2.png"), 1)
+    assert size_in(tmp_path)(PurePosixPath("none")) == size_in(tmp_path)(PurePosixPath("\0")) == -1
 
 
 def test_images_of_one_name_in_different_folders_of_a_class_are_no_copies() -> None:

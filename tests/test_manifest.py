@@ -414,17 +414,18 @@ def test_kaggle_zip_unpacked_as_it_is(tmp_path: Path) -> None:
         "chest_xray/train/.DS_Store",
         "notes.txt",
         "chest_xray/train/COVID/x.jpeg",
+        f"chest_xray/other/{SMALL[0]}",  # of another size: no copy
         "chest_xray/train/NORMAL/Thumbs.db",
     )
     outside = tmp_path.parent / f"{tmp_path.name}-outside.png"
     Image.new("L", (8, 8)).save(outside)
     (tmp_path / "chest_xray/train/link.png").symlink_to(outside)
-    with pytest.raises(CxrError, match="1 image in chest_xray/train/COVID"):
+    with pytest.raises(CxrError, match=r"2 images in chest_xray/other/.*, chest_xray/train/COVID"):
         verify(tmp_path, "error")
     found = verify(tmp_path, "error", "skip")
     assert list(found.images["path"]) == sorted(f"chest_xray/{name}" for name in SMALL)
     summary = summarise(found, "kaggle")
-    counts = {"stray": 4, "nested": 4, "other": 2, "links": 1, "unplaced": 1}
+    counts = {"stray": 4, "nested": 4, "other": 2, "links": 1, "unplaced": 2}
     assert summary["left_out"] == counts
     at_source = dict.fromkeys(counts, 10)
     summary = summarise(found, "kaggle", at_source)

@@ -25,6 +25,7 @@ from cxr.layout import (
     refuse_unplaced,
     select_images,
     shown,
+    size_in,
 )
 from cxr.progress import track
 
@@ -96,7 +97,7 @@ def verify(
         files, links = list_files(folder)
     except OSError as error:
         raise CxrError(f"{error.filename} cannot be read: {error.strerror}") from error
-    selection = select_images(files, head_in(folder))
+    selection = select_images(files, head_in(folder), size_in(folder))
     refuse_unplaced(str(folder), selection, lost_links(folder, links), on_unplaced)
     told = read_patients(patients, selection.images) if patients else {}
     rows, rejects = _examine_all(folder, selection)
