@@ -1,6 +1,7 @@
 """Explain why test differs from validation: alikeness of the splits, shortcuts, worst groups."""
 
 import json
+from collections.abc import Mapping
 
 import pandas as pd
 
@@ -19,9 +20,8 @@ def main() -> None:
     predictions = pd.read_csv(paths.PREDICTIONS)
     evaluation = json.loads(paths.EVALUATION.read_text())
     points = {v: evaluation[v]["operating_point"]["threshold"] for v in VARIANTS}
-    named = set(paths.OTHER_ACQUISITION.read_text().split())
     indexes = {name: split.index for name, split in splits.items()}
-    groups = styles.groups_of(indexes, features, named)
+    groups = styles.groups_of(indexes, features, other_acquisition(indexes))
     found = {
         "told_from_train": aucs,
         "least_alike_test_images": shift.on_least_alike(unlike, predictions, VARIANTS),
@@ -30,6 +30,23 @@ def main() -> None:
     write_csv(paths.UNLIKENESS, unlike)
     write_csv(paths.GROUPS, styles.right_by_group(predictions, groups, points))
     write_json(paths.SHIFT, found)
+
+
+def other_acquisition(splits: Mapping[str, pd.DataFrame]) -> set[str]:
+    """File names of the images that were found by eye to be of another acquisition.
+
+    Empty unless each of them is there, once: images of other data sets have some of these names.
+
+    Args:
+        splits: index of every split, with the column path.
+    """
+    listed = paths.OTHER_ACQUISITION.read_text().split()
+    names = pd.concat(list(splits.values()))["path"].str.rsplit("/", n=1).str[-1]
+    matches = names[names.isin(listed)]
+    is_whole = sorted(matches) == sorted(listed)
+    note = "" if is_whole else "; the list was not used, as each has to be there once"
+    print(f"{paths.OTHER_ACQUISITION}: {matches.nunique()} of {len(listed)} images are there{note}")
+    return set(listed) if is_whole else set()
 
 
 if __name__ == "__main__":

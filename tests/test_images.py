@@ -125,6 +125,11 @@ def test_values_that_were_scaled_when_written_stay(tmp_path: Path, bits: tuple[i
     np.testing.assert_array_equal(found, [[0, 0x12], [0x80, 0xFF]])
 
 
+def test_a_black_image_of_no_significant_bits_is_black(tmp_path: Path) -> None:
+    black = encoded(Image.fromarray(np.zeros((2, 3), np.uint16)), "PNG")
+    assert not grey(tmp_path / "x.png", with_sbit(black, 0)).any()
+
+
 def test_sbit_of_channels_changes_nothing(tmp_path: Path) -> None:
     found = grey(tmp_path / "x.png", with_sbit(encoded(colours(), "PNG"), 5, 5, 5))
     np.testing.assert_array_equal(middles(found), LUMINANCE)

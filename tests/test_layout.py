@@ -14,6 +14,7 @@ from cxr.layout import (
     lost_links,
     refuse_unplaced,
     select_images,
+    size_in,
 )
 
 
@@ -61,6 +62,28 @@ def test_an_image_that_only_a_deeper_copy_holds_is_not_left_out_in_silence() -> 
     )
     assert selection.unplaced == paths("more/train/NORMAL/b.jpeg")
     assert selection.nested == 1
+
+
+def test_a_deeper_image_of_the_same_name_and_another_size_is_no_copy(tmp_path: Path) -> None:
+    """As where the folders of two hospitals lie in each other, each with images 1, 2, ..."""
+    for name, content in {
+        **{"train/NORMAL/1.png": b"here", "train/NORMAL/2.png": b"here"},
+        **{"more/train/NORMAL/1.png": b"copy", "more/train/NORMAL/2.png": b"another"},
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    selection = select_images(list_files(tmp_path)[0], size=size_in(tmp_path))
+    assert list(selection.images) == paths("train/NORMAL/1.png", "train/NORMAL/2.png")
+    assert (selection.unplaced, selection.nested) == (paths("more/train/NORMAL/2.png"), 1)
+    assert size_in(tmp_path)(PurePosixPath("none")) == size_in(tmp_path)(PurePosixPath("\0")) == -1
+
+
+def test_images_of_one_name_in_different_folders_of_a_class_are_no_copies() -> None:
+    placed = paths("train/PNEUMONIA/bacteria/1.jpeg", "train/PNEUMONIA/virus/2.jpeg")
+    deeper = paths("more/train/PNEUMONIA/bacteria/2.jpeg", "more/train/PNEUMONIA/virus/1.jpeg")
+    selection = select_images([*placed, *deeper])
+    assert list(selection.images) == placed
+    assert (selection.unplaced, selection.nested) == (deeper, 0)
 
 
 @pytest.mark.parametrize("folder", ["val", "valid", "validation"])
@@ -124,8 +147,11 @@ UNPLACED = [
     "train/BACTERIA/x.jpeg",
     "train/COVID/x.jpeg",
     "train/NORMAL/PNEUMONIA/x.jpeg",
+    "train/NORMAL/test/x.jpeg",
+    "train/PNEUMONIA/virus/Validation/x.jpeg",
     "train/PNEUMONIA/normal/x.jpeg",
     "train/normal/x.jpeg",
+    "Train/NORMAL/x.jpeg",
     "train/x.jpeg",
     "x.jpeg",
 ]

@@ -110,6 +110,12 @@ def test_what_is_odd_is_told(exported: Path, tmp_path: Path, warning: str) -> No
     assert sum(warning in told for told in found.warnings) == 1
 
 
+def test_every_note_of_a_file_is_a_warning(exported: Path) -> None:
+    notes = (radiograph.OTHER_MODALITY, radiograph.OTHER_VIEW)
+    one = radiograph.Radiograph(grey(128), 40, 40, False, notes)
+    assert tuple(Predictor(exported).warnings(one, 0.5)) == notes
+
+
 def test_a_folder_is_searched_and_what_is_skipped_is_listed(files: Path) -> None:
     (files / ".git").mkdir()
     (files / "link").symlink_to(files / "below")
@@ -141,9 +147,11 @@ def test_the_first_bytes_tell_a_radiograph_whatever_its_name(tmp_path: Path) -> 
     for name, content in (BY_CONTENT | dict.fromkeys(by_suffix, b"no image") | others).items():
         (tmp_path / name).write_bytes(content)
     os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "disc").mkdir()
+    (tmp_path / "disc/dicomdir").write_bytes(DICOM)
     found = predicting.list_radiographs([tmp_path])
     assert {file.name for file in found.files} == {*BY_CONTENT, *by_suffix}
-    assert {file.name for file in found.skipped} == {*others, "pipe"}
+    assert {file.name for file in found.skipped} == {*others, "pipe", "dicomdir"}
     named = predicting.list_radiographs([tmp_path / "README"])
     assert (named.files, named.skipped) == ([tmp_path / "README"], {})
 

@@ -256,12 +256,33 @@ def test_a_voi_table_is_scaled_by_the_bits_that_its_entries_use(
     assert found.notes == (radiograph.OTHER_TABLE,)
 
 
+def test_a_voi_table_may_have_an_entry_for_each_of_16_bits(tmp_path: Path) -> None:
+    """Their number, 65536, is written as 0."""
+    pixels, curve = ramp(16), np.arange(2**16)[::-1]
+    made = dataset(pixels, VOILUTSequence=table(0, curve, 16))
+    (tmp_path / "x").write_bytes(content_of(made))
+    found = read(tmp_path / "x")
+    assert found.notes == ()
+    np.testing.assert_allclose(found.image, curve[pixels] / 65535 * 255, atol=0.51)
+
+
+def test_a_voi_table_may_begin_in_the_upper_half_of_16_bits(shown: Callable[[bytes], Grey]) -> None:
+    """Which is no negative number where the values reach it."""
+    pixels, curve = ramp(16), np.arange(20000)
+    made = dataset(pixels, VOILUTSequence=table(40000, curve, 15))
+    places = np.clip(pixels.astype(int) - 40000, 0, 19999)
+    np.testing.assert_allclose(shown(content_of(made)), curve[places] / 32767 * 255, atol=0.51)
+
+
+@pytest.mark.parametrize("entries", [256, 255])
 @pytest.mark.parametrize("vr", ["US", "OW"])
 @pytest.mark.parametrize("syntax", [uid.ExplicitVRLittleEndian, uid.ExplicitVRBigEndian])
-def test_two_entries_of_a_table_may_share_a_word(tmp_path: Path, vr: str, syntax: uid.UID) -> None:
-    pixels, curve = ramp(8), np.arange(256)[::-1]
+def test_two_entries_of_a_table_may_share_a_word(
+    tmp_path: Path, vr: str, syntax: uid.UID, entries: int
+) -> None:
+    pixels, curve = np.minimum(ramp(8), entries - 1), np.arange(256)[::-1]
     words = curve[::2] + 256 * curve[1::2]  # the first in the low byte
-    tables = table(0, curve, 8)
+    tables = table(0, curve[:entries], 8)
     order = "<u2" if syntax == uid.ExplicitVRLittleEndian else ">u2"
     data = words.astype(order).tobytes() if vr == "OW" else words.tolist()
     tables[0].add_new("LUTData", vr, data)
@@ -343,8 +364,9 @@ def test_without_a_window_deep_data_fill_the_range_but_for_outliers(
         {"WindowCenter": 5000, "WindowWidth": 10},
         {"WindowCenter": 9, "WindowWidth": 0},
         {"WindowCenter": 9, "WindowWidth": 9, "VOILUTFunction": "CUBIC"},
+        {"VOILUTSequence": table(0, np.zeros(256), 8)},
     ],
-    ids=["beside all values", "no width", "unknown function"],
+    ids=["beside all values", "no width", "unknown function", "table of zeros"],
 )
 def test_a_useless_window_is_told_and_passed_over(tmp_path: Path, tags: dict[str, Any]) -> None:
     (tmp_path / "x").write_bytes(content_of(dataset(picture(), **tags)))
@@ -353,11 +375,21 @@ def test_a_useless_window_is_told_and_passed_over(tmp_path: Path, tags: dict[str
     np.testing.assert_array_equal(np.asarray(found.image), picture())
 
 
+def test_a_window_beside_the_values_in_use_is_told_and_passed_over(tmp_path: Path) -> None:
+    pixels = np.arange(1000, 1024, dtype=np.uint16).reshape(4, 6)
+    made = dataset(pixels, WindowCenter=5000, WindowWidth=10)
+    (tmp_path / "x").write_bytes(content_of(made))
+    found = read(tmp_path / "x")
+    assert found.notes == (radiograph.NO_WINDOW,)
+    np.testing.assert_allclose(found.image, (pixels - 1000) / 23 * 255, atol=0.51)
+
+
 @pytest.mark.parametrize(
     "tags",
     [
         {"WindowCenter": "", "WindowWidth": ""},
         {"WindowCenter": None, "WindowWidth": ""},
+        {"WindowCenter": ["", ""], "WindowWidth": ["", ""]},
         {"VOILUTSequence": [Dataset()]},
         {"ModalityLUTSequence": [Dataset()]},
         {"VOILUTSequence": []},
@@ -392,6 +424,22 @@ def test_equal_channels_are_no_colours(tmp_path: Path) -> None:
         found = read(tmp_path / name)
         assert (found.coloured, found.notes) == (False, ())
         np.testing.assert_array_equal(found.image, picture())
+
+
+def test_channels_of_12_bits_are_not_dark(tmp_path: Path) -> None:
+    pixels = np.repeat(picture(12)[..., np.newaxis], 3, axis=2)
+    (tmp_path / "x").write_bytes(content_of(dataset(pixels, 12)))
+    found = read(tmp_path / "x")
+    assert (found.coloured, found.notes) == (False, ())
+    np.testing.assert_array_equal(found.image, picture(12) >> 4)
+
+
+@pytest.mark.parametrize("frames", ["0", "1", ""])
+def test_a_number_of_frames_that_means_one_image(
+    shown: Callable[[bytes], Grey], frames: str
+) -> None:
+    made = dataset(picture(), NumberOfFrames=frames)
+    np.testing.assert_array_equal(shown(content_of(made)), picture())
 
 
 def test_a_palette_of_8_bits_in_words_of_16_is_not_black(tmp_path: Path) -> None:
@@ -498,6 +546,30 @@ def test_the_same_pixels_however_written(
     if syntax == uid.ExplicitVRBigEndian and bits == 16:
         made["PixelData"].value = picture(bits).astype(">u2").tobytes()
     np.testing.assert_array_equal(shown(content_of(made)), wanted)
+
+
+@pytest.mark.parametrize("lacks", ["preamble", "preamble and header"])
+@pytest.mark.parametrize(
+    ("syntax", "begin"),
+    [
+        (uid.ExplicitVRLittleEndian, b"\x08\0\x16\0"),
+        (uid.ImplicitVRLittleEndian, b"\x08\0\x16\0"),
+        (uid.ExplicitVRBigEndian, b"\0\x08\0\x16"),
+    ],
+    ids=["explicit", "implicit", "big-endian"],
+)
+def test_the_same_pixels_without_what_precedes_the_tags(
+    shown: Callable[[bytes], Grey], syntax: uid.UID, begin: bytes, lacks: str
+) -> None:
+    """As some scanners and old archives write them."""
+    made = dataset(picture(16))
+    wanted = shown(content_of(made))
+    made.file_meta.TransferSyntaxUID = syntax
+    if syntax == uid.ExplicitVRBigEndian:
+        made["PixelData"].value = picture(16).astype(">u2").tobytes()
+    content = content_of(made)
+    bare = content[132:] if lacks == "preamble" else content[content.index(begin) :]
+    np.testing.assert_array_equal(shown(bare), wanted)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in PACKED if kind != "JPEG baseline"])
@@ -920,13 +992,13 @@ def test_the_size_is_that_of_the_upright_original(
             for word in (
                 *("TORAX", "TÓRAX PA", "PECHO", "PULMONES", "PEITO", "PULMÃO", "TORACE", "petto"),
                 *("POLMONI", "THORAX", "POITRINE", "POUMONS", "BRUSTKORB", "LUNGE", "CHEST_PA"),
-                *("BRUST", "T\xc3\x93RAX"),  # UTF-8, read as Latin-1
+                *("BRUST", "BRUST_AP", "T\xc3\x93RAX"),  # UTF-8, read as Latin-1
             )
         ),
         ({"BodyPartExamined": "BRUSTWIRBELSAULE"}, (radiograph.OTHER_PART,)),
         *(
             ({"ViewPosition": word}, (radiograph.OTHER_VIEW,))
-            for word in ("LATERALE", "L LATERAL", "PERFIL", "PROFIL", "SEITLICH")
+            for word in ("LATERALE", "L LATERAL", "CHEST_LAT", "PERFIL", "PROFIL", "SEITLICH")
         ),
         ({"ViewPosition": "LATERAL DECUBITUS"}, ()),
         ({"PresentationIntentType": "FOR PROCESSING"}, (radiograph.FOR_PROCESSING,)),

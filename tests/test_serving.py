@@ -245,14 +245,16 @@ def test_only_types_that_other_sites_cannot_send_unasked_are_taken(url: str, kin
     assert ask(url, content_as(grey(51)), kind).status_code == 415
 
 
-def test_a_type_that_is_often_sent_for_jpeg_is_taken(app: ASGIApp) -> None:
-    sent = {"content-type": "image/jpg"}
+@pytest.mark.parametrize("kind", ["image/jpg", "Image/JPEG ; q=1"])
+def test_a_type_is_taken_however_it_is_often_sent(app: ASGIApp, kind: str) -> None:
+    sent = {"content-type": kind}
     status, _, _ = direct(app, "POST", "/api/predict", sent, content_as(grey(51), "JPEG"))
     assert status == 200
 
 
 @pytest.mark.parametrize(
-    ("encoding", "status"), [("gzip", 415), ("deflate, gzip", 415), ("identity", 200)]
+    ("encoding", "status"),
+    [("gzip", 415), ("deflate, gzip", 415), ("identity", 200), ("Identity", 200)],
 )
 def test_a_body_with_an_encoding_is_refused_with_the_reason(
     app: ASGIApp, encoding: str, status: int

@@ -1,13 +1,16 @@
 """Shift and shortcuts on made-up data where the answer is known."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pandas as pd
 import pytest
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
-from cxr import shift
+from cxr import paths, shift
 from cxr.arrays import Split
+from stages import dataset_shift
 
 COUNTS = {"train": 120, "val": 40, "test": 60}
 
@@ -121,3 +124,31 @@ def test_right_calls_on_the_least_alike() -> None:
     assert found["PNEUMONIA"]["a"] == {"least_alike": 0.0, "rest": 1.0}
     assert found["PNEUMONIA"]["b"] == {"least_alike": 1.0, "rest": 1.0}
     assert found["NORMAL"]["images"] == found["PNEUMONIA"]["images"] == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "matches"),
+    [
+        (lambda names: names, 66),
+        (lambda names: names[1:], 65),
+        (lambda names: [*names[1:], names[1]], 65),
+        (lambda names: [*names, names[0]], 66),
+        (lambda names: [name.replace(".", "_jpeg.rf.1a.") for name in names], 0),
+    ],
+    ids=["all", "one lacks", "another twice", "one twice", "other names"],
+)
+def test_images_found_by_eye_count_only_where_all_of_them_are(
+    change: Callable[[list[str]], list[str]], matches: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Images of other data sets, as the demo's, have some of the names."""
+    listed = paths.OTHER_ACQUISITION.read_text().split()
+    names = change(listed)
+    others = ["train/NORMAL/NORMAL2-IM-0022-0001.jpeg", "train/NORMAL/x.png"]
+    paths_of = {"train": others, "test": [f"test/NORMAL/{name}" for name in names]}
+    found = dataset_shift.other_acquisition(
+        {split: pd.DataFrame({"path": files}) for split, files in paths_of.items()}
+    )
+    assert found == (set(listed) if names == listed else set())
+    printed = capsys.readouterr().out
+    assert f"{matches} of 66 images are there" in printed
+    assert ("was not used" in printed) == (names != listed)

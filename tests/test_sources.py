@@ -312,7 +312,8 @@ def test_directory_is_copied_without_strays(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     mine = write(tmp_path / "mine", {**CLEAN, "notes.txt": b"x", "train/.DS_Store": b"x"})
-    write(mine, {"train/covid/c.png": b"x", "copy/train/NORMAL/IM-0001-0001.jpeg": b"x"})
+    name = "train/NORMAL/IM-0001-0001.jpeg"
+    write(mine, {"train/covid/c.png": b"x", f"copy/{name}": CLEAN[name]})
     secret = write(tmp_path / "secret", {"train/NORMAL/s.jpeg": b"secret"})
     (mine / "train/link.jpeg").symlink_to(secret / "train/NORMAL/s.jpeg")
     (mine / "val").symlink_to(secret / "train")
@@ -340,7 +341,9 @@ def test_directory_is_copied_without_strays(
     assert "2 links" in printed
 
 
-@pytest.mark.parametrize("lost", ["train/covid/c.png", "more/train/NORMAL/m.jpeg"])
+@pytest.mark.parametrize(
+    "lost", ["train/covid/c.png", "more/train/NORMAL/m.jpeg", f"more/{min(CLEAN)}"]
+)
 def test_directory_with_unplaced_images_is_refused_until_they_are_skipped(
     tmp_path: Path, lost: str
 ) -> None:
@@ -742,7 +745,8 @@ def test_mendeley_archive_cannot_write_elsewhere(
             archive.writestr(name, b"evil")
         with pytest.warns(UserWarning, match="Duplicate"):
             archive.writestr("chest_xray/test/NORMAL/IM-0002-0001.jpeg", b"double")
-        archive.writestr("chest_xray/chest_xray/test/NORMAL/IM-0002-0001.jpeg", b"nested")
+        name = "test/NORMAL/IM-0002-0001.jpeg"
+        archive.writestr(f"chest_xray/chest_xray/{name}", CLEAN[name])
     serve(buffer.getvalue().replace(b"zero#", b"zero\0"))
     ensure_raw(raw, "mendeley")
     assert read(raw) == CLEAN
@@ -751,6 +755,14 @@ def test_mendeley_archive_cannot_write_elsewhere(
     printed = capsys.readouterr().out
     assert "7 links, doubles or unsafe names" in printed
     assert "1 in nested copies" in printed
+
+
+def test_mendeley_images_of_one_name_and_two_sizes_are_no_copies(raw: Path, serve: Serve) -> None:
+    name = "train/NORMAL/IM-0001-0001.jpeg"
+    more = {f"chest_xray/chest_xray/{name}": CLEAN[name], f"chest_xray/more/{name}": b"another"}
+    serve(zipped({**MENDELEY, **more}))
+    with pytest.raises(SourceError, match=r"^http[^ ]*: 1 image in chest_xray/more/train/NORMAL "):
+        ensure_raw(raw, "mendeley")
 
 
 def test_mendeley_oversized_member_is_named(

@@ -68,7 +68,7 @@ def test_too_many_unknown_patients_are_no_split_by_patient(group_by: str, beyond
     with pytest.raises(CxrError, match=f"{unknown} of {len(manifest)} images") as caught:
         assign(manifest, params())
     first = manifest["path"].iloc[-unknown]
-    for words in (first, "data.patients", "split.group_by to image"):
+    for words in (first, "(allowed: 1%)", "data.patients", "split.group_by to image"):
         assert words in str(caught.value)
 
 

@@ -1,7 +1,6 @@
 """The images of a folder that holds NORMAL and PNEUMONIA, and whose they are."""
 
 import hashlib
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -12,11 +11,9 @@ from cxr.errors import CxrError
 from cxr.images import ImageError
 from cxr.labels import LABELS
 from cxr.layout import shown
-from cxr.manifest import identify
+from cxr.manifest import identify, read_patients, some
 from cxr.predicting import list_radiographs
 from cxr.radiograph import bytes_of
-
-NAMED = 5  # at most, of the files with one thing wrong
 
 
 @dataclass(frozen=True)
@@ -84,7 +81,10 @@ def find(folder: Path, patients: Path | None = None) -> Labelled:
         ]
         untold = int((images["patient"] == images["file"]).sum())
     else:
-        images["patient"] = images["file"].map(_read_patients(patients, images["file"]))
+        told = read_patients(patients, images["path"], "file")
+        if not told:
+            raise CxrError(f"{patients} has no rows: it needs one for each image of {folder}")
+        images["patient"] = images["file"].map(told)
         untold = 0
     return Labelled(
         folder,
@@ -101,32 +101,7 @@ def _found_instead(*tables: pd.DataFrame) -> str:
     """For an error: what is there; empty: nothing."""
     found = pd.concat(tables)
     named = [f"{row.file} ({row.reason})" if row.reason else row.file for row in found.itertuples()]
-    return f". Found instead: {_some(named)}" if named else ""
-
-
-def _read_patients(file: Path, images: pd.Series) -> dict[str, str]:
-    """The patient of each image, from a table that fits them row by row."""
-    try:
-        # utf-8-sig: spreadsheets put a mark before the first name.
-        table = pd.read_csv(file, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-        named = table["file"].map(lambda path: shown(PurePosixPath(path)))
-        patients = table["patient"].str.strip()
-    except KeyError as error:
-        raise CxrError(
-            f"{file} has no column {error}: it needs file and patient, separated by a comma"
-        ) from error
-    except (OSError, ValueError) as error:
-        raise CxrError(f"{file} cannot be read: {error}") from error
-    wrong = {
-        "named more than once": named[named.duplicated()].unique(),
-        "not an image of the folder": named[~named.isin(images)],
-        "an image without a row": images[~images.isin(named)],
-        "a row without a patient": named[patients == ""],
-    }
-    if told := [f"  {what}: {_some(files)}" for what, files in wrong.items() if len(files)]:
-        wanted = "  Wanted: a row for each image, with its file relative to the folder"
-        raise CxrError("\n".join([f"{file} does not fit the images:", *told, wanted]))
-    return dict(zip(named, patients, strict=True))
+    return f". Found instead: {some(named)}" if named else ""
 
 
 def _count_copies(folder: Path, images: pd.DataFrame) -> int:
@@ -141,7 +116,7 @@ def _count_copies(folder: Path, images: pd.DataFrame) -> int:
     if (labels > 1).any():
         pairs = images["file"][labels > 1].groupby(digests).agg(" = ".join)
         raise CxrError(
-            f"{folder} holds the same file as NORMAL and as PNEUMONIA: {_some(pairs)}. "
+            f"{folder} holds the same file as NORMAL and as PNEUMONIA: {some(pairs)}. "
             "Remove the one that is wrong."
         )
     return int(digests.duplicated().sum())
@@ -156,10 +131,3 @@ def _digest(path: Path) -> str:
     except ImageError:
         found = b""
     return hashlib.sha256(found).hexdigest() if found else str(path)
-
-
-def _some(names: Iterable[str]) -> str:
-    """The first few."""
-    listed = list(names)
-    more = f" and {len(listed) - NAMED} more" if len(listed) > NAMED else ""
-    return ", ".join(listed[:NAMED]) + more

@@ -29,6 +29,7 @@ LISTED = 10  # folders of a message
 UNFIT = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 
 Head = Callable[[PurePosixPath], bytes]
+Size = Callable[[PurePosixPath], int]
 
 
 class SourceError(CxrError):
@@ -44,7 +45,7 @@ class Selection:
         root: folder that holds the splits.
         unplaced: images anywhere else, sorted; those of further copies are not among them.
         stray: number of files left behind by file managers and archivers (hidden or in __MACOSX).
-        nested: number of images of deeper copies: the same split, label and name as a wanted one.
+        nested: number of images of deeper copies: split, label, name and size of a wanted one.
         other: number of all remaining files, such as notes and tables.
     """
 
@@ -70,6 +71,10 @@ def _no_head(_: PurePosixPath) -> bytes:
     return b""
 
 
+def _no_size(_: PurePosixPath) -> int:
+    return 0
+
+
 def is_image(path: PurePosixPath, head: Head = _no_head) -> bool:
     """Tell by its suffix, in any case of letters, or else by its first bytes."""
     return path.suffix.lower() in IMAGE_SUFFIXES or begins_as_image(head(path))
@@ -90,7 +95,21 @@ def head_in(folder: Path) -> Head:
     return head
 
 
-def select_images(paths: Iterable[PurePosixPath], head: Head = _no_head) -> Selection:
+def size_in(folder: Path) -> Size:
+    """The bytes of each file below a folder; -1 where it cannot be looked at."""
+
+    def size(path: PurePosixPath) -> int:
+        try:
+            return (folder / path).stat().st_size
+        except (OSError, ValueError):
+            return -1
+
+    return size
+
+
+def select_images(
+    paths: Iterable[PurePosixPath], head: Head = _no_head, size: Size = _no_size
+) -> Selection:
     """Choose the images that make up the data set among all files of a folder.
 
     An image of the data set lies at <root>/<split>/<label>/<name>, or in folders below the label's,
@@ -102,6 +121,8 @@ def select_images(paths: Iterable[PurePosixPath], head: Head = _no_head) -> Sele
         paths: Paths of files, relative to the folder. A path given twice is taken once. The
             `origin.json` at the top, which this project writes, is not counted.
         head: Gives the first bytes of a file whose suffix does not tell whether it is an image.
+        size: Gives the bytes of a file: an image of another size than the wanted one of its name is
+            no copy, as where folders of several hospitals lie in each other.
 
     Returns:
         The chosen images, and what was left out.
@@ -123,9 +144,9 @@ def select_images(paths: Iterable[PurePosixPath], head: Head = _no_head) -> Sele
             unplaced.append(path)
     root = _shallowest({place.root for place in places.values()})
     wanted = sorted(path for path, place in places.items() if place.root == root)
-    kept = {_within(places[path]) for path in wanted}
+    kept = {_within(places[path]): size(path) for path in wanted}
     deeper = places.keys() - set(wanted)
-    lost = [path for path in deeper if _within(places[path]) not in kept]
+    lost = [path for path in deeper if kept.get(_within(places[path])) != size(path)]
     return Selection(
         images={path: (places[path].split, places[path].label) for path in wanted},
         root=root,

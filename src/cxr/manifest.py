@@ -25,6 +25,7 @@ from cxr.layout import (
     refuse_unplaced,
     select_images,
     shown,
+    size_in,
 )
 from cxr.progress import track
 
@@ -96,7 +97,7 @@ def verify(
         files, links = list_files(folder)
     except OSError as error:
         raise CxrError(f"{error.filename} cannot be read: {error.strerror}") from error
-    selection = select_images(files, head_in(folder))
+    selection = select_images(files, head_in(folder), size_in(folder))
     refuse_unplaced(str(folder), selection, lost_links(folder, links), on_unplaced)
     told = read_patients(patients, selection.images) if patients else {}
     rows, rejects = _examine_all(folder, selection)
@@ -154,14 +155,14 @@ def read_patients(
         "an image without a row": listed[~listed.isin(named)],
         "a row without a patient": named[patients == ""],
     }
-    if told := [f"  {what}: {_some(paths)}" for what, paths in wrong.items() if len(paths)]:
+    if told := [f"  {what}: {some(paths)}" for what, paths in wrong.items() if len(paths)]:
         wanted = f"  Wanted: a row for each image, with its {column} relative to the folder"
         raise CxrError("\n".join([f"{file} does not fit the images:", *told, wanted]))
     return dict(zip(named, patients, strict=True))
 
 
-def _some(names: Iterable[str]) -> str:
-    """The first few."""
+def some(names: Iterable[str]) -> str:
+    """The first few, and how many more there are, for a message."""
     listed = list(names)
     more = f" and {len(listed) - NAMED} more" if len(listed) > NAMED else ""
     return ", ".join(listed[:NAMED]) + more
@@ -323,18 +324,18 @@ def notes(verified: Verified) -> Iterator[str]:
     if len(unknown := images.loc[is_unknown(images), "path"]):
         yield (
             f"NOTE: nothing tells the patient of {len(unknown)} of {len(images)} images "
-            f"({_some(unknown)}). Each counts as a patient of its own, so that images of one child "
+            f"({some(unknown)}). Each counts as a patient of its own, so that images of one child "
             "can come to lie in several splits; data.patients names a table that tells patients."
         )
     if len(unknown := images.loc[_lacks_pathogen(images), "path"]):
         yield (
             f"NOTE: neither name nor folder tells the pathogen of {len(unknown)} PNEUMONIA "
-            f"image(s) ({_some(unknown)})."
+            f"image(s) ({some(unknown)})."
         )
     if little := verified.little_range:
         yield (
             f"WARNING: {len(little)} of {len(images)} images use less than an eighth of the range "
-            f"from black to white ({_some(little)}): networks see next to nothing in them. Scale "
+            f"from black to white ({some(little)}): networks see next to nothing in them. Scale "
             "12-bit values in 16-bit files to 0 to 65535, or let an sBIT chunk say 12."
         )
 

@@ -35,6 +35,7 @@ from cxr.layout import (
     refuse_unplaced,
     select_images,
     shown,
+    size_in,
 )
 from cxr.progress import Meter, track
 
@@ -242,7 +243,7 @@ def _from_kaggle(raw: Path, on_unplaced: str, part: Path) -> Counts:
 def _selected_in(folder: Path, where: str, on_unplaced: str) -> tuple[Selection, int]:
     """The images of a folder that can be copied, and how many links in it were not followed."""
     files, links = list_files(folder)
-    selection = select_images(files, head_in(folder))
+    selection = select_images(files, head_in(folder), size_in(folder))
     _refuse_empty_class(where, selection, len(links))
     refuse_unplaced(where, selection, lost_links(folder, links), on_unplaced)
     _refuse_obstacles(folder, selection)
@@ -289,6 +290,8 @@ def _from_mendeley(raw: Path, on_unplaced: str, part: Path) -> Counts:
     try:
         with zipfile.ZipFile(zip_path) as archive:
             counts = _extract(archive, on_unplaced, part)
+    except SourceError:  # which is a RuntimeError
+        raise
     # zipfile has no one error: the last two are those of names, encryption and methods.
     except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError) as error:
         raise SourceError(f"{zip_path} cannot be unpacked: {error}") from error
@@ -441,7 +444,7 @@ def _extract(archive: zipfile.ZipFile, on_unplaced: str, part: Path) -> Counts:
         with archive.open(members[path]) as file:
             return file.read(HEAD_BYTES)
 
-    selection = select_images(members, head)
+    selection = select_images(members, head, lambda path: members[path].file_size)
     _refuse_empty_class(MENDELEY.url, selection, 0)
     refuse_unplaced(MENDELEY.url, selection, [], on_unplaced)
     for path in selection.images:
