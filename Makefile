@@ -50,7 +50,7 @@ demo: $(RUNTIME) ## run the whole pipeline on generated radiographs, in demo/
 demo-shortcut: $(RUNTIME) ## the same where a scanner gives the label away, in demo-shortcut/
 	@PYTHONPATH=src python -m cxr.demo --shortcut
 
-test: $(DEVELOPMENT) ## run the tests that start neither DVC, a browser nor a server (3 minutes)
+test: $(DEVELOPMENT) ## run the fast tests: no DVC, browser, server or long training (3 minutes)
 	@$(PYTEST) -m "not slow"
 
 test-all: $(DEVELOPMENT) ## run all tests (12 minutes)

@@ -112,6 +112,7 @@ def test_activations_are_those_of_the_images_and_their_copies(split, tmp_path):
     assert (tmp_path / "a.npy").read_bytes() == (tmp_path / "b.npy").read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["openvino", "tensorflow"])
 def test_views_and_copies_are_those_of_models_of_their_size(
     weights, split, tmp_path, monkeypatch, engine

@@ -53,6 +53,7 @@ def test_xception_sees_minus_one_to_one() -> None:
     np.testing.assert_allclose(ends, [[-1] * 3, [1] * 3])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mobilenetv2", "densenet121", "efficientnetb0"])
 def test_features_of_grey_images(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str

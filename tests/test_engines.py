@@ -30,6 +30,7 @@ def images():
     return np.random.default_rng(0).integers(0, 256, (5, SIDE, SIDE, 1)).astype(np.uint8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["openvino", "tensorflow"])
 def test_an_engine_gives_the_models_output(extractor, images, engine, capsys):
     found = runner(extractor, engine)(images)
@@ -39,6 +40,7 @@ def test_an_engine_gives_the_models_output(extractor, images, engine, capsys):
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.slow
 def test_openvino_gives_the_same_bytes_again_whatever_the_batch(extractor, images):
     run = runner(extractor, "openvino")
     whole = run(images).copy()
@@ -60,6 +62,7 @@ def test_a_layer_that_openvino_lacks_is_an_error_that_names_the_parameter():
     assert runner(model, "tensorflow")(np.zeros((2, 4, 4, 1), np.uint8)).shape == (2, 4, 4, 1)
 
 
+@pytest.mark.slow
 def test_an_engine_runs_the_weights_of_now(extractor, images):
     model = keras.models.clone_model(extractor)
     model.set_weights([weight * 0.9 for weight in extractor.get_weights()])
@@ -80,6 +83,7 @@ assert tm.__name__.endswith("telemetry_stub"), tm
 """
 
 
+@pytest.mark.slow
 def test_openvino_reports_nothing_and_leaves_nothing_at_home(tmp_path):
     environment = {**os.environ, "HOME": str(tmp_path), "PYTHONPATH": str(PROJECT / "src")}
     subprocess.run([sys.executable, "-c", REPORTS_NOTHING], env=environment, check=True)

@@ -169,6 +169,7 @@ def rank_correlation(one: Heat, other: Heat) -> float:
     return float(np.corrcoef(ranks)[0, 1]) if all(of.any() for of in ranks) else 0.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kinds", [layers.Dense, layers.Layer], ids=["head", "all"])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_random_weights_give_another_map(variant: str, kinds: type[keras.Layer]) -> None:

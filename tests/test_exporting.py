@@ -69,6 +69,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 40])
 def test_a_file_gives_what_keras_gives_for_any_number_of_images(exported: Path, count: int) -> None:
     found = run_all(open_network(exported), IMAGES[:count])
@@ -78,6 +79,7 @@ def test_a_file_gives_what_keras_gives_for_any_number_of_images(exported: Path, 
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_two_processes_write_equal_bytes(exported: Path, tmp_path: Path) -> None:
     again = tmp_path / "net.xml"
     environment = {"PYTHONPATH": str(PROJECT / "src"), "PYTHONHASHSEED": "1"}
@@ -120,6 +122,7 @@ def test_a_damaged_or_missing_file_is_named(tmp_path: Path) -> None:
         open_network(file)
 
 
+@pytest.mark.slow
 def test_other_results_than_those_of_keras_are_refused(tmp_path: Path) -> None:
     model = network()
     file = tmp_path / "net.xml"

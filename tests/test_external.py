@@ -402,6 +402,7 @@ def cxr(*arguments: object) -> "subprocess.CompletedProcess[str]":
     )
 
 
+@pytest.mark.slow
 def test_a_bad_file_does_not_stop_the_others(exported: Path, folder: Path, tmp_path: Path) -> None:
     (folder / "NORMAL/bad.png").write_bytes(b"no image")
     into = tmp_path / "evaluated"

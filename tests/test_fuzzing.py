@@ -108,6 +108,7 @@ def test_atheris_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -
         fuzzing.measure()
 
 
+@pytest.mark.slow
 def test_fuzzing_for_some_seconds(corpus: Path) -> None:
     pytest.importorskip("atheris")
     figure = fuzz("names", 3)

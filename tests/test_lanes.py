@@ -1,6 +1,7 @@
 """Fast tests start neither DVC nor a server; the finished project is built once for its inputs."""
 
 import json
+import os
 import re
 import shutil
 import socket
@@ -78,9 +79,10 @@ def test_a_worker_gets_whole_modules(tmp_path: Path) -> None:
         log = tmp_path / name
         write = f"    open({str(log)!r}, 'a').write(os.environ['PYTEST_XDIST_WORKER'] + ' ')\n"
         (tmp_path / f"test_{name}.py").write_text(code + write)
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *options[1].split()]
+    command = [sys.executable, "-m", "pytest", "-p", "xdist", *options[1].split()]
     subprocess.run(
         [*command, "--numprocesses", "2", "--config-file", "/dev/null", tmp_path],
+        env=os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
         check=True,
         capture_output=True,
     )

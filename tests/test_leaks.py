@@ -185,6 +185,7 @@ def test_copies_of_phantoms_are_near() -> None:
             assert differing_bits(Image.fromarray(drawn), copy) <= leaks.NEAR, name
 
 
+@pytest.mark.slow
 @pytest.mark.real_data
 def test_of_real_images_only_copies_are_near(real_data: Path) -> None:
     images = manifest.verify(real_data, "error").images

@@ -43,6 +43,7 @@ def contents(folder: Path) -> dict[Path, str]:
     return {path: path.read_text(encoding="utf-8") for path in folder.rglob("*.*")}
 
 
+@pytest.mark.slow
 def test_mutants_of_a_small_project(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = contents(small(tmp_path, 10))
     found = count(tmp_path, "small")
@@ -53,6 +54,7 @@ def test_mutants_of_a_small_project(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "number * 2" not in shown
 
 
+@pytest.mark.slow
 def test_tests_that_fail_before_any_change(tmp_path: Path) -> None:
     with pytest.raises(CxrError, match="mutmut run failed"):
         count(small(tmp_path, 11), "small")

@@ -15,6 +15,7 @@ def test_both_classes_are_drawn_alike() -> None:
     assert np.array_equal(images, pretraining.drawn(8)[0])
 
 
+@pytest.mark.slow
 def test_weights_are_trained_written_and_equal_in_every_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -101,6 +101,7 @@ import cv2, matplotlib, sklearn, scipy
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(quiet.has_gpu(), reason="TensorFlow tells of the graphics card")
 @pytest.mark.parametrize("entry", [STAGE, COMMAND_LINE])
 def test_several_models_start_and_predict_without_a_message(entry: str) -> None:

@@ -112,6 +112,7 @@ def in_one_go(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Ended
     return ended
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cut", [7, 19])
 @pytest.mark.parametrize("variation", VARIATIONS)
 def test_a_cut_changes_nothing(

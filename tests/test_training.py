@@ -161,6 +161,7 @@ def test_the_average_of_the_weights_is_kept_and_validated(
     assert not np.allclose(averaged.get_weights()[0], last.get_weights()[0], atol=1e-3)
 
 
+@pytest.mark.slow
 def test_smoothed_labels_reach_the_loss(
     params: TransferParams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -195,6 +196,7 @@ def test_the_worst_group_is_refused_over_several_devices(
         training.train("unit", transfer_head((6,), params), batches, val, params, groups=groups)
 
 
+@pytest.mark.slow
 def test_saved_models_are_equal_byte_for_byte(
     params: TransferParams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
