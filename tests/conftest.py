@@ -34,8 +34,8 @@ hypothesis.settings.load_profile("same")
 
 __all__ = ["QUICK", "Project"]
 
-# Fixtures that run DVC, a browser or a server.
-SLOW = {"finished", "browser", "serve"}
+# Fixtures that run DVC, a browser or a server, or read thousands of images.
+SLOW = {"finished", "browser", "serve", "real_data"}
 
 
 @pytest.hookimpl(tryfirst=True)

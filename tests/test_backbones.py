@@ -75,6 +75,7 @@ def test_features_of_grey_images(
         np.testing.assert_allclose(keras.Model(image, features)(x), expected, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_scaling_none_hands_on_the_grey_values(weights: Path) -> None:
     image = keras.Input((32, 32, 1), dtype="uint8")
     x = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 1), dtype=np.uint8)

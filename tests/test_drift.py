@@ -101,6 +101,7 @@ def test_another_share_of_ill_patients_is_told_from_another_machine(ill: float) 
     assert darker["marked"] == ["grey", "called"]
 
 
+@pytest.mark.slow
 def test_images_of_one_patient_are_no_proof_of_another_machine(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -483,6 +484,7 @@ def test_another_page_is_not_replaced(exported: Path, tmp_path: Path) -> None:
         assert run(exported, into, folder) == 0
 
 
+@pytest.mark.slow
 def test_it_runs_without_keras_and_tells_the_rule(exported: Path, tmp_path: Path) -> None:
     folder = write_images(tmp_path / "site", 31, 2)
     code = "import sys; from cxr import cli; cli.main(); sys.exit('tensorflow' in sys.modules)"

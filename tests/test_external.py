@@ -426,6 +426,7 @@ def test_a_bad_file_does_not_stop_the_others(exported: Path, folder: Path, tmp_p
     assert len(pd.read_csv(into / "left_out.csv")) == 0
 
 
+@pytest.mark.slow
 def test_nothing_is_kept_of_an_evaluation_that_is_interrupted(
     exported: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -80,13 +80,11 @@ def settings_of(source: dict[str, object]) -> dict[str, int]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(1, 6))
 @pytest.mark.parametrize(
     "settings",
-    [
-        settings_of(demo.SETTINGS),
-        pytest.param(settings_of(pipeline.SETTINGS), marks=pytest.mark.slow),
-    ],
+    [settings_of(demo.SETTINGS), settings_of(pipeline.SETTINGS)],
     ids=["demo", "benchmark"],
 )
 def test_patients_of_the_demo_and_the_benchmark_are_far_apart(

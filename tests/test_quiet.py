@@ -113,6 +113,7 @@ def test_several_models_start_and_predict_without_a_message(entry: str) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_another_backend_has_its_libraries() -> None:
     program = "import stages, keras, sys; print(keras.backend.backend(), 'scipy' in sys.modules)"
     assert run(program, KERAS_BACKEND="jax").stdout == "jax True\n"

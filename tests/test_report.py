@@ -402,6 +402,7 @@ def test_thirds_of_many_sizes() -> None:
     assert found.value_counts(sort=False).to_dict() == dict.fromkeys(names, 100)
 
 
+@pytest.mark.slow
 def test_leaks_are_told(results: Results) -> None:
     def told(**counts: int | None) -> str:
         changed = replace(results, guards={"leaks": counts})

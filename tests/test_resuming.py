@@ -232,6 +232,7 @@ def test_a_whole_state_is_used_where_a_later_one_is_damaged(
     assert "goes on after epoch 2" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_there_is_a_whole_state_at_every_moment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
