@@ -35,7 +35,7 @@ def main() -> None:
 def other_acquisition(splits: Mapping[str, pd.DataFrame]) -> set[str]:
     """File names of the images that were found by eye to be of another acquisition.
 
-    Empty unless each of them is there, once: images of other data sets have some of these names.
+    Empty unless each of them is there, once: other data sets have images with such names.
 
     Args:
         splits: index of every split, with the column path.
@@ -43,10 +43,14 @@ def other_acquisition(splits: Mapping[str, pd.DataFrame]) -> set[str]:
     listed = paths.OTHER_ACQUISITION.read_text().split()
     names = pd.concat(list(splits.values()))["path"].str.rsplit("/", n=1).str[-1]
     matches = names[names.isin(listed)]
-    is_whole = sorted(matches) == sorted(listed)
-    note = "" if is_whole else "; the list was not used, as each has to be there once"
-    print(f"{paths.OTHER_ACQUISITION}: {matches.nunique()} of {len(listed)} images are there{note}")
-    return set(listed) if is_whole else set()
+    if sorted(matches) == sorted(listed):
+        return set(listed)
+    if len(matches):
+        print(
+            f"{matches.nunique()} of the {len(listed)} images of {paths.OTHER_ACQUISITION} are "
+            "there: not used, as that takes each of them once"
+        )
+    return set()
 
 
 if __name__ == "__main__":

@@ -128,7 +128,7 @@ class Clone:
         for name in ("runtime", "runtime-development"):
             (self.folder / f".venv/{name}-installed").touch()
         # No command below looks at what these make, and they take half of an experiment's time.
-        project.run("dvc freeze export report")
+        project.run("dvc freeze intervals dataset_shift export report")
         project.commit("clone")
         self._add_images()
 

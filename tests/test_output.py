@@ -28,6 +28,7 @@ PROJECT = [
     r"WARNING: \d+ plain number\(s\) tell the label of training images .*",
     r"  \w+: 0\.\d+",
     r"  A network may take that for the disease\. .*",
+    r"\d+ of the 66 images of docs/other_acquisition\.txt are there: not used, .*",
     r"epoch \d+/\d+: loss [\d.]+, accuracy [\d.]+, val_loss [\d.]+, val_accuracy [\d.]+, \d+ s.*",
     r"[\w ]+: \d+ of \d+ \w+, (time unknown|about [\d.]+ (s|min|h) left)",
 ]

@@ -1,11 +1,13 @@
 """Two commands at the same moment: right results, or one clear refusal by DVC."""
 
 import json
+import re
 
 import pytest
-from conftest import Project, wait_for_queue
+from conftest import QUICK, Project, wait_for_queue
 
 from cxr import demo
+from cxr.variants import VARIANTS
 
 pytestmark = pytest.mark.slow
 REFUSALS = ("is busy, it is being blocked by", "Unable to acquire lock")
@@ -89,15 +91,25 @@ def test_two_experiments_side_by_side(project: Project, undisturbed: dict[int, s
 
 
 def test_a_full_queue(project: Project, undisturbed: dict[int, str]) -> None:
+    """It runs unattended past a failure, whose reason the summary gives."""
+    project.run("dvc exp run --queue --name broken -S model.epochs=0 intervals")
     for resamples in undisturbed:
         project.run(f"dvc exp run --queue -S evaluate.resamples={resamples} intervals")
     project.run("dvc queue start --jobs 2")
     try:
-        assert wait_for_queue(project).count("Success") == 3
+        status = wait_for_queue(project)
+        assert status.count("Success") == 3
+        assert re.search(r"broken .*Failed", status)
         found = experiments(project)
-        assert set(found) == set(undisturbed)
-        for resamples, commit in found.items():
-            assert differing(project, commit, undisturbed[resamples]) == []
+        assert set(found) == {*undisturbed, QUICK["evaluate.resamples"]}  # the last one is broken
+        for resamples, commit in undisturbed.items():
+            assert differing(project, found[resamples], commit) == []
+        printed = project.run("PYTHONPATH=src python -m cxr.experiments summary")
+        for resamples in undisturbed:
+            row = rf" evaluate\.resamples={resamples} +(\w+) +1 "  # of one seed
+            assert re.findall(row, printed) == list(VARIANTS)
+        assert "broken (model.epochs=0, seed 1): error: params.yaml has 1 wrong value" in printed
+        assert "model.epochs: 0 should be a whole number from 1 to 100000" in printed
         assert project.run("git status --porcelain") == ""
     finally:
         project.run("dvc queue stop --kill")
