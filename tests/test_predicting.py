@@ -1,5 +1,6 @@
 """From files to answers, by small networks of which every output is known beforehand."""
 
+import argparse
 import csv
 import io
 import json
@@ -356,3 +357,17 @@ def test_a_damaged_file_is_named(exported: Path, tmp_path: Path, name: str) -> N
     (tmp_path / name).write_bytes(b"")
     with pytest.raises(CxrError, match=name.split(".")[0]):
         Predictor(tmp_path)
+
+
+def test_a_reader_that_has_enough_is_no_error(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As `head`. Without a word, but not with exit code 0: not all was written."""
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w") as pipe:
+        monkeypatch.setattr(sys, "stdout", pipe)
+        with pytest.raises(SystemExit) as ended:
+            cli._run(argparse.Namespace(run=lambda _: print("x" * 100_000)))
+    assert ended.value.code == cli.FAILED
+    assert capfd.readouterr() == ("", "")

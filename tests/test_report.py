@@ -22,7 +22,7 @@ from cxr.experiments import COLUMNS
 from cxr.intervals import intervals, thresholds
 from cxr.labels import SPLITS
 from cxr.params import flat, read_params
-from cxr.report import Results, _thirds, figures, report
+from cxr.report import SYNTHETIC, Results, _thirds, figures, report
 from cxr.variants import SELECTION, VARIANTS
 
 SECTIONS = [
@@ -256,6 +256,10 @@ def test_settings_are_told(results: Results) -> None:
     text = text_of(results)
     for key in ("data.source", "split.test", "transfer.weights", "transfer.scaling", "seed"):
         assert f"`{key}` {results.settings[key]}" in section(text, "Recommendation")
+    for source in ("phantom", "kaggle"):
+        of_source = replace(results, settings={**results.settings, "data.source": source})
+        is_said = SYNTHETIC in section(text_of(of_source), "Recommendation")
+        assert is_said == (source == "phantom")
     training = section(text, "Training")
     for told in (
         "`model`, ",

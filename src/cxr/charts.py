@@ -218,15 +218,16 @@ def confusions(table: pd.DataFrame) -> str:
                 shade = "white" if images > 0.4 * grid.to_numpy().sum() else "black"
                 axes.text(column, row, str(images), ha="center", va="center", color=shade)
             axes.set_title(f"{variant}\n{name}", fontsize=9)
-            axes.set_xticks(range(2), [label.lower() for label in grid.columns], fontsize=8)
-            first = name == names[0]
+            first, last = name == names[0], variant == VARIANTS[-1]
+            columns = [label.lower() for label in grid.columns] if last else []
+            axes.set_xticks(range(2) if last else [], columns, fontsize=8)
             rows = [label.lower() for label in grid.index] if first else []
             axes.set_yticks(range(2) if first else [], rows, fontsize=8)
             axes.grid(visible=False)
         figure.supxlabel("predicted", fontsize=9)
         figure.supylabel("actual", fontsize=9)
 
-    return draw(paint, (4.4, 6.2))
+    return draw(paint, (4.4, 7.4))
 
 
 def calibration(predictions: pd.DataFrame) -> str:

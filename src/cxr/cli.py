@@ -3,6 +3,7 @@
 import argparse
 import csv
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -47,7 +48,17 @@ def main() -> None:
     catch_every_interrupt()
     quiet.install()
     arguments = parser().parse_args()
-    run_stage(lambda: arguments.run(arguments))
+    run_stage(lambda: _run(arguments))
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    """Run a command; end quietly where nobody reads on, as with `cxr predict ... | head`."""
+    try:
+        arguments.run(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still buffered
+        sys.exit(FAILED)
 
 
 def parser() -> argparse.ArgumentParser:

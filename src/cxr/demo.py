@@ -148,7 +148,8 @@ def shortcut_finding(evaluation: dict[str, Any], guards: dict[str, Any]) -> str:
 
 
 def _range(values: list[float]) -> str:
-    return f"{min(values):.2f} to {max(values):.2f}"
+    """From the lowest to the highest, or one number where they are the same."""
+    return " to ".join(dict.fromkeys(f"{value:.2f}" for value in (min(values), max(values))))
 
 
 def last_screen(folder: Path, shortcut: bool) -> str:

@@ -298,8 +298,9 @@ def read_settings(folder: Path) -> dict[str, Any]:
         settings: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise CxrError(
-            f"{file} is missing: run `dvc repro export` or `dvc pull export` in the project, or "
-            "name the folder of exported networks with --models"
+            f"{file} is missing: run `dvc repro export` in the project (`dvc pull export` where it "
+            "has a DVC remote), or name the folder of exported networks with --models, as "
+            "--models demo/models/exported after `make demo`"
         ) from error
     except (OSError, ValueError) as error:
         raise CxrError(f"{file} cannot be read: {error}") from error

@@ -18,6 +18,10 @@ from cxr.tables import TITLES
 from cxr.variants import EVALUATED, TRAINED, VARIANTS
 
 SMALLEST_GROUP = 10  # images; the share of a smaller one says little
+SYNTHETIC = (
+    "**Synthetic images, not medical data:** the figures say that the pipeline runs, not how good "
+    "it is."
+)
 MISTAKES = 6  # shown for each variant and kind
 SETTINGS = [  # told at the top; those of the networks stand with the training
     *("data.source", "split.test", "split.group_by", "image.size", "image.resize"),
@@ -149,6 +153,7 @@ def _recommendation(results: Results) -> Section:
     return Section(
         "Recommendation",
         [
+            *([SYNTHETIC] if results.settings["data.source"] == "phantom" else []),
             " ".join(found.sentences),
             f"**Not for clinical use.** Measured with {settings}. Every interval is the 95 % "
             f"interval of a bootstrap over patients ({results.evaluate.resamples} draws)."
