@@ -220,7 +220,8 @@ def confusions(table: pd.DataFrame) -> str:
             axes.set_title(f"{variant}\n{name}", fontsize=9)
             first, last = name == names[0], variant == VARIANTS[-1]
             columns = [label.lower() for label in grid.columns] if last else []
-            axes.set_xticks(range(2) if last else [], columns, fontsize=8)
+            slanted = {"rotation": 25, "ha": "right", "rotation_mode": "anchor"}  # narrow cells
+            axes.set_xticks(range(2) if last else [], columns, fontsize=8, **slanted)
             rows = [label.lower() for label in grid.index] if first else []
             axes.set_yticks(range(2) if first else [], rows, fontsize=8)
             axes.grid(visible=False)
