@@ -13,7 +13,7 @@ RESOLVE := uv pip compile --universal --python-version 3.11 --upgrade \
 # Stages are started as `python -m stages.<name>`: this puts the environment's Python first.
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-# A worker for each core; whole modules, in the order of conftest.py.
+# The number of workers and the order of the modules are in tests/conftest.py.
 PYTEST := python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile \
 	--no-loadscope-reorder
 
@@ -53,7 +53,7 @@ demo-shortcut: $(RUNTIME) ## the same where a scanner gives the label away, in d
 test: $(DEVELOPMENT) ## run the fast tests: no DVC, browser, server or long training (3 minutes)
 	@$(PYTEST) -m "not slow"
 
-test-all: $(DEVELOPMENT) ## run all tests (12 minutes)
+test-all: $(DEVELOPMENT) ## run all tests (13 minutes)
 	@$(PYTEST)
 
 bench: $(DEVELOPMENT) ## measure speed and memory beside the notebook's way (almost two hours)

@@ -38,6 +38,12 @@ __all__ = ["QUICK", "Project"]
 SLOW = {"finished", "browser", "serve", "real_data"}
 
 
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist, for `--numprocesses logical`
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than cores: some tests wait for a queue, a server or a time limit."""
+    return 1 + (os.cpu_count() or 1)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what is slow, and put the modules in the order in which workers take them.
