@@ -81,10 +81,10 @@ def find(folder: Path, patients: Path | None = None) -> Labelled:
         ]
         untold = int((images["patient"] == images["file"]).sum())
     else:
-        told = read_patients(patients, images["path"], "file")
-        if not told:
+        patient_of = read_patients(patients, images["path"], "file")
+        if not patient_of:
             raise CxrError(f"{patients} has no rows: it needs one for each image of {folder}")
-        images["patient"] = images["file"].map(told)
+        images["patient"] = images["file"].map(patient_of)
         untold = 0
     return Labelled(
         folder,

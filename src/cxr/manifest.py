@@ -155,9 +155,9 @@ def read_patients(
         "an image without a row": listed[~listed.isin(named)],
         "a row without a patient": named[patients == ""],
     }
-    if told := [f"  {what}: {some(paths)}" for what, paths in wrong.items() if len(paths)]:
+    if problems := [f"  {what}: {some(paths)}" for what, paths in wrong.items() if len(paths)]:
         wanted = f"  Wanted: a row for each image, with its {column} relative to the folder"
-        raise CxrError("\n".join([f"{file} does not fit the images:", *told, wanted]))
+        raise CxrError("\n".join([f"{file} does not fit the images:", *problems, wanted]))
     return dict(zip(named, patients, strict=True))
 
 
