@@ -12,6 +12,7 @@ import pandas as pd
 from cxr import paths
 from cxr.comparison import best_variant
 from cxr.document import Document, Section, Table
+from cxr.known_sets import KNOWN_SETS
 from cxr.labels import SPLITS
 from cxr.recommendation import span
 from cxr.styles import named_groups
@@ -19,11 +20,7 @@ from cxr.styles import named_groups
 Metrics = dict[str, Any]
 
 SOURCES = {
-    "kaggle": "the Kaggle set `paultimothymooney/chest-xray-pneumonia` (Kermany 2018, "
-    "10.1016/j.cell.2018.02.010): frontal chest radiographs of children of one to five years from "
-    "one hospital in Guangzhou",
-    "mendeley": "the Mendeley set 10.17632/rscbjbr9sj (Kermany 2018): frontal chest radiographs of "
-    "children of one to five years from one hospital in Guangzhou",
+    **{source: known.description for source, known in KNOWN_SETS.items()},
     "directory": "radiographs of a folder of its own (`data.source: directory`)",
     "phantom": "drawn images, no radiographs (`data.source: phantom`); of no medical meaning",
 }

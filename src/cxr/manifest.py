@@ -13,6 +13,7 @@ import pandas as pd
 
 from cxr.errors import CxrError
 from cxr.images import ImageError, decode, read_file, to_grey, uses_little_range
+from cxr.known_sets import KNOWN_SETS
 from cxr.labels import LABELS, SPLITS
 from cxr.layout import (
     WANTED,
@@ -51,12 +52,6 @@ HASH_SIDE = 16  # of the perceptual hash: it has the square of it as bits, four 
 PHASH = re.compile(rf"[0-9a-f]{{{HASH_SIDE**2 // 4}}}")
 
 NOTHING: Mapping[str, int] = {}  # was left out when a folder was filled
-
-# Images of each split as published, to tell a whole copy from a part.
-KNOWN_COUNTS = {
-    "kaggle": {"train": 5216, "val": 16, "test": 624},
-    "mendeley": {"train": 5232, "val": 0, "test": 624},
-}
 
 
 @dataclass(frozen=True)
@@ -307,8 +302,8 @@ def summarise(
         }
         if len(of_split):
             summary[split]["positive_share"] = float((of_split["label"] == "PNEUMONIA").mean())
-        if known := KNOWN_COUNTS.get(source):
-            summary[split]["published"] = known[split]
+        if known := KNOWN_SETS.get(source):
+            summary[split]["published"] = known.counts[split]
     return summary
 
 
