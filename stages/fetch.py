@@ -5,12 +5,13 @@ from pathlib import Path
 from cxr import manifest, paths, sources
 from cxr.errors import run_stage
 from cxr.files import write_csv, write_json
-from cxr.params import Params, read_params
+from cxr.params import read_params
 
 
 def main() -> None:
     params = read_params()
-    raw = bring_images(params)
+    raw = paths.raw(params.data.source)
+    sources.ensure_raw(raw, params.data)
     patients = Path(params.data.patients)
     verified = manifest.verify(raw, params.data.on_bad_image, params.data.on_unplaced, patients)
     summary = manifest.summarise(verified, params.data.source, sources.left_out(raw))
@@ -18,22 +19,6 @@ def main() -> None:
     write_csv(paths.REJECTS, verified.rejects)
     write_json(paths.DATA_METRICS, summary)
     print(manifest.describe(summary), *manifest.notes(verified), sep="\n")
-
-
-def bring_images(params: Params) -> Path:
-    """Fill data/raw/<source>; returns that folder."""
-    raw = paths.raw(params.data.source)
-    sources.ensure_raw(
-        raw,
-        params.data.source,
-        directory=params.data.directory,
-        on_unplaced=params.data.on_unplaced,
-        phantom_patients=params.data.phantom.patients,
-        phantom_seed=params.data.phantom.seed,
-        phantom_short_side=params.data.phantom.short_side,
-        phantom_shortcut=params.data.phantom.shortcut,
-    )
-    return raw
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from http.server import ThreadingHTTPServer
 from pathlib import Path
@@ -21,8 +22,9 @@ import threads  # noqa: F401  # before NumPy and TensorFlow
 from finished import finished_project
 from servers import Handler, Serve, Site
 
-from cxr import phantom, sources
+from cxr import phantom
 from cxr.demo import PROJECT
+from cxr.known_sets import KNOWN_SETS
 from reliability.project import QUICK, Project
 
 if TYPE_CHECKING:
@@ -122,9 +124,7 @@ def real_data() -> Path:
 
 @pytest.fixture
 def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
-    """Serve bytes as the Mendeley archive, without waits between retries."""
-    monkeypatch.setattr(sources, "BACKOFF_SECONDS", 0)
-    monkeypatch.setattr(sources, "CHUNK_BYTES", 16)
+    """Serve bytes as the Mendeley archive."""
     with contextlib.ExitStack() as stack:
 
         def start(data: bytes, **behaviour: Any) -> Site:
@@ -134,8 +134,9 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
             stack.callback(server.shutdown)
             threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
             url = f"http://127.0.0.1:{server.server_port}/file_downloaded"
-            archive = sources.Archive(url, len(data), hashlib.sha256(data).hexdigest())
-            monkeypatch.setattr(sources, "MENDELEY", archive)
+            sha256 = hashlib.sha256(data).hexdigest()
+            known = replace(KNOWN_SETS["mendeley"], address=url, sha256=sha256)
+            monkeypatch.setitem(KNOWN_SETS, "mendeley", known)
             return site
 
         yield start

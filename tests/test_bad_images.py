@@ -47,6 +47,7 @@ GREYS: Levels = [[40, 200], [120, 80]]  # of the four quarters of most images he
 COLOURS = [[(255, 0, 0), (0, 255, 0)], [(0, 0, 255), (255, 255, 255)]]
 LUMINANCE: Levels = [[76, 150], [29, 255]]  # of these
 PLACE = "train/NORMAL"
+DATA = read_params(PROJECT / "params.yaml").data
 PARAMS = read_params(PROJECT / "params.yaml").image.model_copy(
     update={
         **{"size": 32, "resize": "squash", "trim": False, "region": "whole"},
@@ -598,7 +599,8 @@ def brought(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
     def bring(raw: Path, folder: Path) -> None:
         monkeypatch.setattr(kagglehub, "dataset_download", lambda _: str(folder))
-        ensure_raw(raw, request.param, directory=str(folder))
+        given = {"source": request.param, "directory": str(folder)}
+        ensure_raw(raw, DATA.model_copy(update=given))
 
     return bring
 
@@ -634,6 +636,5 @@ def test_an_archive_brings_all_that_has_content(serve: Serve, folder: Path, tmp_
     names = [f"{PLACE}/{name_of(kind)}" for kind in DECODED | COPIED]
     tree = {f"chest_xray/{name}": (folder / name).read_bytes() for name in names}
     serve(zipped({**tree, "chest_xray/test/PNEUMONIA/good.png": SMALL}))
-    ensure_raw(tmp_path / "mendeley", "mendeley")
-    # A backslash leads elsewhere on some systems, so the archive's member is not unpacked.
-    in_place(tmp_path / "mendeley", [path for path in GOOD if "\\" not in path])
+    ensure_raw(tmp_path / "mendeley", DATA.model_copy(update={"source": "mendeley"}))
+    in_place(tmp_path / "mendeley", GOOD)

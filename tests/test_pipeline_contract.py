@@ -55,6 +55,10 @@ def params_read(script: Path) -> set[str]:
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "activations.chosen_halves":
             handed |= {id(argument) for argument in node.args}
             keys |= attributes_read(SOURCE / "cxr/activations.py", "chosen_halves")
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "sources.ensure_raw":
+            handed |= {id(argument) for argument in node.args}
+            module = ast.parse((SOURCE / "cxr/sources.py").read_text(encoding="utf-8"))
+            keys |= {f"data.{key}" for key in dotted_names(module, "data", set())}
     return keys | dotted_names(tree, "params", handed)
 
 

@@ -125,9 +125,9 @@ import sys
 from pathlib import Path
 from stages import dataset_shift, fetch, intervals, preprocess, report, stress
 raw = Path({str(tmp_path / "raw")!r})
-fetch.sources.ensure_raw(
-    raw, "phantom", directory="", phantom_patients=8, phantom_seed=1, phantom_short_side=32
-)
+data = fetch.read_params().data
+drawn = data.phantom.model_copy(update={{"patients": 8, "short_side": 32}})
+fetch.sources.ensure_raw(raw, data.model_copy(update={{"source": "phantom", "phantom": drawn}}))
 print(*sorted({{"keras", "kagglehub", "tensorflow"}} & set(sys.modules)))
 """
     done = run(program)
