@@ -24,7 +24,7 @@ SHALLOW = (
 interrupted = threading.Event()  # set by Ctrl-C, whatever a library makes of it
 
 
-class CxrError(RuntimeError):
+class CxrError(Exception):
     """A mistake in data, parameters or surroundings; the message says what to do about it."""
 
 
