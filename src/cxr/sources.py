@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 import zipfile
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, get_args
 
@@ -303,10 +304,10 @@ def _copy(folder: Path, part: Path, where: str, data: DataParams) -> Counts:
     _refuse_empty_class(where, selection, len(links))
     refuse_unplaced(where, selection, lost_links(folder, links), data.on_unplaced)
     _refuse_obstacles(folder, selection)
+    copy: Callable[[Path, Path], object] = _link_or_copy
+    above = selection.root
     if data.source == "directory":
-        above, copy = PurePosixPath(), shutil.copy2
-    else:
-        above, copy = selection.root, _link_or_copy
+        copy, above = shutil.copy2, PurePosixPath()
     for path in track(selection.images, "copy"):
         target = part / path.relative_to(above)
         target.parent.mkdir(parents=True, exist_ok=True)
