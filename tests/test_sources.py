@@ -506,7 +506,7 @@ def test_a_directory_that_can_no_longer_be_copied_is_refused(tmp_path: Path) -> 
     ensure_raw(raw, data_params("directory", mine))
     before = stamps(raw)
     (mine / "train/NORMAL/folder.png").mkdir()
-    with pytest.raises(SourceError, match=r"train/NORMAL/folder\.png: "):
+    with pytest.raises(SourceError, match=r"cannot be copied:\n  train/NORMAL/folder\.png: "):
         ensure_raw(raw, data_params("directory", mine))
     assert stamps(raw) == before
 
