@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from cxr import evaluation, paths
-from cxr.arrays import Split, open_split, write_split
+from cxr.arrays import Split, write_split
 from cxr.errors import CxrError
 from cxr.evaluation import (
     CACHES,
@@ -245,7 +245,7 @@ def test_features_of_other_images(wrong: NDArray[np.float32]) -> None:
 
 
 @pytest.fixture
-def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Model]:
+def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Arrays and features in the folders of the pipeline, stand-ins for its saved models."""
     monkeypatch.chdir(tmp_path)
     paths.FEATURES.mkdir(parents=True)
@@ -265,7 +265,6 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Model]
     }
     by_path = {paths.model(variant): model for variant, model in models.items()}
     monkeypatch.setattr(evaluation, "load_model", by_path.__getitem__)
-    return models
 
 
 @pytest.mark.usefixtures("results")
@@ -286,26 +285,6 @@ def test_table_of_all_predictions() -> None:
     np.testing.assert_allclose(table["finetuned"], numbers / 255, atol=1e-3)
     table["ensemble"] = table["finetuned"]
     assert evaluate(table, 0.98, 0.2)["baseline"]["test"]["n"] == 9
-
-
-def test_mirror_images_go_through_the_whole_model(results: dict[str, Model]) -> None:
-    images = np.zeros((40, 4, 4), np.uint8)
-    images[:, :, 0] = np.arange(40)[:, None]
-    for name in ("val", "stress"):
-        part = open_split(paths.ARRAYS / name)
-        write_split(paths.ARRAYS / name, images, part.index)
-    results["augmented"].function = lambda batch: batch[:, 0, 0, 0] / 255  # the upper left corner
-    results["baseline"].function = lambda batch: batch[:, 0, 3, 0] / 255  # the upper right one
-    results["transfer"].function = results["finetuned"].function = lambda b: np.zeros(len(b))
-    for cache in (paths.features, paths.activations):
-        for name in ("val", "stress", "test"):
-            np.save(cache(name), np.zeros_like(np.load(cache(name))))
-    table = predict_all(mirrored=("baseline",))
-    assert [name for name in table if name.endswith("_mirrored")] == ["baseline_mirrored"]
-    val = table[table["split"] == "val"]
-    np.testing.assert_allclose(val["baseline_mirrored"], np.arange(40) / 255, atol=1e-7)
-    np.testing.assert_allclose(val["augmented"], val["baseline_mirrored"], atol=1e-7)
-    assert not val["baseline"].any()
 
 
 @pytest.mark.usefixtures("results")

@@ -1,7 +1,7 @@
 """Predictions of every variant, and their metrics."""
 
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -120,12 +120,9 @@ def predict_split(model: keras.Model, variant: str, name: str, split: Split) -> 
     return predict_from_cache(model, split, views, cache, variant)
 
 
-def predict_all(mirrored: Sequence[str] = ()) -> pd.DataFrame:
+def predict_all() -> pd.DataFrame:
     """One row per image of validation, stress validation and test: path, patient, split, label,
     pathogen, condition (of stress, else plain), and the probability of each trained variant.
-
-    Args:
-        mirrored: variants that also get a column `<variant>_mirrored`, for the image left to right.
     """
     models = {variant: load_model(paths.model(variant)) for variant in TRAINED}
     names = dict.fromkeys((*SELECTION, *EVALUATED))
@@ -139,9 +136,6 @@ def predict_all(mirrored: Sequence[str] = ()) -> pd.DataFrame:
             table["condition"] = split.index.get("condition", "plain")
             for variant, model in models.items():
                 table[variant] = predict_split(model, variant, name, split)
-                if variant in mirrored:  # nothing is cached of these
-                    images = split.images[:, :, ::-1]
-                    table[f"{variant}_mirrored"] = predict(model, images, split.labels)
                 meter.advance(len(split.index))
             tables.append(table)
     return pd.concat(tables, ignore_index=True)

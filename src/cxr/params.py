@@ -236,7 +236,6 @@ class PerturbParams(Section):
 
 class EvaluateParams(Section):
     ensemble: Members
-    mirrored: bool
     min_recall: Annotated[float, Field(gt=0, le=1)]
     prevalence: Annotated[float, Field(gt=0, lt=1)]
     resamples: Annotated[int, Field(ge=100, le=20_000)]
