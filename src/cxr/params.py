@@ -30,7 +30,6 @@ Count = Annotated[int, Field(ge=1, le=100_000)]
 Patience = Annotated[int, Field(ge=0, le=100_000)]
 Rate = Annotated[float, Field(ge=0, lt=1)]
 LearningRate = Annotated[float, Field(gt=0, le=10)]
-ClassWeights = Literal["balanced", "none"]
 
 
 def _is_not_empty(items: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -122,6 +121,7 @@ class FitSection(Section):
     batch_size: Count
     epochs: Count
     early_stopping: Patience
+    class_weights: Literal["balanced", "none"]
 
     @model_validator(mode="after")
     def _one_set_of_weights_is_kept(self) -> "FitSection":
@@ -156,7 +156,6 @@ class ModelParams(FitSection):
     conv_dropout: Rate
     dense_units: Count
     dense_dropout: Rate
-    class_weights: ClassWeights
 
 
 class AugmentParams(Section):
@@ -184,7 +183,6 @@ class TransferParams(FitSection):
     engine: Literal["openvino", "tensorflow"]
     dense_units: Count
     dropout: Rate
-    class_weights: ClassWeights
 
     @model_validator(mode="after")
     def _weights_exist(self) -> "TransferParams":
@@ -211,8 +209,6 @@ class FinetuneParams(FitSection):
     zooms: Zooms
     targets: Literal["pathogen", "label"]
     dropout: Rate
-    class_weights: Literal["balanced", "styles", "none"]
-    early_stopping_by: Literal["val_loss", "worst_group"]
 
 
 class PerturbParams(Section):
