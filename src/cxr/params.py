@@ -151,7 +151,6 @@ class ModelParams(FitSection):
     kernel_size: Annotated[int, Field(ge=1, le=15)]
     pool_size: Annotated[int, Field(ge=1, le=8)]
     batch_norm: bool
-    residual: bool
     pooling: Literal["flatten", "avg"]
     conv_dropout: Rate
     dense_units: Count
@@ -254,9 +253,8 @@ class Params(Section):
     @model_validator(mode="after")
     def _image_survives_pooling(self) -> "Params":
         side = self.image.size
-        lost = 0 if self.model.residual else self.model.kernel_size - 1  # by a convolution
         for _ in self.model.filters:
-            side = (side - lost) // self.model.pool_size
+            side = (side - self.model.kernel_size + 1) // self.model.pool_size
         if side < 1:
             raise ValueError(
                 f"image.size {self.image.size} is too small for {len(self.model.filters)} blocks "
