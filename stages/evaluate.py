@@ -9,7 +9,7 @@ from cxr.params import read_params
 def main() -> None:
     params = read_params()
     members = params.evaluate.ensemble
-    predictions = evaluation.predict_all(members if params.evaluate.mirrored else ())
+    predictions = evaluation.predict_all()
     scales = ensemble.fit_scales(predictions, members)
     predictions["ensemble"] = ensemble.mean_of_calibrated(predictions, scales)
     metrics = evaluation.evaluate(

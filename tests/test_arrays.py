@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from numpy.typing import NDArray
 
-from cxr.arrays import evenly, open_rows, open_split, write_rows, write_split
+from cxr.arrays import batches, evenly, open_rows, open_split, write_rows, write_split
 from cxr.errors import CxrError
 from cxr.files import write_csv
 
@@ -241,3 +241,17 @@ def test_damaged_array_is_one_error(tmp_path: Path, content: bytes) -> None:
 )
 def test_row_numbers_are_evenly_spaced(count: int, most: int, expected: list[int]) -> None:
     assert evenly(count, most).tolist() == expected
+
+
+@pytest.mark.parametrize(("count", "sizes"), [(0, []), (1, [1]), (4, [4]), (9, [4, 4, 1])])
+def test_batches_are_consecutive_and_whole(count: int, sizes: list[int]) -> None:
+    found = list(batches(np.arange(count), 4))
+    assert [len(batch) for batch in found] == sizes
+    assert [row for batch in found for row in batch] == list(range(count))
+
+
+def test_items_are_taken_batch_by_batch() -> None:
+    taken: list[int] = []
+    found = batches((taken.append(number) or number for number in range(9)), 4)
+    assert next(found) == [0, 1, 2, 3] == taken
+    assert next(found) == [4, 5, 6, 7] and len(taken) == 8

@@ -55,14 +55,6 @@ def test_scales_come_from_plain_and_stressed_validation_alone():
     assert scales[0]["b"]["slope"] == pytest.approx(-scales[0]["a"]["slope"], rel=1e-3)
 
 
-def test_mirrored_images_take_part_at_the_scale_of_their_member():
-    scales = {"a": {"slope": 2.0, "intercept": 0.5}}
-    predictions = table().assign(a_mirrored=table()["b"], c_mirrored=0.9)
-    found = ensemble.mean_of_calibrated(predictions, scales)
-    both = [calibration.rescaled(predictions[name].to_numpy(), scales["a"]) for name in "ab"]
-    np.testing.assert_allclose(found, (both[0] + both[1]) / 2)
-
-
 def test_the_ensemble_is_the_mean_of_its_members():
     scales = {"a": {"slope": 1.0, "intercept": 0.0}, "c": {"slope": 1.0, "intercept": 0.0}}
     found = ensemble.mean_of_calibrated(table(), scales)

@@ -172,8 +172,7 @@ def test_the_stage_writes_all_that_prediction_needs(finished: Project) -> None:
         threshold = evaluation[variant]["operating_point"]["threshold"]
         assert settings["variants"][variant]["threshold"] == threshold
         assert set(settings["variants"][variant]["scale"]) == {"slope", "intercept"}
-    ensemble = settings["variants"]["ensemble"]
-    assert ensemble["members"] == evaluation["ensemble"]["scales"] and not ensemble["mirrored"]
+    assert settings["variants"]["ensemble"]["members"] == evaluation["ensemble"]["scales"]
     manifest = pd.read_csv(finished.folder / paths.ARRAYS / "train/index.csv")
     ratios = manifest["width"] / manifest["height"]
     assert settings["trained_on"]["aspect_ratio"] == [ratios.min(), ratios.max()]

@@ -51,7 +51,6 @@ SHAPES = [
     {"kernel_size": 5},
     {"filters": (4, 8, 8), "size": 64},
     {"batch_norm": True},
-    {"residual": True},
 ]
 
 

@@ -149,44 +149,9 @@ def test_activations_of_other_images_are_refused(weights, split, tmp_path, monke
         finetuning.batches("train", split, FINETUNE)
 
 
-def test_the_worst_group_decides_which_epoch_is_kept(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    rows = np.array([0.0, 1.0] * 4, np.float16).reshape(1, 8, 1, 1, 1)
-    targets = np.eye(2, dtype=np.float32)[[0, 1] * 4]
-    train = finetuning.Copies(rows, targets, np.ones(8, np.float32), 8, seed=1)
-    # Validation has six images as in training and two of a group where the labels are the reverse:
-    # the mean loss falls with each epoch, that of the small group rises.
-    odd_targets = np.concatenate([targets[:6], targets[[1, 0]]])
-    val = finetuning.Copies(rows, odd_targets, np.ones(8, np.float32), 4)
-    given = keras.Input((1, 1, 1))
-    flat = keras.layers.Flatten()(given)
-    model = keras.Model(given, keras.layers.Dense(2, "softmax", kernel_initializer="zeros")(flat))
-    params = FINETUNE.model_copy(
-        update={"epochs": 4, "early_stopping": 4, "schedule": "constant", "learning_rate": 0.05}
-    )
-    groups = np.array([0] * 6 + [1] * 2)
-    training.train("unit", model, train, val, params, groups=groups)
-    table = pd.read_csv("plots/history/unit.csv")
-    assert table["val_loss"].is_monotonic_decreasing
-    assert table[training.WORST_GROUP].is_monotonic_increasing
-    assert list(table["kept"]) == [1, 0, 0, 0]
-    own = -np.log((odd_targets * model.predict(val, verbose=0)).sum(axis=1))
-    assert table[training.WORST_GROUP][0] == pytest.approx(own[6:].mean(), abs=1e-5)
-
-
-def test_stopping_groups_are_labels_within_styles(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    paths.features("train").parent.mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    bright = np.array([0, 1] * 30)
-    features = (rng.standard_normal((60, 4)) + 40 * bright[:, None]).astype(np.float32)
-    np.save(paths.features("train"), features)
-    np.save(paths.features("val"), features[:8])
-    labels = np.array([0, 0, 1, 1] * 2)
-    params = FINETUNE.model_copy(update={"early_stopping_by": "worst_group"})
-    groups = pd.Series(finetuning.stopping_groups(labels, params))
-    assert (groups % 2 == labels).all()
-    for label in (0, 1):  # bright and dark ones never share a group
-        dark, light = (set(groups[(labels == label) & (bright[:8] == side)]) for side in (0, 1))
-        assert dark and light and not dark & light
-    assert finetuning.stopping_groups(labels, FINETUNE) is None
+def test_classes_weigh_alike_in_the_loss():
+    labels = np.array([0, 1, 1, 1])
+    weights = finetuning.image_weights(labels, "balanced")
+    assert weights.dtype == np.float32
+    np.testing.assert_allclose(weights, [2, 2 / 3, 2 / 3, 2 / 3])
+    np.testing.assert_array_equal(finetuning.image_weights(labels, "none"), 1)

@@ -1,8 +1,7 @@
-"""Styles: clusters, weights by group, and right calls by group against counts by hand."""
+"""Styles: clusters, and right calls by group against counts by hand."""
 
 import numpy as np
 import pandas as pd
-import pytest
 
 from cxr import styles
 
@@ -37,22 +36,6 @@ def test_some_of_many_images_are_enough(monkeypatch):
 
 def test_few_images_have_few_styles():
     assert len(set(styles.find_styles(blobs(4)[0]).predict(blobs(4)[0]))) <= 4
-
-
-def test_groups_of_label_and_style_weigh_alike():
-    labels = np.repeat([0, 0, 1, 1], [10, 30, 100, 60])
-    style = np.repeat([0, 1, 0, 1], [10, 30, 100, 60])
-    weights = styles.group_weights(labels, style)
-    assert weights.dtype == np.float32
-    assert weights.mean() == pytest.approx(1)
-    sums = pd.Series(weights).groupby([labels, style]).sum()
-    np.testing.assert_allclose(sums, 50, rtol=1e-5)
-
-
-def test_odd_images_do_not_rule():
-    labels, style = np.zeros(1000, int), np.array([1] + [0] * 999)
-    weights = styles.group_weights(labels, style)
-    assert weights[0] == pytest.approx(99.9 * weights[1], rel=1e-3)  # not 999 times
 
 
 def test_groups_are_styles_series_and_pathogens():

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cxr import distribution, reproducible, training
+from cxr import reproducible, training
 from cxr.datasets import Batches, class_weights
 from cxr.demo import PROJECT
 from cxr.errors import CxrError
@@ -184,16 +184,6 @@ def test_exploding_loss_is_an_error_and_leaves_no_history(
     with pytest.raises(CxrError, match="smaller learning_rate"):
         training.train("unit", transfer_head((6,), params), train, val, params)
     assert not Path("plots").exists()
-
-
-def test_the_worst_group_is_refused_over_several_devices(
-    params: TransferParams, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(distribution, "devices", lambda: 2)
-    batches, val = data()
-    groups = np.zeros(len(val.labels), int)
-    with pytest.raises(CxrError, match=r"worst_group .*train\.distribution"):
-        training.train("unit", transfer_head((6,), params), batches, val, params, groups=groups)
 
 
 @pytest.mark.slow

@@ -56,7 +56,6 @@ def export(folder: Path) -> None:
             "bright": alone,
             "left": alone,
             "both": {**alone, "members": members},
-            "mirrored": {**alone, "members": {"left": members["left"]}, "mirrored": True},
         },
         "familiarity": {"limit": limit, "false_alarms": {"val": 0.01, "test": 0.02}},
         "trained_on": {"shorter_side": [SIDE, 400], "aspect_ratio": [0.8, 2.0]},

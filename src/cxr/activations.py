@@ -18,7 +18,7 @@ from keras import layers
 from numpy.typing import NDArray
 
 from cxr import paths
-from cxr.arrays import Split, write_rows
+from cxr.arrays import Split, batches, write_rows
 from cxr.augmentation import augment
 from cxr.backbones import BACKBONES, UNSCALED, load_backbone
 from cxr.engines import run_over
@@ -110,14 +110,20 @@ def stage_input(backbone: keras.Model, stages: int) -> keras.KerasTensor:
     """Where the last stages begin, those of the lowest resolutions: the first tensor of that
     resolution through which everything goes.
     """
-    tensors = _bottlenecks(backbone)
+    tensors = articulation_tensors(backbone)
     side = sorted({tensor.shape[1] for tensor in tensors})[stages - 1]
     return next(tensor for tensor in tensors if tensor.shape[1] == side)
 
 
-def _bottlenecks(backbone: keras.Model) -> list[keras.KerasTensor]:
-    """The tensors through which everything goes and behind which there are weights, in order."""
-    steps = backbone.operations  # layers, and sums that are none
+def articulation_tensors(model: keras.Model) -> list[keras.KerasTensor]:
+    """Where a model can be cut in two: its tensors on every path from input to output (the
+    articulation points of its graph) that have layers with weights after them, from input to
+    output.
+
+    Args:
+        model: of the functional API, with one input and one output; each layer is called once.
+    """
+    steps = model.operations  # layers, and sums that are none
     nodes = [step._inbound_nodes[0] for step in steps]
     last_use = {id(t): number for number, node in enumerate(nodes) for t in node.input_tensors}
     found: list[keras.KerasTensor] = []
@@ -150,12 +156,8 @@ def perturbed(split: Split, copy: int, params: PerturbParams) -> Iterator[NDArra
 
 def in_batches(images: Iterable[NDArray[np.uint8]], count: int) -> Iterator[NDArray[np.uint8]]:
     """Batches uint8 (n, S, S, 1) of `count` images."""
-    batch = []
-    for number, image in enumerate(track(images, "activations", count), start=1):
-        batch.append(image)
-        if len(batch) == BATCH_SIZE or number == count:
-            yield np.stack(batch)[..., np.newaxis]
-            batch.clear()
+    for batch in batches(track(images, "activations", count), BATCH_SIZE):
+        yield np.stack(batch)[..., np.newaxis]
 
 
 def look(image: Any, zoom: float) -> Any:
@@ -190,8 +192,8 @@ def write_copies(
         scheduler: as `preprocess.scheduler`; copies are made on this machine.
     """
     images = chain.from_iterable(perturbed(split, copy, params) for copy in range(1 + copies))
-    batches = in_batches(images, (1 + copies) * len(split.images))
-    rows = run_over(frozen, engine, batches, scheduler)
+    stacked = in_batches(images, (1 + copies) * len(split.images))
+    rows = run_over(frozen, engine, stacked, scheduler)
     write_rows(path, rows, _shape(1 + copies, split, frozen), "float16")
 
 

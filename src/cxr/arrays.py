@@ -1,10 +1,10 @@
 """The cache: images of one split as a memory-mapped array with an index table beside it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from cxr.errors import CxrError
 from cxr.files import replacing, write_csv
 from cxr.labels import LABELS
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,15 @@ class Split:
 def evenly(count: int, most: int) -> NDArray[np.int64]:
     """At most `most` row numbers out of `count`, evenly spaced: all of them where they are few."""
     return np.linspace(0, count - 1, min(count, most)).round().astype(np.int64)
+
+
+def batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Consecutive items, `size` at a time; the last batch may be smaller. Items are taken from
+    their source only when their batch is: rows of a memory-mapped array stay on disk until then.
+    """
+    waiting = iter(items)
+    while batch := list(islice(waiting, size)):  # itertools.batched, which Python 3.11 lacks
+        yield batch
 
 
 def write_rows(

@@ -18,16 +18,10 @@ def mean_of_calibrated(predictions: pd.DataFrame, scales: dict[str, Scale]) -> p
     """Probability of the ensemble for each row.
 
     Args:
-        predictions: a column of probabilities (0 to 1) for each key of `scales`; a column
-            `<key>_mirrored` takes part like a further member of the same scale.
+        predictions: a column of probabilities (0 to 1) for each key of `scales`.
         scales: {member: slope and intercept}.
     """
-    parts = {
-        column: rescaled(predictions[column].to_numpy(), scale)
-        for name, scale in scales.items()
-        for column in (name, f"{name}_mirrored")
-        if column in predictions
-    }
+    parts = {name: rescaled(predictions[name].to_numpy(), scale) for name, scale in scales.items()}
     return pd.DataFrame(parts, index=predictions.index).mean(axis=1)
 
 

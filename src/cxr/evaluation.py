@@ -1,7 +1,7 @@
 """Predictions of every variant, and their metrics."""
 
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,21 +12,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from cxr import comparison, paths, scores
-from cxr.arrays import Split, open_rows, open_split
-from cxr.datasets import Batch, Batches
+from cxr.arrays import Split, batches, open_rows, open_split
 from cxr.errors import CxrError
 from cxr.progress import Meter
 from cxr.variants import EVALUATED, SELECTION, TRAINED, VARIANTS
 
 BATCH_SIZE = 32  # images; of no influence on the result
-
-
-class SinglePrecision(Batches):
-    """Batches of rows that are kept in half precision, for which processors lack kernels."""
-
-    def __getitem__(self, number: int) -> Batch:
-        rows, labels = super().__getitem__(number)
-        return rows.astype(np.float32), labels
 
 
 def load_model(path: Path) -> keras.Model:
@@ -45,14 +36,18 @@ def load_model(path: Path) -> keras.Model:
         ) from error
 
 
-def predict(model: keras.Model, rows: NDArray[Any], labels: NDArray[np.int64]) -> Any:
+def predict(model: keras.Model, rows: NDArray[Any]) -> Any:
     """Probability of PNEUMONIA for each row, float64 (N,), each row exactly once.
+
+    Args:
+        model: gives the probability (N, 1).
+        rows: what it takes (N, ...); float16 for float32 is converted batch by batch.
 
     Raises:
         CxrError: a probability is not a number.
     """
-    kind = SinglePrecision if rows.dtype == np.float16 else Batches
-    probabilities = model.predict(kind(rows, labels, BATCH_SIZE), verbose=0)[:, 0]
+    stacked = (np.stack(batch, dtype=model.input.dtype) for batch in batches(rows, BATCH_SIZE))
+    probabilities = np.concatenate([model.predict_on_batch(batch) for batch in stacked])[:, 0]
     if np.isnan(probabilities).any():
         raise CxrError(f"model {model.name} gives NaN; train it again with a smaller learning rate")
     return probabilities.astype(np.float64)
@@ -100,8 +95,8 @@ def predict_from_cache(
         CxrError: rows and images do not belong together.
     """
     trained = model.get_layer(cache.layer)
-    probabilities = np.mean([predict(trained, block, split.labels) for block in rows], axis=0)
-    whole = predict(model, split.images[:BATCH_SIZE], split.labels[:BATCH_SIZE])
+    probabilities = np.mean([predict(trained, block) for block in rows], axis=0)
+    whole = predict(model, split.images[:BATCH_SIZE, ..., np.newaxis])
     if not np.allclose(whole, probabilities[: len(whole)], atol=cache.tolerance):
         raise CxrError(
             f"{cache.rows('').parent} and {paths.model(variant)} do not belong together; "
@@ -113,19 +108,16 @@ def predict_from_cache(
 def predict_split(model: keras.Model, variant: str, name: str, split: Split) -> Any:
     """Probabilities of one variant for the images of a split."""
     if variant not in CACHES:
-        return predict(model, split.images, split.labels)
+        return predict(model, split.images[..., np.newaxis])
     cache = CACHES[variant]
     rows = open_rows(cache.rows(name))
     views = rows if variant == "finetuned" else rows[np.newaxis]
     return predict_from_cache(model, split, views, cache, variant)
 
 
-def predict_all(mirrored: Sequence[str] = ()) -> pd.DataFrame:
+def predict_all() -> pd.DataFrame:
     """One row per image of validation, stress validation and test: path, patient, split, label,
     pathogen, condition (of stress, else plain), and the probability of each trained variant.
-
-    Args:
-        mirrored: variants that also get a column `<variant>_mirrored`, for the image left to right.
     """
     models = {variant: load_model(paths.model(variant)) for variant in TRAINED}
     names = dict.fromkeys((*SELECTION, *EVALUATED))
@@ -139,9 +131,6 @@ def predict_all(mirrored: Sequence[str] = ()) -> pd.DataFrame:
             table["condition"] = split.index.get("condition", "plain")
             for variant, model in models.items():
                 table[variant] = predict_split(model, variant, name, split)
-                if variant in mirrored:  # nothing is cached of these
-                    images = split.images[:, :, ::-1]
-                    table[f"{variant}_mirrored"] = predict(model, images, split.labels)
                 meter.advance(len(split.index))
             tables.append(table)
     return pd.concat(tables, ignore_index=True)

@@ -32,7 +32,7 @@ from keras import layers
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 
-from cxr.activations import _bottlenecks
+from cxr.activations import articulation_tensors
 from cxr.errors import CxrError
 from cxr.evaluation import load_model
 
@@ -196,7 +196,7 @@ def _halves(model: keras.Model) -> tuple[keras.Model, keras.Model]:
     """A model in two, cut at the last of its maps, those that everything goes through, which are
     not too coarse; where all are, at what it takes.
     """
-    fine = [tensor for tensor in _bottlenecks(model) if _is_fine(tensor)]
+    fine = [tensor for tensor in articulation_tensors(model) if _is_fine(tensor)]
     cut = fine[-1] if fine else model.input
     return keras.Model(model.input, cut), keras.Model(cut, model.output)
 

@@ -219,9 +219,8 @@ def settings(
     Returns:
         `image`; `evaluate`; `recommended`; `variants`: of each the `threshold` of its operating
         point and the `scale` that calibrates its probability, of the ensemble also its `members`
-        with their scales and whether they see each image `mirrored`, too; `familiarity`;
-        `trained_on`: least and most of the training files' `shorter_side` (pixels) and
-        `aspect_ratio` (width / height).
+        with their scales; `familiarity`; `trained_on`: least and most of the training files'
+        `shorter_side` (pixels) and `aspect_ratio` (width / height).
     """
     variants: Metrics = {
         name: {
@@ -230,9 +229,7 @@ def settings(
         }
         for name in VARIANTS
     }
-    members = evaluation["ensemble"]["scales"]
-    mirrored = all(f"{name}_mirrored" in predictions for name in members)
-    variants["ensemble"] |= {"members": members, "mirrored": mirrored}
+    variants["ensemble"]["members"] = evaluation["ensemble"]["scales"]
     sides = train[["width", "height"]].astype(int)
     seen = {"shorter_side": sides.min(axis=1), "aspect_ratio": sides["width"] / sides["height"]}
     return {

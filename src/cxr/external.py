@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from cxr import comparison, ensemble, scores
 from cxr.errors import CxrError
@@ -23,7 +22,7 @@ from cxr.params import EvaluateParams
 from cxr.predicting import Predictor, damaged, predict
 from cxr.progress import track
 from cxr.radiograph import Radiograph
-from cxr.runtimes import Run, open_network
+from cxr.runtimes import open_network
 from cxr.variants import TRAINED, VARIANTS
 
 METRICS = Path("metrics.json")
@@ -52,7 +51,6 @@ class AllVariants:
             self.evaluate = EvaluateParams(**settings["evaluate"])
             self.thresholds = {v: settings["variants"][v]["threshold"] for v in VARIANTS}
             self.members: dict[str, dict[str, float]] = settings["variants"]["ensemble"]["members"]
-            self.mirrored = self.members if settings["variants"]["ensemble"]["mirrored"] else ()
         except (KeyError, TypeError, ValueError) as error:
             raise damaged(folder) from error
         opened = self.predictor.networks
@@ -61,26 +59,17 @@ class AllVariants:
         }
 
     def answers(self, radiographs: list[Radiograph]) -> list[dict[str, Any]]:
-        """Of each the probability of every trained variant, `<variant>_mirrored` where the
-        ensemble needs it, and `warnings`.
-        """
+        """Of each the probability of every trained variant, and `warnings`."""
         images = self.predictor.stacked(radiographs)
         table = pd.DataFrame(
-            {name: _probabilities(run, images) for name, run in self.networks.items()}
+            {name: run(images)[:, 0].astype(np.float64) for name, run in self.networks.items()}
         )
-        for name in self.mirrored:
-            run = self.networks[name]
-            table[f"{name}_mirrored"] = _probabilities(run, images[:, :, ::-1])
         unfamiliarities = self.predictor.unfamiliarities(images)
         table["warnings"] = [
             tuple(self.predictor.warnings(*pair))
             for pair in zip(radiographs, unfamiliarities, strict=True)
         ]
         return table.to_dict("records")
-
-
-def _probabilities(run: Run, images: NDArray[np.uint8]) -> NDArray[np.float64]:
-    return run(images)[:, 0].astype(np.float64)
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import keras
+import numpy as np
 
-from cxr.arrays import Split, write_rows
-from cxr.datasets import image_batches
+from cxr.arrays import Split, batches, write_rows
 from cxr.engines import run_over
 from cxr.progress import track
 
@@ -24,8 +24,7 @@ def extract(
         path: .npy file, float32 (N, D), rows as in the split's index.
         scheduler: as `preprocess.scheduler`.
     """
-    batches = image_batches(split, BATCH_SIZE)
-    numbers = track(range(len(batches)), f"features of {path.stem}", unit="batches")
-    images = (batches[number][0] for number in numbers)
-    rows = run_over(extractor, engine, images, scheduler)
+    images = track(split.images[..., np.newaxis], f"features of {path.stem}")
+    stacked = map(np.stack, batches(images, BATCH_SIZE))
+    rows = run_over(extractor, engine, stacked, scheduler)
     write_rows(path, rows, (len(split.images), extractor.output_shape[1]), "float32")

@@ -14,7 +14,6 @@ from cxr.arrays import Split, open_rows
 from cxr.datasets import Ordered, class_weights
 from cxr.errors import CxrError
 from cxr.params import FinetuneParams
-from cxr.styles import find_styles, group_weights
 
 CLASSES = {"label": 2, "pathogen": 3}
 
@@ -84,25 +83,8 @@ def batches(name: str, split: Split, params: FinetuneParams, seed: int | None = 
 
 def image_weights(labels: NDArray[np.int64], mode: str) -> NDArray[np.float32]:
     """Weight of each training image in the loss, float32 (N,), by `finetune.class_weights`."""
-    if mode == "styles":
-        return group_weights(labels, styles_of("train"))
     by_class = class_weights(labels, mode) or {0: 1.0, 1: 1.0}
     return np.array([by_class[label] for label in labels], np.float32)
-
-
-def stopping_groups(labels: NDArray[np.int64], params: FinetuneParams) -> NDArray[np.int64] | None:
-    """Number of each validation image's group of label and style (N,), by whose worst
-    `finetune.early_stopping_by: worst_group` judges epochs; else None.
-    """
-    if params.early_stopping_by == "val_loss":
-        return None
-    return labels + 2 * styles_of("val")
-
-
-def styles_of(split: str) -> NDArray[np.int64]:
-    """Acquisition style of each image of a split (N,), by clusters of the training images."""
-    train, rows = (open_rows(paths.features(name)) for name in ("train", split))
-    return np.asarray(find_styles(train).predict(rows), np.int64)
 
 
 def with_outputs(tuned: keras.Model, params: FinetuneParams) -> keras.Model:

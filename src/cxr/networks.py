@@ -9,58 +9,23 @@ from cxr.params import AugmentParams, ModelParams, TransferParams
 
 
 def small_cnn(params: ModelParams) -> list[keras.Layer]:
-    """Layers from grey values 0-255 to the probability of PNEUMONIA; by default the notebook's."""
-    stack: list[keras.Layer] = [layers.Rescaling(1 / 255, name="rescale")]
-    channels = 1
-    for number, filters in enumerate(params.filters, start=1):
-        block = _residual_block if params.residual else _plain_block
-        stack += block(number, channels, filters, params)
-        stack.append(layers.Dropout(params.conv_dropout, name=f"dropout{number}"))
-        channels = filters
-    pooling = {"flatten": layers.Flatten, "avg": layers.GlobalAveragePooling2D}
-    stack.append(pooling[params.pooling](name=params.pooling))
-    return stack + classifier(params.dense_units, params.dense_dropout)
-
-
-def _plain_block(
-    number: int, channels: int, filters: int, params: ModelParams
-) -> list[keras.Layer]:
-    """Convolution, max-pooling, ReLU.
+    """Layers from grey values 0-255 to the probability of PNEUMONIA; by default the notebook's.
 
     ReLU stands after the max-pooling: the maximum of clipped values is the clipped maximum, so the
     function is the notebook's, and ReLU works on a quarter of the values.
     """
-    return [
-        layers.Conv2D(filters, params.kernel_size, name=f"conv{number}"),
-        *([_normalisation(f"norm{number}")] if params.batch_norm else []),
-        layers.MaxPooling2D(params.pool_size, name=f"pool{number}"),
-        layers.ReLU(name=f"relu{number}"),
-    ]
-
-
-def _residual_block(
-    number: int, channels: int, filters: int, params: ModelParams
-) -> list[keras.Layer]:
-    """Two convolutions whose result is added to their input (He 2016), max-pooling, ReLU.
-
-    A model of its own, so that it can stand in a list of layers.
-    """
-    before = keras.Input((None, None, channels))
-    tensor = before
-    for part in "ab":
-        tensor = layers.ReLU()(tensor) if part == "b" else tensor
-        convolution = layers.Conv2D(
-            filters, params.kernel_size, padding="same", name=f"conv_{part}"
-        )
-        tensor = convolution(tensor)
-        tensor = _normalisation(f"norm_{part}")(tensor) if params.batch_norm else tensor
-    shortcut = layers.Conv2D(filters, 1, name="shortcut")(before)
-    block = keras.Model(before, layers.Add()([tensor, shortcut]), name=f"residual{number}")
-    return [
-        block,
-        layers.MaxPooling2D(params.pool_size, name=f"pool{number}"),
-        layers.ReLU(name=f"relu{number}"),
-    ]
+    stack: list[keras.Layer] = [layers.Rescaling(1 / 255, name="rescale")]
+    for number, filters in enumerate(params.filters, start=1):
+        stack += [
+            layers.Conv2D(filters, params.kernel_size, name=f"conv{number}"),
+            *([_normalisation(f"norm{number}")] if params.batch_norm else []),
+            layers.MaxPooling2D(params.pool_size, name=f"pool{number}"),
+            layers.ReLU(name=f"relu{number}"),
+            layers.Dropout(params.conv_dropout, name=f"dropout{number}"),
+        ]
+    pooling = {"flatten": layers.Flatten, "avg": layers.GlobalAveragePooling2D}
+    stack.append(pooling[params.pooling](name=params.pooling))
+    return stack + classifier(params.dense_units, params.dense_dropout)
 
 
 def _normalisation(name: str) -> keras.Layer:

@@ -30,7 +30,6 @@ Count = Annotated[int, Field(ge=1, le=100_000)]
 Patience = Annotated[int, Field(ge=0, le=100_000)]
 Rate = Annotated[float, Field(ge=0, lt=1)]
 LearningRate = Annotated[float, Field(gt=0, le=10)]
-ClassWeights = Literal["balanced", "none"]
 
 
 def _is_not_empty(items: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -122,6 +121,7 @@ class FitSection(Section):
     batch_size: Count
     epochs: Count
     early_stopping: Patience
+    class_weights: Literal["balanced", "none"]
 
     @model_validator(mode="after")
     def _one_set_of_weights_is_kept(self) -> "FitSection":
@@ -151,12 +151,10 @@ class ModelParams(FitSection):
     kernel_size: Annotated[int, Field(ge=1, le=15)]
     pool_size: Annotated[int, Field(ge=1, le=8)]
     batch_norm: bool
-    residual: bool
     pooling: Literal["flatten", "avg"]
     conv_dropout: Rate
     dense_units: Count
     dense_dropout: Rate
-    class_weights: ClassWeights
 
 
 class AugmentParams(Section):
@@ -184,7 +182,6 @@ class TransferParams(FitSection):
     engine: Literal["openvino", "tensorflow"]
     dense_units: Count
     dropout: Rate
-    class_weights: ClassWeights
 
     @model_validator(mode="after")
     def _weights_exist(self) -> "TransferParams":
@@ -211,8 +208,6 @@ class FinetuneParams(FitSection):
     zooms: Zooms
     targets: Literal["pathogen", "label"]
     dropout: Rate
-    class_weights: Literal["balanced", "styles", "none"]
-    early_stopping_by: Literal["val_loss", "worst_group"]
 
 
 class PerturbParams(Section):
@@ -236,7 +231,6 @@ class PerturbParams(Section):
 
 class EvaluateParams(Section):
     ensemble: Members
-    mirrored: bool
     min_recall: Annotated[float, Field(gt=0, le=1)]
     prevalence: Annotated[float, Field(gt=0, lt=1)]
     resamples: Annotated[int, Field(ge=100, le=20_000)]
@@ -259,9 +253,8 @@ class Params(Section):
     @model_validator(mode="after")
     def _image_survives_pooling(self) -> "Params":
         side = self.image.size
-        lost = 0 if self.model.residual else self.model.kernel_size - 1  # by a convolution
         for _ in self.model.filters:
-            side = (side - lost) // self.model.pool_size
+            side = (side - self.model.kernel_size + 1) // self.model.pool_size
         if side < 1:
             raise ValueError(
                 f"image.size {self.image.size} is too small for {len(self.model.filters)} blocks "

@@ -87,7 +87,6 @@ class Predictor:
         chosen = variants[self.variant]
         self.threshold: float = chosen["threshold"]
         self.scale: dict[str, float] = chosen["scale"]
-        self.mirrored: bool = chosen.get("mirrored", False)
         self.members: dict[str, dict[str, float] | None] = chosen.get(
             "members", {self.variant: None}
         )
@@ -138,12 +137,10 @@ class Predictor:
 
     def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
         """Of PNEUMONIA (N,) for images (N, S, S, 1) as the networks see them."""
-        views = (images, images[:, :, ::-1]) if self.mirrored else (images,)
         found = []
         for name, scale in self.members.items():
-            for view in views:
-                alone = self.networks[name](view)[:, 0].astype(np.float64)
-                found.append(alone if scale is None else rescaled(alone, scale))
+            alone = self.networks[name](images)[:, 0].astype(np.float64)
+            found.append(alone if scale is None else rescaled(alone, scale))
         return np.mean(found, axis=0)
 
     def _answer(

@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from cxr import cluster
-from cxr.arrays import write_split
+from cxr.arrays import batches, write_split
 from cxr.cleaning import read_prepared
 from cxr.labels import SPLITS
 from cxr.params import ImageParams
@@ -69,20 +69,15 @@ def read_all(
     files = list(zip(map(Path.absolute, paths), hashes or [""] * len(paths), strict=True))
     if scheduler:
         read = partial(_read_chunk, params=params)
-        yield from chain.from_iterable(cluster.over(read, batched(files, TASK), scheduler))
+        yield from chain.from_iterable(cluster.over(read, batches(files, TASK), scheduler))
         return
     with ThreadPoolExecutor() as pool:
-        for chunk in batched(files, CHUNK):
+        for chunk in batches(files, CHUNK):
             yield from pool.map(lambda file: read_prepared(file[0], params, file[1]), chunk)
 
 
 def _read_chunk(files: list[File], params: ImageParams) -> list[NDArray[np.uint8]]:
     return [read_prepared(path, params, sha256) for path, sha256 in files]
-
-
-def batched(files: list[File], size: int) -> Iterator[list[File]]:
-    """Consecutive parts of a list, of `size` files but for the last."""
-    return (files[start : start + size] for start in range(0, len(files), size))
 
 
 def class_balance(manifest: pd.DataFrame, assigned: pd.Series) -> pd.DataFrame:

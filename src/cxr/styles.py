@@ -45,19 +45,6 @@ def find_styles(train: Rows) -> Pipeline:
     return make_pipeline(StandardScaler(), pca, clusters).fit(train)
 
 
-def group_weights(labels: NDArray[np.int64], styles: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Weight of each image in the loss, float32 (N,), mean 1: all groups of one label and one style
-    weigh alike.
-
-    A group of less than a hundredth of the images weighs as if it had that many, so that a few odd
-    images do not rule the training.
-    """
-    groups = pd.Series(list(zip(labels, styles, strict=True)))
-    counts = groups.map(groups.value_counts()).to_numpy()
-    weights = 1 / np.maximum(counts, len(labels) / 100)
-    return (weights / weights.mean()).astype(np.float32)
-
-
 def groups_of(
     splits: dict[str, pd.DataFrame], features: dict[str, Rows], named: set[str]
 ) -> pd.DataFrame:

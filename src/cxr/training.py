@@ -1,43 +1,23 @@
 """Compile and fit: the part that all variants share."""
 
 import time
-from typing import Any, Protocol
+from typing import Any
 
 import keras
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from cxr import distribution, paths, reproducible
 from cxr.datasets import Ordered
 from cxr.errors import CxrError
 from cxr.faster import OneKernelAdam
 from cxr.files import remove, write_csv
+from cxr.params import FitSection
 from cxr.progress import Meter, epoch_line
 from cxr.resuming import Progress
 
-WORST_GROUP = "val_worst_group_loss"
-SHOWN = ("loss", "accuracy", "val_loss", "val_accuracy", WORST_GROUP, "seconds")  # of an epoch
+SHOWN = ("loss", "accuracy", "val_loss", "val_accuracy", "seconds")  # of an epoch
 HISTORY_COLUMNS = ["epoch", "loss", "accuracy", "val_loss", "val_accuracy", "seconds", "kept"]
-
-
-class FitParams(Protocol):
-    """What `train` needs of a section of params.yaml."""
-
-    @property
-    def learning_rate(self) -> float: ...
-    @property
-    def schedule(self) -> str: ...
-    @property
-    def weight_decay(self) -> float: ...
-    @property
-    def weight_average(self) -> float: ...
-    @property
-    def label_smoothing(self) -> float: ...
-    @property
-    def epochs(self) -> int: ...
-    @property
-    def early_stopping(self) -> int: ...
 
 
 class EpochSeconds(keras.callbacks.Callback):
@@ -83,34 +63,13 @@ class ShowEpochs(keras.callbacks.Callback):
         self.meter.close()
 
 
-class WorstGroup(keras.callbacks.Callback):
-    """Adds the cross-entropy of the group of validation images where it is largest.
-
-    Args:
-        val: validation batches with one-hot targets.
-        groups: number of each validation image's group, in the same order (N,).
-    """
-
-    def __init__(self, val: keras.utils.PyDataset, groups: NDArray[np.int64]) -> None:
-        super().__init__()
-        self.val, self.groups = val, pd.Series(groups)
-        self.targets = np.concatenate([val[number][1] for number in range(len(val))])
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        probabilities = self.model.predict(self.val, verbose=0).clip(keras.config.epsilon())
-        losses = -(self.targets * np.log(probabilities)).sum(axis=1)
-        if logs is not None:
-            logs[WORST_GROUP] = float(pd.Series(losses).groupby(self.groups).mean().max())
-
-
 def train(
     variant: str,
     model: keras.Model,
     batches: Ordered,
     val: Ordered,
-    params: FitParams,
+    params: FitSection,
     class_weight: dict[int, float] | None = None,
-    groups: NDArray[np.int64] | None = None,
     resume: bool = False,
 ) -> None:
     """Train on cross-entropy and write the history, one row per epoch.
@@ -118,7 +77,7 @@ def train(
     The history's columns: epoch (from 1), loss (weighted) and accuracy as seen while training,
     val_loss (unweighted) and val_accuracy after the epoch, seconds, and kept: 1 for the epoch whose
     weights the model ends with, else 0. That is the last one, or with early stopping the one of the
-    lowest val_loss; where `groups` are given, of the lowest val_worst_group_loss, a further column.
+    lowest val_loss.
 
     Args:
         variant: name of the history file.
@@ -127,20 +86,13 @@ def train(
         val: validation batches.
         params: how to train.
         class_weight: weight of each class in the loss.
-        groups: number of each validation image's group (N,), to judge epochs by the worst of them;
-            for one-hot targets.
         resume: keep the state of each finished epoch until `save`, and go on from the one that a
             training of the same data, code and parameters left when it was cut off.
 
     Raises:
-        CxrError: the loss became NaN or infinite; `groups` are given in a training over several
-            devices; something is missing on which the training's stage depends.
+        CxrError: the loss became NaN or infinite; something is missing on which the training's
+            stage depends.
     """
-    if groups is not None and distribution.devices() > 1:
-        raise CxrError(
-            "finetune.early_stopping_by: worst_group cannot judge a training over several devices "
-            "(train.distribution): set the one to val_loss, or the other to none"
-        )
     crossentropy = (
         keras.losses.BinaryCrossentropy
         if model.output_shape[-1] == 1
@@ -151,9 +103,7 @@ def train(
         loss=crossentropy(label_smoothing=params.label_smoothing),
         metrics=["accuracy"],
     )
-    monitor = "val_loss" if groups is None else WORST_GROUP
-    added = [] if groups is None else [WorstGroup(val, groups)]
-    stopping = _early_stopping(params, monitor) if params.early_stopping else None
+    stopping = _early_stopping(params) if params.early_stopping else None
     progress = Progress(variant, resume, batches, stopping)
     finished = progress.restore(model)
     if progress.stopped:
@@ -165,7 +115,7 @@ def train(
         initial_epoch=finished,
         epochs=params.epochs,
         class_weight=class_weight,
-        callbacks=[*added, *_callbacks(params), *filter(None, [stopping]), progress, shown],
+        callbacks=[*_callbacks(params), *filter(None, [stopping]), progress, shown],
         shuffle=False,  # the batches shuffle themselves, by seed
         verbose=0,
     )
@@ -176,14 +126,13 @@ def train(
             f"{variant}: the loss became NaN or infinite in epoch {len(table)}; "
             f"use a smaller learning_rate than {params.learning_rate}"
         )
-    kept = table[monitor].idxmin() if params.early_stopping else len(table) - 1
+    kept = table["val_loss"].idxmin() if params.early_stopping else len(table) - 1
     table["kept"] = (table.index == kept).astype(int)
-    columns = HISTORY_COLUMNS if groups is None else [*HISTORY_COLUMNS, WORST_GROUP]
     if distribution.is_first():
-        write_csv(paths.history(variant), table[columns])
+        write_csv(paths.history(variant), table[HISTORY_COLUMNS])
 
 
-def optimizer(params: FitParams, steps: int) -> keras.Optimizer:
+def optimizer(params: FitSection, steps: int) -> keras.Optimizer:
     """Adam (Kingma 2015), with weight decay AdamW (Loshchilov 2019); with `weight_average` an
     exponential moving average of the weights (Polyak 1992) is what the model ends with.
     """
@@ -204,16 +153,16 @@ def _cosine(largest: float, steps: int) -> keras.optimizers.schedules.LearningRa
     )
 
 
-def _callbacks(params: FitParams) -> list[keras.callbacks.Callback]:
+def _callbacks(params: FitSection) -> list[keras.callbacks.Callback]:
     callbacks = [EpochSeconds(), keras.callbacks.TerminateOnNaN()]
     if params.weight_average:
         callbacks.append(keras.callbacks.SwapEMAWeights())  # validation judges the average
     return callbacks
 
 
-def _early_stopping(params: FitParams, monitor: str) -> keras.callbacks.EarlyStopping:
+def _early_stopping(params: FitSection) -> keras.callbacks.EarlyStopping:
     return keras.callbacks.EarlyStopping(
-        monitor=monitor, mode="min", patience=params.early_stopping, restore_best_weights=True
+        monitor="val_loss", mode="min", patience=params.early_stopping, restore_best_weights=True
     )
 
 
