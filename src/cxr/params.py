@@ -105,10 +105,14 @@ class SplitParams(Section):
 
 class ImageParams(Section):
     size: Annotated[int, Field(ge=16, le=2048)]
-    trim: bool
-    region: Literal["whole", "lungs"]
     resize: Literal["squash", "crop", "pad"]
-    intensity: Literal["as_is", "equalise", "clahe"]
+
+    @property
+    def decode_size(self) -> int:
+        """Shorter side, in pixels, of which no more of a JPEG needs to be decoded: the square takes
+        nothing from beyond its own resolution.
+        """
+        return self.size
 
 
 class FitSection(Section):
