@@ -100,7 +100,6 @@ class SplitParams(Section):
     test: Literal["official", "redrawn"]
     test_fraction: Annotated[float, Field(gt=0, le=0.5)]
     seed: Seed
-    val_series: str
 
 
 class ImageParams(Section):
