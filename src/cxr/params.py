@@ -171,12 +171,9 @@ class AugmentParams(Section):
 class TransferParams(FitSection):
     backbone: Literal[
         "xception",
-        "resnet50",
         "resnet50v2",
-        "inceptionv3",
         "densenet121",
         "mobilenetv2",
-        "efficientnetb0",
         "efficientnetv2b0",
         "convnexttiny",
         "tiny",
