@@ -3,6 +3,7 @@
 import hashlib
 from pathlib import Path
 
+import imageio.v3 as iio
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -33,7 +34,7 @@ def test_an_image_is_made_square_and_nothing_else(resize: str) -> None:
 def test_no_more_of_a_jpeg_is_decoded_than_the_square_needs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    Image.fromarray(thorax(800, 1000)).save(tmp_path / "x.jpeg", quality=95)
+    iio.imwrite(tmp_path / "x.jpeg", thorax(800, 1000), quality=95)
     sizes = []
     monkeypatch.setattr(
         cleaning, "to_grey", lambda image: sizes.append(image.size) or to_grey(image)
@@ -45,11 +46,11 @@ def test_no_more_of_a_jpeg_is_decoded_than_the_square_needs(
 
 def test_a_file_that_is_another_than_was_verified_is_named(tmp_path: Path) -> None:
     path = tmp_path / "x.png"
-    Image.fromarray(thorax()).save(path)
+    iio.imwrite(path, thorax())
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     np.testing.assert_array_equal(
         cleaning.read_prepared(path, PARAMS, sha256), cleaning.read_prepared(path, PARAMS)
     )
-    Image.fromarray(255 - thorax()).save(path)
+    iio.imwrite(path, 255 - thorax())
     with pytest.raises(ImageError, match=r"x\.png: changed since it was verified"):
         cleaning.read_prepared(path, PARAMS, sha256)
