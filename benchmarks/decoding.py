@@ -10,7 +10,7 @@ import numpy as np
 from benchmarks import images, notebook
 from benchmarks.timing import Comparison, alternate, cores
 from cxr.cleaning import prepare
-from cxr.images import open_image, to_grey
+from cxr.images import decode, to_grey
 from cxr.params import ImageParams
 from cxr.preprocessing import read_all
 
@@ -57,7 +57,7 @@ def mean_difference(paths: list[Path], params: ImageParams) -> float:
     """Mean absolute difference in grey levels between our squares and those of whole decoding."""
     pairs = zip(read_all(paths, params), paths, strict=True)
     differences = [
-        np.abs(prepare(to_grey(open_image(path)), params).astype(int) - ours).mean()
+        np.abs(prepare(to_grey(decode(path.read_bytes(), path)), params).astype(int) - ours).mean()
         for ours, path in pairs
     ]
     return float(np.mean(differences))

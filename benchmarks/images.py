@@ -3,9 +3,9 @@
 import os
 from pathlib import Path
 
+import imageio.v3 as iio
 import numpy as np
 import pandas as pd
-from PIL import Image
 
 from cxr import phantom
 from cxr.arrays import Split, open_split, write_split
@@ -37,8 +37,8 @@ def _draw(folder: Path, number: int) -> None:
     rng = np.random.default_rng([1, number])
     side = SHORT_SIDES[number % len(SHORT_SIDES)]
     (folder / label).mkdir(parents=True, exist_ok=True)
-    image = Image.fromarray(phantom.draw(rng, pathogen, short_side=side))
-    image.save(folder / label / f"{number}.jpeg", quality=90)
+    image = phantom.draw(rng, pathogen, short_side=side)
+    iio.imwrite(folder / label / f"{number}.jpeg", image, plugin="pillow", quality=90)
 
 
 def repeated(folder: Path, times: int, target: Path) -> Path:

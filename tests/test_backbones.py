@@ -14,12 +14,9 @@ from cxr.params import TransferParams, read_params
 # Module of keras.applications whose `preprocess_input` belongs to each backbone.
 MODULES = {
     "xception": "xception",
-    "resnet50": "resnet50",
     "resnet50v2": "resnet_v2",
-    "inceptionv3": "inception_v3",
     "densenet121": "densenet",
     "mobilenetv2": "mobilenet_v2",
-    "efficientnetb0": "efficientnet",
     "efficientnetv2b0": "efficientnet_v2",
     "convnexttiny": "convnext",
 }
@@ -54,13 +51,13 @@ def test_xception_sees_minus_one_to_one() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["mobilenetv2", "densenet121", "efficientnetb0"])
+@pytest.mark.parametrize("name", ["mobilenetv2", "densenet121", "efficientnetv2b0"])
 def test_features_of_grey_images(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     path = tmp_path / "w.weights.h5"
-    backbones.ensure_weights(path, name, "none")
-    backbone = backbones.load_backbone(name, path)
+    keras.utils.set_random_seed(0)
+    backbone = backbones.BACKBONES[name].build(weights=None, include_top=False)
     loaded = {(name, path): backbone}  # once: each takes seconds
     monkeypatch.setattr(backbones, "load_backbone", lambda *of: loaded[of])
     x = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 1), dtype=np.uint8)
@@ -130,8 +127,8 @@ def test_damaged_or_foreign_weights_are_refused_and_kept(
 
 @pytest.mark.filterwarnings("ignore:Skipping nested container")
 def test_weights_of_another_backbone_are_refused(weights: Path) -> None:
-    with pytest.raises(CxrError, match="resnet50"):
-        backbones.load_backbone("resnet50", weights)
+    with pytest.raises(CxrError, match="tiny"):
+        backbones.load_backbone("tiny", weights)
 
 
 def test_failed_download_tells_three_ways_on(

@@ -27,7 +27,7 @@ from cxr.images import ImageError
 from cxr.params import ImageParams
 from cxr.preprocessing import TASK, read_all
 
-PARAMS = ImageParams(size=32, trim=False, region="whole", resize="crop", intensity="as_is")
+PARAMS = ImageParams(size=32, resize="crop")
 
 pytestmark = pytest.mark.slow
 
@@ -180,7 +180,7 @@ def test_workers_run_todays_code(
     package = tmp_path / "other" / "cxr"
     shutil.copytree(Path(cluster.__file__).parent, package)
     code = (package / "cleaning.py").read_text(encoding="utf-8")
-    changed = code.replace("return standardise(", "return 0 * standardise(")
+    changed = code.replace("return to_square(", "return 0 * to_square(")
     (package / "cleaning.py").write_text(changed, encoding="utf-8")
     monkeypatch.setattr(cluster, "__file__", str(package / "cluster.py"))
     assert not np.stack(list(read_all(many, PARAMS, dask_cluster.address))).any()

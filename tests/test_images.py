@@ -16,7 +16,8 @@ from cxr.images import (
     HEAD_BYTES,
     ImageError,
     begins_as_image,
-    open_image,
+    decode,
+    read_file,
     to_grey,
     to_square,
     uses_little_range,
@@ -41,6 +42,10 @@ def encoded(image: Image.Image, file_format: str, **options: Any) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, file_format, **options)
     return buffer.getvalue()
+
+
+def open_image(path: Path, enough: int = 0) -> Image.Image:
+    return decode(read_file(path), path, enough)
 
 
 def grey(path: Path, content: bytes) -> NDArray[np.uint8]:

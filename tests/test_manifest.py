@@ -6,6 +6,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import imagehash
+import imageio.v3 as iio
 import numpy as np
 import pandas as pd
 import pytest
@@ -287,7 +288,7 @@ def test_images_that_use_little_of_their_range_are_counted_and_named(tmp_path: P
     ramp = np.arange(4096, dtype=np.uint16).reshape(64, 64)
     for name, pixels in zip(SMALL, (ramp, ramp * 16, ramp, ramp >> 4), strict=True):
         deep = pixels if pixels.max() > 255 else pixels.astype(np.uint8)
-        Image.fromarray(deep).save(tmp_path / name)
+        iio.imwrite(tmp_path / name, deep)
     found = verify(tmp_path, "error")
     assert found.little_range == tuple(sorted((SMALL[0], SMALL[2])))
     assert summarise(found, "directory")["little_range"] == 2

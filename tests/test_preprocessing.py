@@ -9,10 +9,10 @@ from pathlib import Path, PurePosixPath
 from types import ModuleType
 from typing import Any
 
+import imageio.v3 as iio
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
 
 import stages.fetch
 import stages.preprocess
@@ -40,7 +40,7 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path = folder / split / label / f"{number:04}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         pixels = random.integers(0, 256, (20 + 3 * number, 30), np.uint8)
-        Image.fromarray(pixels).save(path)
+        iio.imwrite(path, pixels)
     return folder
 
 

@@ -13,7 +13,7 @@ from cxr.arrays import Split
 from cxr.errors import CxrError
 from cxr.params import ImageParams
 
-PARAMS = ImageParams(size=64, trim=False, region="whole", resize="crop", intensity="as_is")
+PARAMS = ImageParams(size=64, resize="crop")
 CARRIERS = 0.9  # share of the ill whose images carry the shortcut, and of the well whose do not
 
 Pixels = NDArray[np.uint8]

@@ -28,7 +28,7 @@ patients = st.lists(
 def params(**changes: Any) -> SplitParams:
     return SplitParams(
         **{"val_fraction": 0.2, "group_by": "patient", "test": "official", "test_fraction": 0.2}
-        | {"seed": 1, "val_series": ""}
+        | {"seed": 1}
         | changes
     )
 
@@ -263,14 +263,13 @@ def test_images_added_to_the_official_test_split_move_nobody(normal: list[int], 
     assert assign(new, params())[: len(old)].equals(assign(old, params()))
 
 
-@pytest.mark.parametrize("val_series", ["", "train-NORMAL-1"])
 @pytest.mark.parametrize("test", ["official", "redrawn"])
-def test_splits_stand_beside_the_rows_they_belong_to(test: str, val_series: str) -> None:
+def test_splits_stand_beside_the_rows_they_belong_to(test: str) -> None:
     elsewhere = PLAIN.set_index(PLAIN.index + 1000)
-    found = assign(elsewhere, params(test=test, val_series=val_series))
+    found = assign(elsewhere, params(test=test))
     assert found.name == "split"
     assert found.index.equals(elsewhere.index)
-    wanted = assign(PLAIN, params(test=test, val_series=val_series))
+    wanted = assign(PLAIN, params(test=test))
     assert found.tolist() == wanted.tolist()
 
 
@@ -367,39 +366,3 @@ def test_the_error_shows_the_counts() -> None:
     assert train.split() == ["train", "27", "0"]
     assert val.split() == ["val", "3", "0"]
     assert test.split() == ["test", "10", "10"]
-
-
-@few
-@given(
-    st.sampled_from(["train-NORMAL-1", "train-P", "test-", "val-N"]),
-    st.sampled_from(["official", "redrawn"]),
-    st.integers(0, 9),
-)
-def test_a_series_goes_to_validation_and_nobody_else_moves(
-    series: str, test: str, seed: int
-) -> None:
-    manifest = official([1, 2, 3] * 10, [2, 1, 4] * 20, val=30)  # some ill train without train-P
-    usual = assign(manifest, params(seed=seed, test=test))
-    held_out = assign(manifest, params(seed=seed, test=test, val_series=series))
-    held = manifest["patient"].str.startswith(series) & (usual != "test")
-    assert (held_out[held] == "val").all()
-    assert held_out[~held].equals(usual[~held])
-
-
-def test_a_series_of_patients_is_held_out() -> None:
-    usual = assign(PLAIN, params())
-    held_out = assign(PLAIN, params(val_series="train-NORMAL-1"))
-    of_series = PLAIN["patient"].str.startswith("train-NORMAL-1")
-    assert (usual[of_series] == "train").any()
-    assert (held_out[of_series] == "val").all()
-    pd.testing.assert_series_equal(held_out[~of_series], usual[~of_series])
-
-
-def test_a_series_never_leaves_the_test_split() -> None:
-    assigned = assign(PLAIN, params(val_series="test-NORMAL"))
-    pd.testing.assert_series_equal(assigned, assign(PLAIN, params()))
-
-
-def test_a_series_without_patients_is_an_error() -> None:
-    with pytest.raises(CxrError, match=r"split.val_series 'IM-'.*'train-NORMAL-0'"):
-        assign(PLAIN, params(val_series="IM-"))

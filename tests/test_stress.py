@@ -1,5 +1,6 @@
 """Stress validation: conditions, the swapped shapes, and that it is made of validation alone."""
 
+import imageio.v3 as iio
 import numpy as np
 import pandas as pd
 import pytest
@@ -23,7 +24,7 @@ def files(tmp_path):
         + [("PNEUMONIA", (90 + 10 * n, 60)) for n in range(3)]
     ):
         pixels = np.random.default_rng(number).integers(0, 256, size[::-1]).astype(np.uint8)
-        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+        iio.imwrite(tmp_path / f"{number}.png", pixels)
         rows.append(
             {"path": f"{number}.png", "label": label, "width": str(size[0]), "height": "60"}
         )

@@ -20,15 +20,12 @@ from cxr.params import TransferParams
 Scaling = tuple[list[float], list[float]]
 TO_PLUS_MINUS_ONE: Scaling = ([1 / 127.5] * 3, [-1.0] * 3)
 UNSCALED: Scaling = ([1.0] * 3, [0.0] * 3)  # for backbones that scale by themselves
-# Mean and spread of ImageNet's colours, as in Keras's `preprocess_input` of mode "torch" ...
+# Mean and standard deviation of ImageNet's colors, as in `preprocess_input` of mode "torch".
 _MEAN, _SPREAD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 STANDARDISED: Scaling = (
     [1 / (255 * spread) for spread in _SPREAD],
     [-mean / spread for mean, spread in zip(_MEAN, _SPREAD, strict=True)],
 )
-# ... and of mode "caffe": only the mean is taken off. Grey has equal channels, so that turning
-# RGB into BGR is no more than the order of these means.
-CENTRED: Scaling = ([1.0] * 3, [-103.939, -116.779, -123.68])
 
 
 @dataclass(frozen=True)
@@ -68,12 +65,9 @@ def tiny(
 TINY_FILTERS = (8, 16, 32, 64)
 BACKBONES = {
     "xception": Backbone(applications.Xception, TO_PLUS_MINUS_ONE, 71),
-    "resnet50": Backbone(applications.ResNet50, CENTRED, 32),
     "resnet50v2": Backbone(applications.ResNet50V2, TO_PLUS_MINUS_ONE, 32),
-    "inceptionv3": Backbone(applications.InceptionV3, TO_PLUS_MINUS_ONE, 75),
     "densenet121": Backbone(applications.DenseNet121, STANDARDISED, 32),
     "mobilenetv2": Backbone(applications.MobileNetV2, TO_PLUS_MINUS_ONE, 32),
-    "efficientnetb0": Backbone(applications.EfficientNetB0, UNSCALED, 32),
     "efficientnetv2b0": Backbone(applications.EfficientNetV2B0, UNSCALED, 32),
     "convnexttiny": Backbone(applications.ConvNeXtTiny, UNSCALED, 32),
     "tiny": Backbone(tiny, TO_PLUS_MINUS_ONE, 16),

@@ -404,6 +404,8 @@ def _result(file: Path, found: Answer | str, explain: Explain | None) -> Result:
 
 def explainer(predictor: Predictor, into: Path) -> Explain:
     """A function that writes the picture of a file, under a name that is not taken yet."""
+    import imageio.v3 as iio
+
     with extra("train", "--explain"):
         from cxr.explaining import Explainer  # only here: it imports TensorFlow
 
@@ -417,7 +419,7 @@ def explainer(predictor: Predictor, into: Path) -> Explain:
         overlay = explainer.overlay(predictor.prepared(predictor.read(file)))
         picture = into / f"{name}{EXPLAINED}"  # no radiograph is called so: none is replaced
         with replacing(picture) as part:
-            overlay.save(part)
+            part.write_bytes(iio.imwrite("<bytes>", overlay, extension=".png", plugin="pillow"))
         return picture
 
     return explain

@@ -5,17 +5,16 @@ Text and tables are the same in both; charts and pictures of images are in the p
 
 import base64
 import html
-import io
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
 
+import imageio.v3 as iio
 import numpy as np
 import pandas as pd
 from markdown_it import MarkdownIt
 from numpy.typing import NDArray
-from PIL import Image
 
 from cxr.errors import CxrError
 from cxr.files import replacing
@@ -69,9 +68,8 @@ class Radiograph:
     caption: str
 
     def to_html(self) -> str:
-        file = io.BytesIO()
-        Image.fromarray(np.asarray(self.image)).save(file, format="JPEG", quality=85)
-        source = base64.b64encode(file.getvalue()).decode()
+        jpeg = iio.imwrite("<bytes>", self.image, extension=".jpeg", plugin="pillow", quality=85)
+        source = base64.b64encode(jpeg).decode()
         caption = html.escape(self.caption)
         return (
             f'<figure><img src="data:image/jpeg;base64,{source}" alt="Radiograph: {caption}">'

@@ -70,8 +70,8 @@ class Explainer:
                 )
         self.models = [load_model(file) for file in files]
 
-    def overlay(self, image: NDArray[np.uint8]) -> Pillow.Image:
-        """Picture (RGB) of an image, uint8 (S, S) as prepared for prediction, under its map."""
+    def overlay(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """RGB uint8 (S, S, 3): an image, uint8 (S, S) as prepared for prediction, under its map."""
         return overlay(image, mean_map([heat_map(model, image) for model in self.models]))
 
 
@@ -109,7 +109,7 @@ def mean_map(maps: Sequence[Heat]) -> Heat:
     return mean / (mean.max() or 1)
 
 
-def overlay(image: NDArray[np.uint8], heat: Heat) -> Pillow.Image:
+def overlay(image: NDArray[np.uint8], heat: Heat) -> NDArray[np.uint8]:
     """The image with the map over it: the stronger, the more opaque and the lighter its colour,
     from violet over red to yellow.
 
@@ -118,12 +118,12 @@ def overlay(image: NDArray[np.uint8], heat: Heat) -> Pillow.Image:
         heat: float32 (S, S), 0 to 1.
 
     Returns:
-        RGB, S x S pixels.
+        RGB, uint8 (S, S, 3).
     """
     colours = matplotlib.colormaps[COLOURS](heat)[..., :3] * 255
     opacity = MOST_OPAQUE * heat[..., np.newaxis]
     blended = (1 - opacity) * image[..., np.newaxis] + opacity * colours
-    return Pillow.fromarray(blended.round().astype(np.uint8))
+    return np.asarray(blended.round(), np.uint8)
 
 
 def _views(model: keras.Model) -> list[keras.Model]:

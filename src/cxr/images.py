@@ -41,15 +41,6 @@ class ImageError(CxrError):
     """A file is not a readable image."""
 
 
-def open_image(path: Path, enough: int = 0) -> Image.Image:
-    """Read and `decode` a file.
-
-    Raises:
-        ImageError: it cannot be read, or is not an image as `decode` wants it.
-    """
-    return decode(read_file(path), path, enough)
-
-
 def read_file(path: Path, sha256: str = "") -> bytes:
     """The bytes of a file.
 
@@ -99,6 +90,9 @@ def decode(content: bytes, path: Path, enough: int = 0) -> Image.Image:
     if not content:
         raise ImageError(f"{path}: empty file")
     try:
+        # Pillow itself, where other modules read and write whole images through imageio: that has
+        # no DCT scaling and no choice of formats, decodes before the size is known, and loses the
+        # mode of images with a palette.
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             if image.width * image.height > MOST_PIXELS:
                 raise ValueError(f"{image.width} x {image.height} pixels suggest a bomb")

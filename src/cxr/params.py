@@ -99,15 +99,18 @@ class SplitParams(Section):
     test: Literal["official", "redrawn"]
     test_fraction: Annotated[float, Field(gt=0, le=0.5)]
     seed: Seed
-    val_series: str
 
 
 class ImageParams(Section):
     size: Annotated[int, Field(ge=16, le=2048)]
-    trim: bool
-    region: Literal["whole", "lungs"]
     resize: Literal["squash", "crop", "pad"]
-    intensity: Literal["as_is", "equalise", "clahe"]
+
+    @property
+    def decode_size(self) -> int:
+        """Shorter side, in pixels, of which no more of a JPEG needs to be decoded: the square takes
+        nothing from beyond its own resolution.
+        """
+        return self.size
 
 
 class FitSection(Section):
@@ -166,12 +169,9 @@ class AugmentParams(Section):
 class TransferParams(FitSection):
     backbone: Literal[
         "xception",
-        "resnet50",
         "resnet50v2",
-        "inceptionv3",
         "densenet121",
         "mobilenetv2",
-        "efficientnetb0",
         "efficientnetv2b0",
         "convnexttiny",
         "tiny",

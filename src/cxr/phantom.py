@@ -10,11 +10,11 @@ bright where much tissue absorbed the ray. Coordinates belong to the patient, no
 runs from about -1 (top) to 1 (bottom), x is 0 on the spine, and u = |x|.
 """
 
-import io
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import imagehash
+import imageio.v3 as iio
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -174,14 +174,13 @@ def _unlike(
 
 
 def _jpeg(image: NDArray[np.uint8]) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(image).save(file, "JPEG", quality=90)
-    return file.getvalue()
+    return iio.imwrite("<bytes>", image, extension=".jpeg", plugin="pillow", quality=90)
 
 
 def _hash(content: bytes) -> NDArray[np.uint8]:
     """Perceptual hash of a file, as the manifest has it: uint8 (HASH_SIDE**2 / 8,)."""
-    return np.packbits(imagehash.phash(Image.open(io.BytesIO(content)), HASH_SIDE).hash)
+    image = Image.fromarray(iio.imread(content, plugin="pillow"))
+    return np.packbits(imagehash.phash(image, HASH_SIDE).hash)
 
 
 def _by_device(image: NDArray[np.uint8]) -> NDArray[np.uint8]:

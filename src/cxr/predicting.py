@@ -100,16 +100,11 @@ class Predictor:
 
     def read(self, path: Path) -> Radiograph:
         """A file, decoded no larger than needed; raises as `radiograph.read` does."""
-        return radiograph.read(path, self._enough())
+        return radiograph.read(path, self.image.decode_size)
 
     def decoded(self, content: bytes, path: Path) -> Radiograph:
         """As `read`, from a file's bytes; the path names it in errors."""
-        return radiograph.from_bytes(content, path, self._enough())
-
-    def _enough(self) -> int:
-        """Pixels of the shorter side to decode; 0: all."""
-        uses_all = self.image.region == "whole" and not self.image.trim
-        return self.image.size if uses_all else 0
+        return radiograph.from_bytes(content, path, self.image.decode_size)
 
     def prepared(self, one: Radiograph) -> NDArray[np.uint8]:
         """As the networks see it: uint8 (S, S)."""

@@ -9,7 +9,6 @@ for permission first, which is never given, and names of hosts other than the se
 """
 
 import asyncio
-import io
 import ipaddress
 import re
 import socket
@@ -26,6 +25,7 @@ from string import Template
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import h11
+import imageio.v3 as iio
 import numpy as np
 import uvicorn
 from fastapi import Depends, FastAPI, HTTPException, Request
@@ -33,7 +33,6 @@ from fastapi.middleware.trustedhost import TrustedHostMiddleware
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
 from numpy.typing import NDArray
-from PIL import Image
 from pydantic import BaseModel, Field
 from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect
@@ -286,7 +285,7 @@ class Service:
         return self.predictor.prepared(self.predictor.decoded(content, UPLOAD))
 
     def _as_seen(self, content: bytes) -> bytes:
-        return _png(Image.fromarray(self._prepared(content)))
+        return _png(self._prepared(content))
 
     def _explained(self, content: bytes) -> bytes:
         return _png(self._explainer.overlay(self._prepared(content)))
@@ -320,10 +319,8 @@ def _busy(detail: str) -> HTTPException:
     return HTTPException(503, detail, {"Retry-After": str(RETRY_SECONDS)})
 
 
-def _png(picture: Image.Image) -> bytes:
-    file = io.BytesIO()
-    picture.save(file, "PNG")
-    return file.getvalue()
+def _png(picture: NDArray[np.uint8]) -> bytes:
+    return iio.imwrite("<bytes>", picture, extension=".png", plugin="pillow")
 
 
 # --- the application -----------------------------------------------------------------------------

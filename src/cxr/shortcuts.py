@@ -114,8 +114,8 @@ def guard(train: Split, on_shortcut: str) -> dict[str, float]:
         message = (
             f"{len(beyond)} plain number(s) tell the label of training images with a ROC AUC above "
             f"{BOUND}:\n{listed}\n"
-            "  A network may take that for the disease. Make the classes alike (image.trim, "
-            "image.resize, other files)"
+            "  A network may take that for the disease. Make the classes alike (image.resize, "
+            "other files)"
         )
         if on_shortcut == "error":
             raise CxrError(f"{message}, or set data.on_shortcut to warn.")

@@ -20,12 +20,11 @@ def assign(manifest: pd.DataFrame, params: SplitParams) -> pd.Series:
 
     The data set's own `val` goes into the training pool (Kaggle's 16 images came out of it), and a
     validation split of `val_fraction` is drawn from the pool. `test: redrawn` first draws a new
-    test split of `test_fraction` from all images. `val_series` moves all patients of the pool
-    whose names begin so to validation besides: a series of images that training never saw.
+    test split of `test_fraction` from all images.
 
     Raises:
-        CxrError: a split would lack a class, no patient is of that series, or too many patients
-            are unknown for a split by patient.
+        CxrError: a split would lack a class, or too many patients are unknown for a split by
+            patient.
     """
     if params.group_by == "patient":
         _require_patients(manifest)
@@ -38,7 +37,6 @@ def assign(manifest: pd.DataFrame, params: SplitParams) -> pd.Series:
     val = pool & draw(
         groups[pool], manifest.loc[pool, "label"], params.val_fraction, f"val-{params.seed}"
     ).reindex(manifest.index, fill_value=False)
-    val |= pool & _of_series(manifest["patient"], params.val_series)
     assigned = pd.Series("train", index=manifest.index, name="split")
     assigned[test] = "test"
     assigned[val] = "val"
@@ -71,18 +69,6 @@ def leave_out(
     kept = ~manifest["path"].isin(paths)
     _check(assigned[kept], manifest.loc[kept, "label"], params)
     return manifest[kept], assigned[kept]
-
-
-def _of_series(patients: pd.Series, series: str) -> pd.Series:
-    if not series:
-        return pd.Series(False, index=patients.index)
-    found = patients.str.startswith(series)
-    if not found.any():
-        raise CxrError(
-            f"split.val_series {series!r}: no patient's name begins so; the first patient is "
-            f"{patients.iloc[0]!r} (data/manifest.csv lists them)"
-        )
-    return found
 
 
 def draw(groups: pd.Series, labels: pd.Series, fraction: float, key: str) -> pd.Series:
