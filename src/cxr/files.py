@@ -78,7 +78,7 @@ def write_csv(path: Path, table: pd.DataFrame) -> None:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2, as DVC reads and writes it: `1e-05` is a number; `yes`, `off` and dates are text.
+    """YAML 1.2, as DVC writes it: `1e-05` is a number; `yes`, `off` and dates are text.
 
     A key that is given twice is an error, where PyYAML would take the last one.
     """
