@@ -16,14 +16,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from ruamel.yaml import YAML
 
 from benchmarks.timing import Comparison, cores
 from benchmarks.transfer import backbone_weights
 from cxr import charts, demo, paths, phantom
 from cxr.document import Table
 from cxr.errors import CxrError
-from cxr.files import replacing, write_csv
+from cxr.files import parse_yaml, replacing, write_csv
 from cxr.params import read_params
 
 FOLDER = Path(__file__).parent
@@ -87,7 +86,7 @@ def _stages(project: Path) -> dict[str, list[str]]:
     """Each stage's outputs, in the order of dvc.yaml, which is one in which they can run."""
     text = (project / "dvc.yaml").read_text(encoding="utf-8")
     text = text.replace("${data.source}", str(SETTINGS["data.source"]))
-    stages = YAML(typ="safe").load(text)["stages"]
+    stages = parse_yaml(text)["stages"]
     return {name: [*map(_name, stage.get("outs", []))] for name, stage in stages.items()}
 
 

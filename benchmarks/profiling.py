@@ -15,7 +15,6 @@ import keras
 import numpy as np
 import pandas as pd
 import tensorflow as tf
-from ruamel.yaml import YAML
 from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
 from benchmarks import images, notebook, pipeline
@@ -25,7 +24,7 @@ from benchmarks.timing import machine, seconds_of, sentence
 from benchmarks.transfer import backbone_weights
 from cxr.document import Table
 from cxr.errors import run_stage
-from cxr.files import replacing
+from cxr.files import read_yaml, replacing
 from cxr.images import decode
 from cxr.params import read_params
 
@@ -120,7 +119,7 @@ def of_stages() -> pd.DataFrame:
     with tempfile.TemporaryDirectory() as scratch:
         project = Path(scratch) / "project"
         pipeline.copy(project, backbone_weights(Path(scratch)))
-        stages = YAML(typ="safe").load(project / "dvc.yaml")["stages"]
+        stages = read_yaml(project / "dvc.yaml")["stages"]
         rows = [
             (stage, run_alone(stage, project)[0], AS_NOTEBOOK.get(stage, "no")) for stage in stages
         ]

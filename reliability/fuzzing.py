@@ -38,7 +38,7 @@ INSTRUMENTED = {
     "image": ["PIL"],
     "table": ["pandas.io.parsers"],
     "names": [],
-    "params": ["ruamel"],
+    "params": ["yaml"],
 }
 
 

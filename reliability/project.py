@@ -8,9 +8,9 @@ from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
-from ruamel.yaml import YAML
 
 from cxr import demo
+from cxr.files import read_yaml
 
 # Small and quick: what is tried is the pipeline, not what the networks learn.
 QUICK = {
@@ -120,7 +120,7 @@ class Project:
 
     def outputs(self) -> dict[str, list[str]]:
         """Paths of the files and folders that each stage makes, by dvc.lock."""
-        lock = YAML(typ="safe").load((self.folder / "dvc.lock").read_text(encoding="utf-8"))
+        lock = read_yaml(self.folder / "dvc.lock")
         return {
             stage: [out["path"] for out in entry["outs"]] for stage, entry in lock["stages"].items()
         }

@@ -30,11 +30,12 @@ from servers import Serve, zipped
 
 from cxr import manifest
 from cxr.cleaning import read_prepared
+from cxr.demo import PROJECT
 from cxr.errors import CxrError
 from cxr.files import write_csv
 from cxr.images import ImageError, read_file
 from cxr.manifest import verify
-from cxr.params import ImageParams
+from cxr.params import ImageParams, read_params
 from cxr.sources import SourceError, ensure_raw
 
 # As outside of tests: Pillow's warnings stop nothing.

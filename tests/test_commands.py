@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 from conftest import Project, wait_for_queue
 from dvc.cli import DvcParserError, parse_args
-from ruamel.yaml import YAML
 from test_radiograph import content_of, dataset
 from tiny import grey
 from working_tree import copy_missing
@@ -25,6 +24,7 @@ from working_tree import copy_missing
 from cxr import cli
 from cxr.demo import PROJECT, set_params
 from cxr.errors import CxrError
+from cxr.files import parse_yaml
 from cxr.params import read_params
 
 PAGES = ("README.md", "docs/use.md")
@@ -72,7 +72,7 @@ def check_param(change: str, folder: Path) -> None:
     key, values = change.split("=", 1)
     for value in [values] if values.startswith("[") else values.split(","):
         shutil.copy(PROJECT / "params.yaml", folder)
-        set_params(folder / "params.yaml", {key: YAML(typ="safe").load(value)})
+        set_params(folder / "params.yaml", {key: parse_yaml(value)})
         read_params(folder / "params.yaml")
 
 

@@ -8,10 +8,10 @@ from urllib.parse import urlparse
 from urllib.request import url2pathname
 
 import pytest
-from ruamel.yaml import YAML
 
 from cxr import cli, demo, paths
 from cxr.errors import CxrError
+from cxr.files import read_yaml
 from cxr.params import flat, read_params
 from cxr.stress import CONDITIONS
 from cxr.variants import VARIANTS
@@ -19,7 +19,7 @@ from cxr.variants import VARIANTS
 
 def test_copy_holds_what_the_pipeline_needs_and_no_results(tmp_path: Path) -> None:
     demo.copy_project(tmp_path)
-    deps = YAML(typ="safe").load(tmp_path / "dvc.yaml")["stages"]
+    deps = read_yaml(tmp_path / "dvc.yaml")["stages"]
     for stage in deps.values():
         assert all((tmp_path / dep).exists() for dep in stage["deps"] if dep.endswith(".py"))
     for result in ("dvc.lock", "metrics", "plots", "data", "models", ".git"):

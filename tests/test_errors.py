@@ -4,10 +4,9 @@ import signal
 import subprocess
 import sys
 
-import keras
 import pytest
 
-from cxr import engines, errors
+from cxr import errors
 from cxr.demo import PROJECT
 from cxr.errors import CxrError, run_stage
 
@@ -89,11 +88,17 @@ def test_ctrl_c_is_one_message(doing: str) -> None:
     assert said.strip() == errors.INTERRUPTED.strip()
 
 
-def test_ctrl_c_is_not_taken_for_a_missing_engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    def convert(_: keras.Model) -> None:
-        raise ImportError("generic_type: type is already registered")
+@pytest.mark.parametrize("error", [CxrError("OpenVINO cannot run xception"), OSError("x")])
+def test_an_error_that_ctrl_c_caused_is_reported_as_ctrl_c(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """Libraries turn it into an error of their own, which is then wrapped in one of ours."""
 
-    monkeypatch.setattr(engines, "convert", convert)
-    monkeypatch.setattr(errors.interrupted, "is_set", lambda: True)
-    with pytest.raises(KeyboardInterrupt):
-        engines.runner(keras.Sequential(), "openvino")
+    def stage() -> None:
+        with pytest.raises(KeyboardInterrupt):
+            errors._note_interrupt()
+        raise error
+
+    monkeypatch.setattr(errors, "_interrupted", errors.threading.Event())
+    with pytest.raises(SystemExit, match="error: interrupted"):
+        run_stage(stage)

@@ -1,16 +1,18 @@
-"""A file or folder is written whole or not at all."""
+"""Files and folders are written whole or not at all; YAML is read as DVC reads it."""
 
 import errno
 import json
+import math
 import os
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 
 from cxr.errors import CxrError
-from cxr.files import remove, replacing, write_csv, write_json
+from cxr.files import parse_yaml, read_yaml, remove, replacing, write_csv, write_json
 
 
 def names(folder: Path) -> list[str]:
@@ -175,3 +177,67 @@ def test_csv_has_no_index_and_plain_line_ends(tmp_path: Path) -> None:
 def test_csv_of_an_empty_table_keeps_the_columns(tmp_path: Path) -> None:
     write_csv(tmp_path / "table.csv", pd.DataFrame(columns=["path", "reason"]))
     assert (tmp_path / "table.csv").read_bytes() == b"path,reason\n"
+
+
+@pytest.mark.parametrize(
+    ("literal", "value"),
+    [
+        *(("1e-05", 1e-5), ("1E3", 1000.0), ("-2.5e+3", -2500.0), ("1.", 1.0), (".5", 0.5)),
+        *((".inf", math.inf), ("-.INF", -math.inf), ("0", 0), ("-12", -12), ("+3", 3)),
+        *(("true", True), ("False", False), ("null", None), ("~", None), ("", None)),
+        # Numbers, booleans and dates of YAML 1.1 only.
+        *((word, word) for word in ("yes", "no", "on", "off", "Y", "n", "none", "1:30", "0x1F")),
+        *((word, word) for word in ("2026-01-01", "1_000", "1e", "e5", ".", "+")),
+        *(("'1e-05'", "1e-05"), ('"true"', "true"), ("[1, 1e-3]", [1, 1e-3])),
+        ("{a: &x {b: 1}, c: {<<: *x, b: 2}}", {"a": {"b": 1}, "c": {"b": 2}}),
+    ],
+)
+def test_values_of_yaml_1_2(literal: str, value: Any) -> None:
+    found = parse_yaml(f"key: {literal}")["key"]
+    assert (found, type(found)) == (value, type(value))
+
+
+def test_json_is_yaml() -> None:
+    value = {"a": [1, 1.5e-7, -2e20, None, True, "ä\n\"'"], "b": {"c": {}, "d": []}}
+    for indent in (None, 2):
+        assert parse_yaml(json.dumps(value, indent=indent)) == value
+    assert math.isnan(parse_yaml("[.nan]")[0])
+
+
+@pytest.mark.parametrize(
+    "text", ["a: 1\nb: 2\na: 3", "x: {a: 1, b: 2, a: 3}", 'a: 1\n"a": 2', "[{a: 1, a: 1}]"]
+)
+def test_a_key_that_is_given_twice_is_an_error(text: str) -> None:
+    with pytest.raises(ValueError, match=r"^duplicate key a in line \d, column \d+$"):
+        parse_yaml(text)
+
+
+BROKEN = [
+    *(
+        b"seed: [1\n",
+        b"seed: 1\n\timage: 2\n",
+        b"seed: 'one\n",
+        b"a: b: c\n",
+        b"<<<<<<< HEAD\na: 1",
+    ),
+    *(b"seed: 1\n---\nseed: 2\n", b"seed: \x00\n", b"seed: \xff\xfe\n", b"? [a]\n: b\n", b"a: *b"),
+    *(b"seed: !!python/object:os.system 1\n", b"seed: !!timestamp 2026-13-45\n"),
+    *(b"seed: !!int one\n", b"seed: !!bool x\n", b"seed: !!timestamp x\n", b"seed: !!int ''\n"),
+    *(b"seed: " + b"[" * 5000, b"seed: " + b"1" * 5000),
+]
+
+
+@pytest.mark.parametrize("content", BROKEN, ids=lambda content: repr(content[:30]))
+def test_a_damaged_yaml_file_is_one_error_of_one_line(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_bytes(content)
+    with pytest.raises(CxrError, match=f"^{path} cannot be read: .+; `git checkout {path}` .+$"):
+        read_yaml(path)
+
+
+@pytest.mark.parametrize("content", ["", "# only a comment\n", "- seed: 1\n", "seed\n", "1\n"])
+def test_a_yaml_file_without_keys_is_an_error(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text(content)
+    with pytest.raises(CxrError, match=f"^{path} has no keys; "):
+        read_yaml(path)

@@ -4,14 +4,14 @@ import ast
 from pathlib import Path
 
 import pytest
-from ruamel.yaml import YAML
 
 from cxr import paths
 from cxr.demo import PROJECT
+from cxr.files import read_yaml
 from cxr.params import WITHOUT_RESULT, Params, read_params
 from cxr.variants import TRAINED
 
-PIPELINE = YAML(typ="safe").load(PROJECT / "dvc.yaml")
+PIPELINE = read_yaml(PROJECT / "dvc.yaml")
 STAGES = PIPELINE["stages"]
 SOURCE = PROJECT / "src"
 # What these give stands in dvc.yaml itself (values, paths) or is never a result (errors), so that
@@ -118,7 +118,7 @@ def test_deps_name_every_module_that_is_imported(stage: str) -> None:
 
 def leaves(key: str) -> set[str]:
     """The keys of params.yaml that a key or section stands for; KeyError if there is none."""
-    value = YAML(typ="safe").load(PROJECT / "params.yaml")
+    value = read_yaml(PROJECT / "params.yaml")
     for part in key.split("."):
         value = value[part]
     if not isinstance(value, dict):
@@ -240,7 +240,7 @@ def test_plot_templates_exist() -> None:
 
 
 def test_params_file_has_exactly_the_known_keys() -> None:
-    content = YAML(typ="safe").load(PROJECT / "params.yaml")
+    content = read_yaml(PROJECT / "params.yaml")
     assert Params.model_validate(content) == read_params(PROJECT / "params.yaml")
 
 

@@ -1,4 +1,4 @@
-"""The comment on a pull request, on commits of a temporary repository; and who posts it."""
+"""The comment on a pull request, on commits of a temporary repository."""
 
 import contextlib
 import io
@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,11 +19,10 @@ from cxr import demo, paths, pr_report
 from cxr.demo import PROJECT
 from cxr.errors import CxrError
 from cxr.params import leaves
-from cxr.pr_report import MARKER, _changed, _paired, _read, _stale, comment
+from cxr.pr_report import _changed, _paired, _read, _stale, comment
 from cxr.variants import VARIANTS
 
 COMMAND = "PYTHONPATH=src python -m cxr.pr_report --base"
-SCRIPT = PROJECT / ".github/pr_report.sh"
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +55,7 @@ def sections(text: str) -> dict[str, str]:
 @pytest.mark.slow
 def test_equal_sides(finished: Project) -> None:
     text = finished.run(f"{COMMAND} HEAD")
-    assert text.startswith(f"{MARKER}\n\n## Results against `HEAD`\n")
+    assert text.startswith("## Results against `HEAD`\n")
     assert "On `HEAD` the recommendation is the same." in text
     found = sections(text)
     assert "None: the parameters are those of `HEAD`." in found["Parameters that differ"]
@@ -178,58 +176,6 @@ def test_change_of_a_metric(now: float | None, before: float | None, shown: str)
 def stand_in(path: Path, script: str) -> None:
     path.write_text(f"#!/bin/sh\n{script}\n")
     path.chmod(0o755)
-
-
-def remark(number: int, body: str, author: str | None = "Bot") -> dict[str, Any]:
-    """A comment as GitHub gives it; without an author where the account is gone."""
-    return {"id": number, "user": {"type": author} if author else None, "body": body}
-
-
-OTHERS = [
-    remark(1, f"{MARKER}\ncopied by somebody", "User"),
-    remark(2, f"another report, on {MARKER}"),
-    remark(3, f"{MARKER}\nof an account that is gone", None),
-]
-
-
-@pytest.mark.parametrize(
-    ("pages", "target"),
-    [
-        ([[]], "POST repos/a/b/issues/5/comments"),
-        ([OTHERS, OTHERS], "POST repos/a/b/issues/5/comments"),
-        (
-            [OTHERS, [remark(77, f"{MARKER}\r\n\r\nold")], [remark(78, f"{MARKER}\n\nnewer")]],
-            "PATCH repos/a/b/issues/comments/77",
-        ),
-        # More than a pipe holds.
-        ([[remark(n, MARKER) for n in range(77, 20_000)]], "PATCH repos/a/b/issues/comments/77"),
-    ],
-)
-def test_one_comment_is_made_or_updated(
-    tmp_path: Path, pages: list[list[dict[str, Any]]], target: str
-) -> None:
-    """With a stand-in for GitHub's client, which notes what it is asked to send."""
-    (tmp_path / "pages.json").write_text(json.dumps(pages))
-    stand_in(
-        tmp_path / "gh",
-        f'test "$GH_TOKEN" = secret || exit 1\necho "$@" >>{tmp_path}/asked\n'
-        f'case "$*" in *--method*) cat "${{6#body=@}}" >{tmp_path}/sent;;\n'
-        f"*) cat {tmp_path}/pages.json;; esac",
-    )
-    # Nothing else gets the token.
-    stand_in(tmp_path / "python3", f'test -z "$GH_TOKEN" || exit 1\nexec {sys.executable} "$@"')
-    report = tmp_path / "report.md"
-    report.write_text(f"{MARKER}\nthe report\n")
-    variables = {
-        **{"PULL_REQUEST": "5", "GH_TOKEN": "secret", "GITHUB_REPOSITORY": "a/b"},
-        "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}",
-    }
-    subprocess.run([SCRIPT, report], env=os.environ | variables, check=True)
-    assert (tmp_path / "asked").read_text().splitlines() == [
-        "api --paginate --slurp repos/a/b/issues/5/comments",
-        f"api --method {target} --field body=@{report}",
-    ]
-    assert (tmp_path / "sent").read_text() == report.read_text()
 
 
 def asked_of_python(folder: Path, target: str, **variables: str) -> list[str]:
@@ -363,7 +309,7 @@ def test_results_of_other_parameters_are_told_first(finished: Project) -> None:
         text = comment_of(finished, "HEAD", tables=False)
     finally:
         finished.run("git checkout --quiet .")
-    warning, recommendation = text.split("\n\n")[2:4]
+    warning, recommendation = text.split("\n\n")[1:3]
     assert warning.startswith("> **The results here were made with other parameters** (")
     assert "(`evaluate.min_recall`, `transfer.learning_rate`)" in warning
     assert "0.98" in recommendation  # what the recorded run was made for

@@ -222,7 +222,8 @@ RISKS = {
     *("pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve", "read_pickle"),
     *("eval", "exec", "compile", "__import__", "enable_unsafe_deserialization"),
     *("os.system", "os.popen", "shell=True", "allow_pickle=True", "safe_mode=False"),
-    *("weights_only=False", "typ='unsafe'"),
+    *("weights_only=False", "typ='unsafe'", "unsafe_load", "full_load", "UnsafeLoader"),
+    *("FullLoader", "yaml.Loader", "CLoader"),
 }
 EXCEPTIONS = {
     # What the run itself sends to the workers of the user's own cluster, as Dask does.
@@ -286,6 +287,8 @@ def test_models_are_opened_in_safe_mode_only() -> None:
         "keras.saving.load_model(file, safe_mode=False)",
         "keras.config.enable_unsafe_deserialization()",
         "YAML(typ='unsafe')",
+        "yaml.unsafe_load(text)",
+        "yaml.load(text, Loader=yaml.Loader)",
     ],
 )
 def test_what_runs_data_is_found(code: str) -> None:

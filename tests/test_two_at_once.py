@@ -109,7 +109,7 @@ def test_a_full_queue(project: Project, undisturbed: dict[int, str]) -> None:
             row = rf" evaluate\.resamples={resamples} +(\w+) +1 "  # of one seed
             assert re.findall(row, printed) == list(VARIANTS)
         assert "broken (model.epochs=0, seed 1): error: params.yaml has 1 wrong value" in printed
-        assert "model.epochs: 0 should be a whole number from 1 to 100000" in printed
+        assert "model.epochs: Input should be greater than or equal to 1 (got 0)" in printed
         assert project.run("git status --porcelain") == ""
     finally:
         project.run("dvc queue stop --kill")

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from cxr import cluster
 from cxr.conversion import convert
-from cxr.errors import CxrError, interrupted
+from cxr.errors import CxrError
 from cxr.runtimes import Run, compiled
 
 _ONE_AT_A_TIME = Lock()
@@ -37,8 +37,6 @@ def runner(model: keras.Model, engine: str) -> Run:
     try:
         return compiled(convert(model))
     except Exception as error:  # ImportError, or one of OpenVINO's, which have no common base
-        if interrupted.is_set():  # what OpenVINO makes of Ctrl-C
-            raise KeyboardInterrupt from error
         raise CxrError(
             f"OpenVINO cannot run {model.name}: {error}\n"
             "  Set `transfer.engine: tensorflow` in params.yaml to run it by TensorFlow."

@@ -21,7 +21,7 @@ SHALLOW = (
     "in it; run `git fetch --unshallow` first, or experiments without --temp and --queue"
 )
 
-interrupted = threading.Event()  # set by Ctrl-C, whatever a library makes of it
+_interrupted = threading.Event()  # set by Ctrl-C, also where a library raises another error then
 
 
 class CxrError(Exception):
@@ -55,17 +55,19 @@ def run_stage(main: Callable[[], None]) -> None:
     try:
         _refuse_to_be_lost()
         main()
-    except OSError as error:
-        sys.exit(f"\nerror: {_of_system(error)}")
-    except CxrError as error:
-        sys.exit(f"\nerror: {error}")
-    except MemoryError as error:
-        sys.exit(
-            f"\nerror: not enough memory. {error}\n"
-            "  End other programs, or use a smaller image.size or batch_size."
-        )
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
+    except (CxrError, OSError, MemoryError) as error:
+        sys.exit(INTERRUPTED if _interrupted.is_set() else f"\nerror: {_message(error)}")
+
+
+def _message(error: Exception) -> str:
+    if isinstance(error, MemoryError):
+        return (
+            f"not enough memory. {error}\n"
+            "  End other programs, or use a smaller image.size or batch_size."
+        )
+    return _of_system(error) if isinstance(error, OSError) else str(error)
 
 
 def _refuse_to_be_lost() -> None:
@@ -106,12 +108,12 @@ def catch_every_interrupt() -> None:
 
 
 def _note_interrupt(*_: object) -> None:
-    interrupted.set()
+    _interrupted.set()
     raise KeyboardInterrupt
 
 
 def _report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    if interrupted.is_set():
+    if _interrupted.is_set():
         print(INTERRUPTED, file=sys.stderr)
     else:
         sys.__excepthook__(kind, error, trace)

@@ -1,13 +1,14 @@
-"""params.yaml as frozen typed records: what is wrong in the file is told in one error.
+"""params.yaml as frozen typed records; one error lists everything that is wrong in the file.
 
 A stage reads the whole file, so that a typing error anywhere is found by the first stage that
 runs, and passes on only the keys that it declares in dvc.yaml.
 """
 
-import json
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from reprlib import Repr
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -18,11 +19,13 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
-from pydantic.fields import FieldInfo
-from ruamel.yaml import YAML
 
 from cxr import paths
 from cxr.errors import CxrError
+from cxr.files import read_yaml
+
+SHORT = Repr()  # of a value in an error, however long or deeply nested it is
+SHORT.maxlevel, SHORT.maxstring, SHORT.maxother = 2, 60, 60
 
 # NumPy and Keras take seeds of 32 bits; the augmentation layers use the next numbers as well.
 Seed = Annotated[int, Field(ge=0, le=2**31)]
@@ -33,8 +36,8 @@ LearningRate = Annotated[float, Field(gt=0, le=10)]
 
 
 def _is_not_empty(items: tuple[Any, ...]) -> tuple[Any, ...]:
-    if not items:
-        raise ValueError("it is empty")
+    if not items:  # `min_length` counts the valid items only, and reports a second problem
+        raise ValueError("List should not be empty")
     return items
 
 
@@ -43,15 +46,12 @@ Filters = Annotated[tuple[Count, ...], Strict(False), AfterValidator(_is_not_emp
 Zooms = Annotated[
     tuple[Annotated[float, Field(ge=0.25, le=4)], ...], Strict(False), AfterValidator(_is_not_empty)
 ]
-Address = Annotated[
-    str,
-    Field(pattern=r"^$|^[a-z]+://.+:\d+$", description='"" or an address, as tcp://10.0.0.1:8786'),
-]
+Address = Annotated[str, Field(pattern=r"^$|^[a-z]+://.+:\d+$")]  # as tcp://10.0.0.1:8786
 
 
 def _are_different(members: tuple[str, ...]) -> tuple[str, ...]:
     if len(set(members)) < len(members):
-        raise ValueError("one is named twice")
+        raise ValueError("Variants should be different")
     return members
 
 
@@ -85,7 +85,7 @@ class PhantomParams(Section):
 class DataParams(Section):
     source: Literal["kaggle", "mendeley", "directory", "phantom"]
     directory: str
-    patients: Annotated[str, Field(min_length=1, description="path of a CSV, not empty")]
+    patients: Annotated[str, Field(min_length=1)]
     on_bad_image: Literal["error", "skip"]
     on_unplaced: Literal["error", "skip"]
     on_leak: Literal["error", "warn", "drop"]
@@ -203,7 +203,7 @@ class TransferParams(FitSection):
 
 class FinetuneParams(FitSection):
     side: Annotated[int, Field(ge=16, le=2048)]
-    from_layer: Annotated[str, Field(min_length=1, description="text, not empty")]
+    from_layer: Annotated[str, Field(min_length=1)]
     copies: Annotated[int, Field(ge=0, le=100)]
     zooms: Zooms
     targets: Literal["pathogen", "label"]
@@ -281,94 +281,39 @@ def leaves(tree: dict[str, Any], above: str = "") -> dict[str, Any]:
 def read_params(path: Path = paths.PARAMS) -> Params:
     """Read and check params.yaml.
 
-    Read as YAML 1.2, where `1e-05` is a number: `dvc exp run -S` writes small numbers so.
-
     Raises:
-        CxrError: one message with every missing, unknown or wrong key, its value and what is
-            allowed.
+        CxrError: the file cannot be read, or keys are missing, unknown or wrong: one message with a
+            line for each of them.
     """
     try:
-        content = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-    except Exception as error:  # ruamel's parser raises nearly anything on damaged files
-        raise CxrError(f"{path} cannot be read: {error}") from error
-    if not isinstance(content, dict):
-        raise CxrError(f"{path} holds no keys; `git checkout {path}` brings the file back")
-    try:
-        return Params.model_validate(content)
+        return Params.model_validate(read_yaml(path))
     except ValidationError as error:
-        raise CxrError(_explain(path, error)) from error
+        lines = [_line(problem) for problem in error.errors(include_url=False)]
+        listed = "".join(f"  {line}\n" for line in lines)
+        raise CxrError(
+            f"{path} has {len(lines)} wrong value(s):\n{listed}"
+            f"Its comments explain each key; `git checkout {path}` restores the committed values."
+        ) from error
 
 
-def _explain(path: Path, error: ValidationError) -> str:
-    lines = [f"  {_what_is_wrong(problem)}" for problem in error.errors(include_url=False)]
-    return "\n".join([f"{path} has {len(lines)} wrong value(s):", *lines])
+def _line(problem: Mapping[str, Any]) -> str:
+    """A problem that pydantic found, with the full name of its key and the value."""
+    key = ".".join(map(str, problem["loc"]))
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "extra_forbidden":
+        close = get_close_matches(key, _keys(Params), n=1)
+        message = f"Unknown key, did you mean {close[0]}?" if close else "Unknown key"
+    if not isinstance(problem["input"], dict):  # else the problem is not one value
+        message += f" (got {SHORT.repr(problem['input'])})"
+    return f"{key}: {message}" if key else message
 
 
-def _what_is_wrong(problem: Mapping[str, Any]) -> str:
-    """One line: the key, its value and what is allowed."""
-    place, kind, value = problem["loc"], problem["type"], _as_typed(problem["input"])
-    key, field = ".".join(map(str, place)), _field(place)
-    if field is None:
-        given = f" with the value {value}" if kind == "extra_forbidden" else ""
-        return f"{key}: unknown key{given}; there are {_keys(_field(place[:-1]))}"
-    if kind == "missing":
-        return f"{key}: this key is missing; it should be {_allowed(field)}"
-    reason = str(problem["ctx"]["error"]) if kind == "value_error" else ""
-    if reason and _section(field):  # about several of its keys
-        return ": ".join(filter(None, [key, reason]))
-    return f"{key}: {value} should be {_allowed(field)}" + f" ({reason})" * bool(reason)
-
-
-def _as_typed(value: Any) -> str:
-    """A value as it stands in YAML, where no value is `null` and `none` is a word."""
-    return json.dumps(value) if value is None or isinstance(value, bool) else repr(value)
-
-
-def _field(place: tuple[int | str, ...]) -> FieldInfo | None:
-    """The field at a place, such as `("model", "filters", 0)`; None where there is none."""
-    field = FieldInfo.from_annotation(Params)
-    for part in place:
-        if (section := _section(field)) is None:
-            field = _item(field)
-        elif part in section.model_fields:
-            field = section.model_fields[str(part)]
-        else:
-            return None
-    return field
-
-
-def _section(field: FieldInfo | None) -> type[Section] | None:
-    kind = field and field.annotation
-    return kind if isinstance(kind, type) and issubclass(kind, Section) else None
-
-
-def _keys(field: FieldInfo | None) -> str:
-    section = _section(field)
-    return ", ".join(section.model_fields) if section else "none"
-
-
-def _item(field: FieldInfo) -> FieldInfo:
-    """What each item of a list is."""
-    return FieldInfo.from_annotation(get_args(field.annotation)[0])
-
-
-def _allowed(field: FieldInfo) -> str:
-    """What a key may hold, in words."""
-    if field.description:
-        return field.description
-    if _section(field):
-        return f"a section with the keys {_keys(field)}"
-    kind: Any = field.annotation
-    if get_origin(kind) is Literal:
-        return "one of " + ", ".join(get_args(kind))
-    if get_origin(kind) is tuple:
-        return f"a list of one or more, each {_allowed(_item(field))}"
-    words = {bool: "true or false", str: "text", int: "a whole number", float: "a number"}
-    ends = {"ge": "from", "gt": "from above", "le": "to", "lt": "to below"}
-    said = [
-        f" {word} {getattr(bound, end)}"
-        for bound in field.metadata
-        for end, word in ends.items()
-        if hasattr(bound, end)
-    ]
-    return words[kind] + "".join(said)
+def _keys(section: type[Section], above: str = "") -> list[str]:
+    """The full names of a section's keys and of the sections in it."""
+    found: list[str] = []
+    for name, field in section.model_fields.items():
+        found.append(above + name)
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, Section):
+            found += _keys(kind, f"{above}{name}.")
+    return found

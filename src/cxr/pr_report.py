@@ -14,18 +14,16 @@ from typing import Any
 import dvc.api
 import pandas as pd
 from dvc.exceptions import DvcException
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from cxr import paths
 from cxr.comparison import best_variant
 from cxr.errors import CxrError, run_stage
+from cxr.files import parse_yaml
 from cxr.intervals import intervals, thresholds
 from cxr.params import WITHOUT_RESULT, leaves, read_params
 from cxr.recommendation import recommend, signed, signed_span
 from cxr.variants import EVALUATED, VARIANTS
 
-MARKER = "<!-- cxr-pr-report -->"  # by this the workflow finds the comment that it updates
 TITLES = {"val": "Validation", "test": "Test"}
 HEADLINE = ("recall", "precision", "accuracy", "specificity", "roc_auc")
 
@@ -43,7 +41,6 @@ def comment(base: str) -> str:
     commit = commit.strip()  # for DVC, to which HEAD is another one after an interrupted run
     now, before = _read(paths.EVALUATION, None), _read(paths.EVALUATION, base)
     parts = [
-        MARKER,
         f"## Results against {name}",
         _stale(None, "here"),
         _stale(base, f"on {name}"),
@@ -73,8 +70,8 @@ def _read(path: Path, revision: str | None) -> dict[str, Any]:
     """
     text = _content(path, revision)
     try:
-        found = {} if text is None else YAML(typ="safe", pure=True).load(text)  # JSON is YAML
-    except YAMLError as error:
+        found = {} if text is None else parse_yaml(text)  # JSON is YAML
+    except ValueError as error:
         found = error
     if not isinstance(found, dict):
         where = f"{path} of {revision}" if revision else str(path)

@@ -10,12 +10,11 @@ from typing import Any
 import keras
 import numpy as np
 from numpy.typing import NDArray
-from ruamel.yaml import YAML
 
 from cxr import distribution, paths
 from cxr.datasets import Ordered
 from cxr.errors import CxrError
-from cxr.files import remove, replacing
+from cxr.files import read_yaml, remove, replacing
 
 Row = dict[str, float]
 VARIABLES = "variables.npz"
@@ -143,8 +142,8 @@ def mark_of(stage: str) -> str:
     Raises:
         CxrError: one of the files is missing.
     """
-    named = _yaml(Path("dvc.yaml"))["stages"][stage]
-    params = _yaml(paths.PARAMS)
+    named = read_yaml(Path("dvc.yaml"))["stages"][stage]
+    params = read_yaml(paths.PARAMS)
     libraries = map(importlib.import_module, ("keras", keras.backend.backend(), "numpy"))
     known = {
         "params": {key: _value(params, key) for key in named.get("params", [])},
@@ -160,11 +159,6 @@ def mark_of(stage: str) -> str:
             if file.is_file():
                 digest.update(f"{file.as_posix()} {_hash(file)}\n".encode())
     return digest.hexdigest()
-
-
-def _yaml(file: Path) -> dict[str, Any]:
-    content: dict[str, Any] = YAML(typ="safe").load(file.read_text(encoding="utf-8"))
-    return content
 
 
 def _value(params: dict[str, Any], key: str) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cxr.errors import CxrError, interrupted
+from cxr.errors import CxrError
 
 Run = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
@@ -57,8 +57,6 @@ def open_network(path: Path) -> Run:
     try:
         return compiled(import_openvino().Core().read_model(path))
     except Exception as error:  # OpenVINO has no exception type of its own for a damaged file
-        if interrupted.is_set():  # what OpenVINO makes of Ctrl-C
-            raise KeyboardInterrupt from error
         raise CxrError(
             f"{path} cannot be used as a network; run `dvc repro export` ({error})"
         ) from error
