@@ -11,7 +11,7 @@ def main() -> None:
     params = read_params()
     reproducible.make_deterministic(params.seed)
     fit, resume = params.model, params.train.resume
-    with distribution.spread(params.train.distribution):
+    with distribution.strategy_scope(params.train.distribution):
         image, train, val = datasets.training_images(fit.batch_size, params.seed)
         network = networks.small_cnn(fit)
         model = keras.Model(image, networks.apply(network, image))

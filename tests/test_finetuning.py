@@ -70,7 +70,7 @@ def split(tmp_path):
 def copies(seed=None):
     rows = np.arange(3 * 10, dtype=np.float16).reshape(3, 10, 1, 1, 1)
     targets = np.eye(10, dtype=np.float32)
-    return finetuning.Copies(rows, targets, np.ones(10, np.float32), 4, seed)
+    return finetuning.AugmentedActivations(rows, targets, np.ones(10, np.float32), 4, seed)
 
 
 def test_an_epoch_has_every_image_once_and_copies_come_in_turn():
@@ -153,11 +153,11 @@ def test_the_worst_group_decides_which_epoch_is_kept(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     rows = np.array([0.0, 1.0] * 4, np.float16).reshape(1, 8, 1, 1, 1)
     targets = np.eye(2, dtype=np.float32)[[0, 1] * 4]
-    train = finetuning.Copies(rows, targets, np.ones(8, np.float32), 8, seed=1)
+    train = finetuning.AugmentedActivations(rows, targets, np.ones(8, np.float32), 8, seed=1)
     # Validation has six images as in training and two of a group where the labels are the reverse:
     # the mean loss falls with each epoch, that of the small group rises.
     odd_targets = np.concatenate([targets[:6], targets[[1, 0]]])
-    val = finetuning.Copies(rows, odd_targets, np.ones(8, np.float32), 4)
+    val = finetuning.AugmentedActivations(rows, odd_targets, np.ones(8, np.float32), 4)
     given = keras.Input((1, 1, 1))
     flat = keras.layers.Flatten()(given)
     model = keras.Model(given, keras.layers.Dense(2, "softmax", kernel_initializer="zeros")(flat))

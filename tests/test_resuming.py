@@ -15,7 +15,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from cxr import faster, networks, paths, resuming, training
-from cxr.datasets import Batches
+from cxr.datasets import ArrayDataset
 from cxr.demo import PROJECT
 from cxr.errors import CxrError
 from cxr.params import ModelParams, read_params
@@ -45,7 +45,7 @@ class CutOffError(Exception):
     """Stands for a power cut."""
 
 
-class Cut(Batches):
+class Cut(ArrayDataset):
     """Batches that fail in the middle of an epoch."""
 
     at = -1  # batch, counted over all epochs
@@ -82,7 +82,7 @@ def train(params: ModelParams, cut: int = -1, resume: bool = True) -> keras.Mode
     labels = rng.integers(0, 2, 40)
     images = rng.integers(0, 200, (40, SIDE, SIDE)).astype(np.uint8) + 50 * labels[:, None, None]
     images = images.astype(np.uint8)
-    batches, val = Cut(images[:30], labels[:30], 8, 1), Batches(images[30:], labels[30:], 8)
+    batches, val = Cut(images[:30], labels[:30], 8, 1), ArrayDataset(images[30:], labels[30:], 8)
     batches.at = cut
     image = keras.Input((SIDE, SIDE, 1), dtype="uint8")
     network = networks.small_cnn(params)
@@ -300,21 +300,21 @@ def test_without_resume_nothing_is_kept() -> None:
 
 
 def test_the_mark_is_of_every_file_below_a_folder() -> None:
-    before = resuming.mark_of("train_unit")
+    before = resuming.stage_fingerprint("train_unit")
     Path("images/more").mkdir()
     Path("images/more/labels.csv").write_text("label")
-    assert resuming.mark_of("train_unit") != before
+    assert resuming.stage_fingerprint("train_unit") != before
 
 
 @pytest.mark.parametrize("library", ["keras", "numpy", "tensorflow"])
 def test_the_mark_is_of_the_libraries(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = resuming.mark_of("train_unit")
+    before = resuming.stage_fingerprint("train_unit")
     monkeypatch.setattr(f"{library}.__version__", "0")
-    assert resuming.mark_of("train_unit") != before
+    assert resuming.stage_fingerprint("train_unit") != before
 
 
 @pytest.mark.parametrize("missing", ["images", "weights/small.h5"])
 def test_a_missing_input_is_named(missing: str) -> None:
     Path(missing).rename("elsewhere")
     with pytest.raises(CxrError, match=f"{missing} is missing.*run `dvc repro train_unit`"):
-        resuming.mark_of("train_unit")
+        resuming.stage_fingerprint("train_unit")

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from cxr import comparison, paths, scores
 from cxr.arrays import Split, open_rows, open_split
-from cxr.datasets import Batch, Batches
+from cxr.datasets import ArrayDataset, Batch
 from cxr.errors import CxrError
 from cxr.progress import Meter
 from cxr.variants import EVALUATED, SELECTION, TRAINED, VARIANTS
@@ -21,7 +21,7 @@ from cxr.variants import EVALUATED, SELECTION, TRAINED, VARIANTS
 BATCH_SIZE = 32  # images; of no influence on the result
 
 
-class SinglePrecision(Batches):
+class SinglePrecision(ArrayDataset):
     """Batches of rows that are kept in half precision, for which processors lack kernels."""
 
     def __getitem__(self, number: int) -> Batch:
@@ -51,7 +51,7 @@ def predict(model: keras.Model, rows: NDArray[Any], labels: NDArray[np.int64]) -
     Raises:
         CxrError: a probability is not a number.
     """
-    kind = SinglePrecision if rows.dtype == np.float16 else Batches
+    kind = SinglePrecision if rows.dtype == np.float16 else ArrayDataset
     probabilities = model.predict(kind(rows, labels, BATCH_SIZE), verbose=0)[:, 0]
     if np.isnan(probabilities).any():
         raise CxrError(f"model {model.name} gives NaN; train it again with a smaller learning rate")

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ruamel.yaml import YAML
 
 from cxr import distribution, paths
-from cxr.datasets import Ordered
+from cxr.datasets import ShuffledIndices
 from cxr.errors import CxrError
 from cxr.files import remove, replacing
 
@@ -22,7 +22,7 @@ VARIABLES = "variables.npz"
 STATE = "state.json"  # names the other files of an epoch, with their hashes
 
 
-class Progress(keras.callbacks.Callback):
+class TrainingCheckpoint(keras.callbacks.Callback):
     """Keeps the history, and after each epoch on disk all that the rest of a training depends on:
     weights, the optimizer's state, the state of random numbers, and how early stopping stands.
 
@@ -45,13 +45,13 @@ class Progress(keras.callbacks.Callback):
         self,
         variant: str,
         resume: bool,
-        batches: Ordered,
+        batches: ShuffledIndices,
         stopping: keras.callbacks.EarlyStopping | None,
     ) -> None:
         super().__init__()
-        self.kept = resume and distribution.place().processes == 1
+        self.kept = resume and distribution.process_info().count == 1
         self.folder = paths.resume(variant)
-        self.mark = mark_of(f"train_{variant}") if self.kept else ""
+        self.mark = stage_fingerprint(f"train_{variant}") if self.kept else ""
         self.batches, self.stopping = batches, stopping
         self.rows: list[Row] = []
         self.found: dict[str, Any] = {}
@@ -67,7 +67,7 @@ class Progress(keras.callbacks.Callback):
         self.rows, self.found = state["rows"], state["stopping"]
         if self.found:
             self.found["best_weights"] = _load(folder / "best.npz")
-        self.batches.go_on_after(len(self.rows))
+        self.batches.skip_epochs(len(self.rows))
         print(f"goes on after epoch {len(self.rows)}, which was kept in {folder}")
         return len(self.rows)
 
@@ -136,7 +136,7 @@ def _load(file: Path) -> list[NDArray[Any]]:
         return [arrays[name] for name in arrays.files]
 
 
-def mark_of(stage: str) -> str:
+def stage_fingerprint(stage: str) -> str:
     """Hash over all that the result of a stage of dvc.yaml depends on: the files that it names, the
     parameters that it names, the libraries that compute it, and the number of devices.
 

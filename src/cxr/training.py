@@ -9,12 +9,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from cxr import distribution, paths, reproducible
-from cxr.datasets import Ordered
+from cxr.datasets import ShuffledIndices
 from cxr.errors import CxrError
 from cxr.faster import OneKernelAdam
 from cxr.files import remove, write_csv
 from cxr.progress import Meter, epoch_line
-from cxr.resuming import Progress
+from cxr.resuming import TrainingCheckpoint
 
 WORST_GROUP = "val_worst_group_loss"
 SHOWN = ("loss", "accuracy", "val_loss", "val_accuracy", WORST_GROUP, "seconds")  # of an epoch
@@ -106,8 +106,8 @@ class WorstGroup(keras.callbacks.Callback):
 def train(
     variant: str,
     model: keras.Model,
-    batches: Ordered,
-    val: Ordered,
+    batches: ShuffledIndices,
+    val: ShuffledIndices,
     params: FitParams,
     class_weight: dict[int, float] | None = None,
     groups: NDArray[np.int64] | None = None,
@@ -154,9 +154,9 @@ def train(
     monitor = "val_loss" if groups is None else WORST_GROUP
     added = [] if groups is None else [WorstGroup(val, groups)]
     stopping = _early_stopping(params, monitor) if params.early_stopping else None
-    progress = Progress(variant, resume, batches, stopping)
-    finished = progress.restore(model)
-    if progress.stopped:
+    checkpoint = TrainingCheckpoint(variant, resume, batches, stopping)
+    finished = checkpoint.restore(model)
+    if checkpoint.stopped:
         finished = params.epochs
     shown = ShowEpochs(variant, params.epochs, finished, len(batches))
     model.fit(
@@ -165,11 +165,11 @@ def train(
         initial_epoch=finished,
         epochs=params.epochs,
         class_weight=class_weight,
-        callbacks=[*added, *_callbacks(params), *filter(None, [stopping]), progress, shown],
+        callbacks=[*added, *_callbacks(params), *filter(None, [stopping]), checkpoint, shown],
         shuffle=False,  # the batches shuffle themselves, by seed
         verbose=0,
     )
-    table = pd.DataFrame(progress.rows)
+    table = pd.DataFrame(checkpoint.rows)
     table["epoch"] = np.arange(1, len(table) + 1)
     if not np.isfinite(table).all(axis=None):
         raise CxrError(
