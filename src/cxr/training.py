@@ -129,12 +129,12 @@ def train(
         class_weight: weight of each class in the loss.
         groups: number of each validation image's group (N,), to judge epochs by the worst of them;
             for one-hot targets.
-        resume: keep the state of each finished epoch until `save`, and go on from the one that a
-            training of the same data, code and parameters left when it was cut off.
+        resume: save a checkpoint of each finished epoch until `save`, and resume from the one that
+            an interrupted training of the same data, code and parameters left.
 
     Raises:
         CxrError: the loss became NaN or infinite; `groups` are given in a training over several
-            devices; something is missing on which the training's stage depends.
+            devices; a file that the training's stage depends on is missing.
     """
     if groups is not None and distribution.devices() > 1:
         raise CxrError(
@@ -218,7 +218,7 @@ def _early_stopping(params: FitParams, monitor: str) -> keras.callbacks.EarlySto
 
 
 def save(variant: str, model: keras.Model) -> None:
-    """Save a trained model, after which its training cannot be resumed any more."""
+    """Save a trained model and remove the checkpoint of its training."""
     reproducible.save_model(model, paths.model(variant))
     if distribution.is_first():
         remove(paths.resume(variant))
