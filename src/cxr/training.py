@@ -1,6 +1,7 @@
-"""Compile and fit: the part that all variants share."""
+"""Compile and fit, which all variants share, and the whole training of the small CNN."""
 
 import time
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import keras
@@ -8,11 +9,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from cxr import distribution, paths, reproducible
-from cxr.datasets import ShuffledIndices
+from cxr import distribution, networks, paths, reproducible
+from cxr.datasets import ShuffledIndices, class_weights, training_images
 from cxr.errors import CxrError
-from cxr.faster import OneKernelAdam
+from cxr.faster import OneKernelAdam, for_training
 from cxr.files import remove, write_csv
+from cxr.params import ModelParams
 from cxr.progress import Meter, epoch_line
 from cxr.resuming import TrainingCheckpoint
 
@@ -215,6 +217,35 @@ def _early_stopping(params: FitParams, monitor: str) -> keras.callbacks.EarlySto
     return keras.callbacks.EarlyStopping(
         monitor=monitor, mode="min", patience=params.early_stopping, restore_best_weights=True
     )
+
+
+def train_small_cnn(
+    variant: str,
+    params: ModelParams,
+    seed: int,
+    augmentation: Sequence[keras.Layer] = (),
+    resume: bool = False,
+) -> None:
+    """Train the small CNN on the cached images; save it without what serves training alone.
+
+    Args:
+        variant: name of the model and of its history.
+        params: of the network and of its training.
+        seed: of the order of the images.
+        augmentation: layers that change the images of training batches.
+        resume: as `train` takes it.
+
+    Raises:
+        CxrError: as `train` raises it.
+    """
+    image, batches, val = training_images(params.batch_size, seed)
+    network = networks.small_cnn(params)
+    model = keras.Model(image, networks.apply(network, image))
+    stack = [*augmentation, *for_training(network)]  # shares the weights of `model`
+    learner = keras.Model(image, networks.apply(stack, image))
+    weights = class_weights(batches.labels, params.class_weights)
+    train(variant, learner, batches, val, params, weights, resume=resume)
+    save(variant, model)
 
 
 def save(variant: str, model: keras.Model) -> None:
