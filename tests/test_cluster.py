@@ -118,6 +118,9 @@ def test_a_model_gives_the_same_on_workers(dask_cluster: Cluster) -> None:
     )
     assert here.shape == (28, 8)
     assert np.array_equal(here, there)
+    processes = dask_cluster.run(os.getpid)
+    next(run_over(model, "openvino", drawn, dask_cluster.address))
+    assert dask_cluster.run(os.getpid) == processes  # they had the model already
 
 
 def test_workers_come_and_go(
