@@ -10,7 +10,7 @@ from benchmarks import images, notebook
 from benchmarks.timing import Comparison, Times, alternate, cores, seconds_of
 from cxr import backbones, features, networks, paths, training
 from cxr.arrays import open_rows, open_split
-from cxr.datasets import Batches, class_weights, image_input
+from cxr.datasets import ArrayDataset, class_weights, image_input
 from cxr.params import TransferParams, read_params
 
 REPEATS = 3
@@ -76,7 +76,7 @@ def train_head(params: TransferParams) -> None:
     for name, seed in (("train", 1), ("val", None)):
         labels = open_split(paths.ARRAYS / name).labels
         rows = open_rows(paths.features(name))
-        batches[name] = Batches(rows, labels, params.batch_size, seed)
+        batches[name] = ArrayDataset(rows, labels, params.batch_size, seed)
     head = networks.transfer_head(batches["train"].rows.shape[1:], params)
     weights = class_weights(batches["train"].labels, params.class_weights)
     training.train("transfer", head, batches["train"], batches["val"], params, weights)

@@ -136,7 +136,7 @@ class Trial:
             numbers = range(first, min(first + IN_A_ROW, times))
             whole = sum(self.kill(stage, number, seconds) for number in numbers)
             held += whole if self.mended() else 0
-            resumed += "goes on after epoch" in self.log.read_text(errors="replace")
+            resumed += "resuming from epoch" in self.log.read_text(errors="replace")
         note = f"within {seconds:.1f} s; {time.monotonic() - started:.0f} s in all"
         if resumed:
             note += f"; trainings went on after a kept epoch {resumed} times"

@@ -1,8 +1,6 @@
 """Train the same network behind random flip, rotation and zoom."""
 
-import keras
-
-from cxr import datasets, distribution, faster, networks, reproducible, training
+from cxr import distribution, networks, reproducible, training
 from cxr.errors import run_stage
 from cxr.params import read_params
 
@@ -10,17 +8,11 @@ from cxr.params import read_params
 def main() -> None:
     params = read_params()
     reproducible.make_deterministic(params.seed)
-    fit, resume = params.model, params.train.resume
-    with distribution.spread(params.train.distribution):
-        image, train, val = datasets.training_images(fit.batch_size, params.seed)
-        network = networks.small_cnn(fit)
-        model = keras.Model(image, networks.apply(network, image))
-        augmentation = networks.augmentation(params.augment, params.seed)
-        stack = augmentation + faster.for_training(network)
-        learner = keras.Model(image, networks.apply(stack, image))
-        weights = datasets.class_weights(train.labels, fit.class_weights)
-        training.train("augmented", learner, train, val, fit, weights, resume=resume)
-        training.save("augmented", model)
+    with distribution.strategy_scope(params.train.distribution):
+        layers = networks.augmentation(params.augment, params.seed)
+        training.train_small_cnn(
+            "augmented", params.model, params.seed, layers, resume=params.train.resume
+        )
 
 
 if __name__ == "__main__":

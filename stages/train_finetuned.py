@@ -11,7 +11,7 @@ def main() -> None:
     params = read_params()
     reproducible.make_deterministic(params.seed)
     fit, resume = params.finetune, params.train.resume
-    with distribution.spread(params.train.distribution):
+    with distribution.strategy_scope(params.train.distribution):
         train, val = open_split(paths.ARRAYS / "train"), open_split(paths.ARRAYS / "val")
         batches = finetuning.batches("train", train, fit, params.seed)
         val_batches = finetuning.batches("val", val, fit)

@@ -9,8 +9,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import dask.config
 import distributed
@@ -33,7 +35,7 @@ pytestmark = pytest.mark.slow
 
 
 class Cluster:
-    """A scheduler with workers, none of which is started again when it dies."""
+    """A scheduler with workers, each under a nanny, which is the process that is started here."""
 
     def __init__(self, folder: Path, workers: int = 2, **environment: str) -> None:
         self.folder, self.workers = folder, []
@@ -57,17 +59,25 @@ class Cluster:
             stderr=subprocess.DEVNULL,
         )
 
-    def add_worker(self, **environment: str) -> subprocess.Popen[bytes]:
-        options = ("--no-nanny", "--nthreads=1", f"--local-directory={self.folder}")
+    def add_worker(self, *options: str, **environment: str) -> subprocess.Popen[bytes]:
+        options = ("--nthreads=1", f"--local-directory={self.folder}", *options)
         self.workers.append(self.start("worker", self.address, *options, **environment))
         return self.workers[-1]
 
-    def brought(self) -> tuple[list[str], list[str]]:
-        """Names of the runs of which the scheduler has a plugin, and a worker a folder."""
+    @contextmanager
+    def with_another(self, *options: str, **environment: str) -> Iterator[None]:
+        """While a further worker is there."""
+        process = self.add_worker(*options, **environment)
+        try:
+            yield
+        finally:
+            process.terminate()
+            process.wait()
+
+    def run(self, function: Callable[[], Any]) -> dict[str, Any]:
+        """Results of a function on each worker."""
         with distributed.Client(self.address, set_as_default=False) as client:
-            found = client.run_on_scheduler(lambda dask_scheduler: [*dask_scheduler.worker_plugins])
-        runs = [name for name in found if name.startswith(cluster.PREFIX)]
-        return runs, sorted({path.name for path in self.folder.rglob(f"{cluster.PREFIX}*")})
+            return dict(client.run(function))
 
     def __enter__(self) -> "Cluster":
         return self
@@ -108,24 +118,30 @@ def test_a_model_gives_the_same_on_workers(dask_cluster: Cluster) -> None:
     )
     assert here.shape == (28, 8)
     assert np.array_equal(here, there)
+    processes = dask_cluster.run(os.getpid)
+    next(run_over(model, "openvino", drawn, dask_cluster.address))
+    assert dask_cluster.run(os.getpid) == processes  # they had the model already
 
 
 def test_workers_come_and_go(
     tmp_path: Path, files: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One that joins late is brought the code, one that dies is survived, none left is an error."""
+    """One that joins late gets the code, one that dies is survived, none left is an error."""
     with Cluster(tmp_path, workers=1) as started:
         images = read_all(files * 30, PARAMS, started.address)
         first = next(images)
+        ((_, crashing),) = started.run(os.getpid).items()
+        os.kill(crashing, signal.SIGKILL)  # its nanny starts another
+        found = [first, *(next(images) for _ in range(5 * len(files)))]
         started.add_worker()
         os.kill(started.workers[0].pid, signal.SIGKILL)
-        found = np.stack([first, *images])
+        found += images
         expected = np.stack([read_prepared(path, PARAMS) for path in files])
         assert np.array_equal(found, np.concatenate([expected] * 30))
 
         images = read_all(files * 30, PARAMS, started.address)
         next(images)
-        monkeypatch.setattr(cluster, "FIND_WITHIN", 2)
+        monkeypatch.setattr(cluster, "TIMEOUT", 2)
         started.workers[1].kill()
         with pytest.raises(CxrError, match="has no worker"):
             list(images)
@@ -145,31 +161,32 @@ def test_a_file_that_a_worker_does_not_find_is_named(dask_cluster: Cluster, tmp_
     missing = str(tmp_path / "missing.csv")
     with pytest.raises(CxrError, match=r"the worker tcp://.*No such file.*missing\.csv") as caught:
         list(cluster.over(os.stat, [missing], dask_cluster.address))
-    assert "is gone" not in str(caught.value)
+    assert dask_cluster.address not in str(caught.value)
 
 
 def test_other_libraries_are_refused(
-    dask_cluster: Cluster, files: list[Path], monkeypatch: pytest.MonkeyPatch
+    dask_cluster: Cluster, files: list[Path], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(cluster, "_versions", lambda: {"pillow": "1.0"})  # here alone
-    with pytest.raises(CxrError, match=r"worker tcp://.* has pillow \d+.*, not 1\.0"):
-        list(read_all(files, PARAMS, dask_cluster.address))
-
-
-def test_other_libraries_of_a_late_worker_are_refused(
-    dask_cluster: Cluster, tmp_path: Path
-) -> None:
+    """Of a worker that joins during a run, and of one that is there at its start."""
     (tmp_path / "pillow-1.0.dist-info").mkdir()
     (tmp_path / "pillow-1.0.dist-info" / "METADATA").write_text("Name: pillow\nVersion: 1.0\n")
     naps = cluster.over(time.sleep, [0.1] * 1200, dask_cluster.address)
     next(naps)
-    late = dask_cluster.add_worker(PYTHONPATH=str(tmp_path))
-    try:
-        with pytest.raises(CxrError, match=r"worker tcp://.* has pillow 1\.0, not \d+"):
-            list(naps)
-    finally:
-        late.terminate()
-        late.wait()
+    with dask_cluster.with_another(PYTHONPATH=str(tmp_path)):
+        for results in (naps, read_all(files, PARAMS, dask_cluster.address)):
+            with pytest.raises(CxrError, match=r"worker tcp://.* has pillow 1\.0, not \d+"):
+                list(results)
+
+
+def test_a_worker_that_cannot_receive_code_is_refused(
+    dask_cluster: Cluster, files: list[Path]
+) -> None:
+    naps = cluster.over(time.sleep, [0.1] * 1200, dask_cluster.address)
+    next(naps)
+    with dask_cluster.with_another("--no-nanny"):
+        for results in (naps, read_all(files, PARAMS, dask_cluster.address)):
+            with pytest.raises(CxrError, match=r"worker .*the code of this run.*--no-nanny"):
+                list(results)
 
 
 def test_workers_run_todays_code(
@@ -177,36 +194,37 @@ def test_workers_run_todays_code(
 ) -> None:
     many = files * 4  # work for both workers
     assert np.stack(list(read_all(many, PARAMS, dask_cluster.address))).any()
+    processes = dask_cluster.run(os.getpid)
+    assert np.stack(list(read_all(many, PARAMS, dask_cluster.address))).any()
+    assert dask_cluster.run(os.getpid) == processes  # they had the code already
     package = tmp_path / "other" / "cxr"
-    shutil.copytree(Path(cluster.__file__).parent, package)
+    shutil.copytree(cluster.PACKAGE, package)
     code = (package / "cleaning.py").read_text(encoding="utf-8")
-    changed = code.replace("return to_square(", "return 0 * to_square(")
-    (package / "cleaning.py").write_text(changed, encoding="utf-8")
-    monkeypatch.setattr(cluster, "__file__", str(package / "cluster.py"))
+    changed = code.replace("return to_square(", "return below.FACTOR * to_square(")
+    (package / "cleaning.py").write_text(f"from cxr.sub import below\n{changed}", encoding="utf-8")
+    (package / "sub").mkdir()
+    (package / "sub" / "below.py").write_text("FACTOR = 0\n", encoding="utf-8")
+    monkeypatch.setattr(cluster, "PACKAGE", package)
     assert not np.stack(list(read_all(many, PARAMS, dask_cluster.address))).any()
 
 
-def test_a_second_run_waits_and_nothing_is_left(
-    dask_cluster: Cluster, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_second_run_waits(dask_cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
     first = cluster.over(operator.neg, range(20), dask_cluster.address)
     found = [next(first)]
-    (plugin,), (folder,) = dask_cluster.brought()
-    assert plugin == folder
     others: list[int] = []
     second = threading.Thread(
         target=lambda: others.extend(cluster.over(abs, [-1, -2], dask_cluster.address))
     )
     second.start()
-    told = ""
-    while second.is_alive() and not told:
+    said = ""
+    while second.is_alive() and not said:
         time.sleep(0.1)
-        told += capsys.readouterr().err
-    assert f"another run has the cluster {dask_cluster.address}" in told and not others
+        said += capsys.readouterr().err
+    assert f"the cluster {dask_cluster.address} is locked by another run: waiting" in said
+    assert not others
     found += first
     second.join()
     assert found == [-number for number in range(20)] and others == [1, 2]
-    assert dask_cluster.brought() == ([], [])
 
 
 HOLDER = """
@@ -240,26 +258,23 @@ def quick_to_free(tmp_path: Path) -> Iterator[tuple[Cluster, subprocess.Popen[st
         holder.kill()
 
 
-def test_a_run_that_hangs_is_passed_by_and_told(
-    quick_to_free: tuple[Cluster, subprocess.Popen[str]],
+def test_a_run_that_hangs_loses_the_cluster(
+    quick_to_free: tuple[Cluster, subprocess.Popen[str]], tmp_path: Path
 ) -> None:
-    """As is one that was killed: the scheduler does not hear of either."""
+    """As does one that was killed: the scheduler does not hear of either."""
     started, holder = quick_to_free
-    (its_name,), _ = started.brought()
+    (tmp_path / "other code").touch()
     holder.send_signal(signal.SIGSTOP)
-    mine = cluster.over(operator.neg, range(20), started.address)
+    mine = cluster.over(operator.neg, range(20), started.address, tmp_path / "other code")
     found = [next(mine)]
-    (my_name,), folders = started.brought()
-    assert my_name != its_name and folders == [my_name]
     holder.send_signal(signal.SIGCONT)
-    _, errors = holder.communicate("go on\n", timeout=60)
-    assert f"{started.address} is gone: another run has it" in errors
+    _, errors = holder.communicate("continue\n", timeout=60)
+    assert "another run took the cluster" in errors
     found += mine
     assert found == [-number for number in range(20)]
-    assert started.brought() == ([], [])
 
 
 def test_no_scheduler_is_an_error(files: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster, "FIND_WITHIN", 1)
+    monkeypatch.setattr(cluster, "TIMEOUT", 1)
     with pytest.raises(CxrError, match=r"tcp://127\.0\.0\.1:9: no scheduler answers"):
         list(read_all(files, PARAMS, "tcp://127.0.0.1:9"))

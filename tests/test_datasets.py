@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from cxr.arrays import Split
-from cxr.datasets import Batches, class_weights, image_batches, image_input
+from cxr.datasets import ArrayDataset, class_weights, image_batches, image_input
 
 
 def split(count: int, size: int = 4) -> Split:
@@ -14,7 +14,7 @@ def split(count: int, size: int = 4) -> Split:
     return Split(images, pd.DataFrame({"label": labels}))
 
 
-def numbers(batches: Batches) -> list[int]:
+def numbers(batches: ArrayDataset) -> list[int]:
     return [int(image[0, 0, 0]) for i in range(len(batches)) for image in batches[i][0]]
 
 
@@ -57,7 +57,7 @@ def test_fit_sees_every_row_once_per_epoch_in_a_new_order() -> None:
     """What Keras really hands to the network, prefetching and all."""
     seen: list[int] = []
 
-    class Spy(Batches):
+    class Spy(ArrayDataset):
         def __getitem__(self, number):  # type: ignore[no-untyped-def]
             batch = super().__getitem__(number)
             seen.extend(int(v) for v in batch[0][:, 0, 0, 0])
@@ -85,7 +85,7 @@ def orders_of(data: Split) -> list[list[int]]:
 
 def test_features_are_given_as_they_are() -> None:
     rows = np.arange(12, dtype=np.float32).reshape(4, 3)
-    x, y = Batches(rows, np.array([0, 1, 0, 1]), 3)[0]
+    x, y = ArrayDataset(rows, np.array([0, 1, 0, 1]), 3)[0]
     np.testing.assert_array_equal(x, rows[:3])
     np.testing.assert_array_equal(y, [[0], [1], [0]])
 

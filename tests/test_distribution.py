@@ -134,7 +134,7 @@ def test_two_processes_learn_what_one_learns(training: Train) -> None:
 IMPATIENT = """
 import stages.train_baseline as stage
 from cxr import distribution
-distribution.LOST_AFTER = 8
+distribution.HEARTBEAT_TIMEOUT = 8
 stage.run_stage(stage.main)
 """
 
@@ -159,8 +159,8 @@ def wait_for_second_epoch(process: subprocess.Popen[str]) -> None:
 def assert_told_of_the_end(process: subprocess.Popen[str]) -> None:
     """It ends in time and says that another one did."""
     started = time.monotonic()
-    output, _ = process.communicate(timeout=2 * distribution.LOST_AFTER)
-    assert time.monotonic() - started < 2 * distribution.LOST_AFTER
+    output, _ = process.communicate(timeout=2 * distribution.HEARTBEAT_TIMEOUT)
+    assert time.monotonic() - started < 2 * distribution.HEARTBEAT_TIMEOUT
     assert process.returncode == 1, output
     assert "error: another process of this training ended" in output
 
@@ -170,7 +170,7 @@ FAILING = """
 import jax, keras
 import stages.train_baseline as stage
 from cxr import distribution, training
-distribution.LOST_AFTER = 8
+distribution.HEARTBEAT_TIMEOUT = 8
 class Full(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch, logs=None):
         if epoch == 2:
@@ -185,7 +185,7 @@ def test_a_process_tells_of_its_own_failure(training: Train) -> None:
     together = training("multihost", **{"model.epochs": 100_000})
     other, failing = together.start_two(IMPATIENT, FAILING)
     wait_for_second_epoch(failing)
-    output, _ = failing.communicate(timeout=2 * distribution.LOST_AFTER)
+    output, _ = failing.communicate(timeout=2 * distribution.HEARTBEAT_TIMEOUT)
     assert failing.returncode == 1, output
     assert "Traceback" in output
     assert "JaxRuntimeError: RESOURCE_EXHAUSTED" in output
@@ -205,7 +205,7 @@ def test_a_process_tells_of_its_own_failure(training: Train) -> None:
     ],
 )
 def test_which_errors_are_of_lost_processes(said: str, lost: bool) -> None:
-    assert bool(distribution.LOST.match(said)) == lost
+    assert bool(distribution.PEER_LOST.match(said)) == lost
 
 
 def test_hosts_need_equally_many_devices() -> None:
@@ -224,7 +224,7 @@ def test_a_process_that_is_told_of_no_others_says_so(training: Train) -> None:
 
 def test_the_backend_has_to_fit() -> None:
     with pytest.raises(CxrError, match="multihost needs Keras on jax, not on tensorflow"):
-        distribution.spread("multihost")
+        distribution.strategy_scope("multihost")
 
 
 MIRRORED = """
@@ -248,24 +248,24 @@ def test_two_devices_learn_what_one_learns(training: Train) -> None:
 def test_mirrored_batches_are_split_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(distribution, "_replicas", lambda: 3)
     rows = np.arange(11, dtype=np.float32)[:, np.newaxis]
-    batches = datasets.Batches(rows, np.zeros(11, int), 6, shuffle_seed=1)
+    batches = datasets.ArrayDataset(rows, np.zeros(11, int), 6, shuffle_seed=1)
     assert [len(batches[number][0]) for number in range(len(batches))] == [6, 3]
-    whole = datasets.Batches(rows, np.zeros(11, int), 6)
+    whole = datasets.ArrayDataset(rows, np.zeros(11, int), 6)
     assert np.concatenate([whole[0][0], whole[1][0]])[:, 0].tolist() == list(range(11))
     with pytest.raises(CxrError, match="batch_size 4 cannot be split over 3 devices"):
-        datasets.Batches(rows, np.zeros(11, int), 4)
+        datasets.ArrayDataset(rows, np.zeros(11, int), 4)
 
 
 @pytest.fixture
 def two_devices(monkeypatch: pytest.MonkeyPatch) -> None:
-    place = distribution.Place(number=1, processes=2, devices=2)
-    monkeypatch.setattr(distribution, "place", lambda: place)
+    process = distribution.ProcessInfo(index=1, count=2, local_devices=2)
+    monkeypatch.setattr(distribution, "process_info", lambda: process)
 
 
 def test_a_process_takes_its_share_of_a_batch(two_devices: None) -> None:
     rows = np.arange(11, dtype=np.float32)[:, np.newaxis]
     labels = np.zeros(11, int)
-    batches = datasets.Batches(rows, labels, 4, shuffle_seed=1)
+    batches = datasets.ArrayDataset(rows, labels, 4, shuffle_seed=1)
     taken = np.concatenate([batches[number][0][:, 0] for number in range(len(batches))])
     assert len(batches) == 2
     assert taken.tolist() == batches.order[[2, 3, 6, 7]].tolist()
@@ -273,11 +273,11 @@ def test_a_process_takes_its_share_of_a_batch(two_devices: None) -> None:
 
 def test_every_device_sees_all_of_validation(two_devices: None) -> None:
     rows = np.arange(5, dtype=np.float32)[:, np.newaxis]
-    batches = datasets.Batches(rows, np.zeros(5, int), 4)
+    batches = datasets.ArrayDataset(rows, np.zeros(5, int), 4)
     assert batches[0][0][:, 0].tolist() == [0, 1, 2, 3, 0, 1, 2, 3]
     assert batches[1][0][:, 0].tolist() == [4, 4]
 
 
 def test_a_batch_that_cannot_be_split_is_refused(two_devices: None) -> None:
     with pytest.raises(CxrError, match="batch_size 6 cannot be split over 4 devices"):
-        datasets.Batches(np.zeros((8, 1)), np.zeros(8, int), 6)
+        datasets.ArrayDataset(np.zeros((8, 1)), np.zeros(8, int), 6)

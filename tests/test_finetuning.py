@@ -70,7 +70,7 @@ def split(tmp_path):
 def copies(seed=None):
     rows = np.arange(3 * 10, dtype=np.float16).reshape(3, 10, 1, 1, 1)
     targets = np.eye(10, dtype=np.float32)
-    return finetuning.Copies(rows, targets, np.ones(10, np.float32), 4, seed)
+    return finetuning.AugmentedActivations(rows, targets, np.ones(10, np.float32), 4, seed)
 
 
 def test_an_epoch_has_every_image_once_and_copies_come_in_turn():

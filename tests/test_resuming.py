@@ -1,4 +1,4 @@
-"""A training that is cut off and started again ends with the weights of one that never was."""
+"""An interrupted and resumed training ends with the weights of an uninterrupted one."""
 
 import functools
 import os
@@ -15,7 +15,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from cxr import faster, networks, paths, resuming, training
-from cxr.datasets import Batches
+from cxr.datasets import ArrayDataset
 from cxr.demo import PROJECT
 from cxr.errors import CxrError
 from cxr.params import ModelParams, read_params
@@ -45,7 +45,7 @@ class CutOffError(Exception):
     """Stands for a power cut."""
 
 
-class Cut(Batches):
+class Cut(ArrayDataset):
     """Batches that fail in the middle of an epoch."""
 
     at = -1  # batch, counted over all epochs
@@ -82,7 +82,7 @@ def train(params: ModelParams, cut: int = -1, resume: bool = True) -> keras.Mode
     labels = rng.integers(0, 2, 40)
     images = rng.integers(0, 200, (40, SIDE, SIDE)).astype(np.uint8) + 50 * labels[:, None, None]
     images = images.astype(np.uint8)
-    batches, val = Cut(images[:30], labels[:30], 8, 1), Batches(images[30:], labels[30:], 8)
+    batches, val = Cut(images[:30], labels[:30], 8, 1), ArrayDataset(images[30:], labels[30:], 8)
     batches.at = cut
     image = keras.Input((SIDE, SIDE, 1), dtype="uint8")
     network = networks.small_cnn(params)
@@ -127,7 +127,7 @@ def test_a_cut_changes_nothing(
         train(params, cut)
     assert not HISTORY.exists()
     found = train(params)
-    assert "goes on after epoch" in capsys.readouterr().out
+    assert "resuming from epoch" in capsys.readouterr().out
     pd.testing.assert_frame_equal(history(), expected)
     assert_equal(found, weights)
 
@@ -171,8 +171,9 @@ def test_what_belongs_to_other_inputs_is_not_used(
 ) -> None:
     Path(changed).write_text(VALUES.replace("seed: 1", "seed: 2"))
     train(PARAMS)
-    said = [line for line in capsys.readouterr().out.splitlines() if "begins anew" in line]
-    assert said == [f"{kept} is of other data, code, parameters or libraries: begins anew"]
+    said = [line for line in capsys.readouterr().out.splitlines() if "from scratch" in line]
+    reason = "other data, code, parameters or libraries"
+    assert said == [f"checkpoint {kept} ignored ({reason}): starting from scratch"]
 
 
 @pytest.mark.usefixtures("kept")
@@ -180,7 +181,7 @@ def test_what_the_stage_does_not_read_may_change(capsys: pytest.CaptureFixture[s
     Path("params.yaml").write_text(VALUES.replace("epochs: 3", "epochs: 4"))
     Path("weights/large.h5").write_text("other")
     train(PARAMS)
-    assert "goes on after epoch 2" in capsys.readouterr().out
+    assert "resuming from epoch 2 (" in capsys.readouterr().out
 
 
 def shorten(file: Path) -> None:
@@ -218,8 +219,8 @@ def test_a_damaged_state_is_told_and_replaced(
 ) -> None:
     DAMAGES[damage](kept)
     assert_equal(train(PARAMS), in_one_go("plain")[0])
-    said = [line for line in capsys.readouterr().out.splitlines() if "begins anew" in line]
-    assert said == [f"{kept} is damaged: begins anew"]
+    said = [line for line in capsys.readouterr().out.splitlines() if "from scratch" in line]
+    assert said == [f"checkpoint {kept} ignored (damaged): starting from scratch"]
     assert [folder.name for folder in paths.resume("unit").iterdir()] == ["epoch000005"]
 
 
@@ -229,7 +230,7 @@ def test_a_whole_state_is_used_where_a_later_one_is_damaged(
     later = shutil.copytree(kept, kept.with_name("epoch000003"))
     shorten(later / "variables.npz")
     train(PARAMS)
-    assert "goes on after epoch 2" in capsys.readouterr().out
+    assert "resuming from epoch 2 (" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -264,7 +265,7 @@ def test_there_is_a_whole_state_at_every_moment(
             patch.setattr(keras.Model, "fit", cut_before_fit)
             with pytest.raises(CutOffError):
                 train(params)
-        assert "goes on after epoch" in capsys.readouterr().out, sorted(moment.rglob("*"))
+        assert "resuming from epoch" in capsys.readouterr().out, sorted(moment.rglob("*"))
     between = moments[standing.index(2)]
     shutil.rmtree(paths.resume("unit"))
     shutil.copytree(between, paths.resume("unit"))
@@ -290,7 +291,7 @@ def test_a_half_written_state_is_not_used(kept: Path, capsys: pytest.CaptureFixt
     )
     (ended / "state.json").unlink()
     train(PARAMS)
-    assert "goes on after epoch 2" in capsys.readouterr().out
+    assert "resuming from epoch 2 (" in capsys.readouterr().out
     assert set(paths.resume("unit").iterdir()) == {kept.with_name("epoch000005"), running}
 
 
@@ -299,22 +300,35 @@ def test_without_resume_nothing_is_kept() -> None:
     assert not paths.resume("unit").exists()
 
 
-def test_the_mark_is_of_every_file_below_a_folder() -> None:
-    before = resuming.mark_of("train_unit")
+def test_the_fingerprint_is_of_every_file_below_a_folder() -> None:
+    before = resuming.stage_fingerprint("train_unit")
     Path("images/more").mkdir()
     Path("images/more/labels.csv").write_text("label")
-    assert resuming.mark_of("train_unit") != before
+    assert resuming.stage_fingerprint("train_unit") != before
+
+
+@pytest.mark.parametrize("name", ["__pycache__/a.cpython-312.pyc", "a.pyo", ".a.py.swp", "a.py~"])
+def test_what_dvc_ignores_does_not_change_the_fingerprint(name: str) -> None:
+    """Python writes bytecode into a folder of code while the training runs."""
+    shutil.copy(PROJECT / ".dvcignore", ".")
+    before = resuming.stage_fingerprint("train_unit")
+    file = Path("images/more", name)
+    file.parent.mkdir(parents=True)
+    file.write_text("other")
+    assert resuming.stage_fingerprint("train_unit") == before
+    Path(".dvcignore").unlink()
+    assert resuming.stage_fingerprint("train_unit") != before
 
 
 @pytest.mark.parametrize("library", ["keras", "numpy", "tensorflow"])
-def test_the_mark_is_of_the_libraries(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = resuming.mark_of("train_unit")
+def test_the_fingerprint_is_of_the_libraries(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = resuming.stage_fingerprint("train_unit")
     monkeypatch.setattr(f"{library}.__version__", "0")
-    assert resuming.mark_of("train_unit") != before
+    assert resuming.stage_fingerprint("train_unit") != before
 
 
 @pytest.mark.parametrize("missing", ["images", "weights/small.h5"])
 def test_a_missing_input_is_named(missing: str) -> None:
     Path(missing).rename("elsewhere")
     with pytest.raises(CxrError, match=f"{missing} is missing.*run `dvc repro train_unit`"):
-        resuming.mark_of("train_unit")
+        resuming.stage_fingerprint("train_unit")

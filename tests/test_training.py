@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from cxr import reproducible, training
-from cxr.datasets import Batches, class_weights
+from cxr.datasets import ArrayDataset, class_weights
 from cxr.demo import PROJECT
 from cxr.errors import CxrError
 from cxr.networks import transfer_head
@@ -20,11 +20,11 @@ def params() -> TransferParams:
     return transfer.model_copy(update={"epochs": 2, "dense_units": 4, "learning_rate": 0.05})
 
 
-def data(seed: int = 0) -> tuple[Batches, Batches]:
+def data(seed: int = 0) -> tuple[ArrayDataset, ArrayDataset]:
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 2, 80)
     rows = (rng.standard_normal((80, 6)) + 2 * labels[:, None]).astype(np.float32)
-    return Batches(rows[:60], labels[:60], 16, seed), Batches(rows[60:], labels[60:], 16)
+    return ArrayDataset(rows[:60], labels[:60], 16, seed), ArrayDataset(rows[60:], labels[60:], 16)
 
 
 def trained(params: TransferParams, seed: int = 1) -> keras.Model:

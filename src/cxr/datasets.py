@@ -14,7 +14,7 @@ from cxr.errors import CxrError
 Batch = tuple[NDArray[Any], NDArray[np.float32]]
 
 
-class Ordered(keras.utils.PyDataset):
+class ShuffledIndices(keras.utils.PyDataset):
     """Batches of row numbers, each row once per epoch.
 
     Where a training is spread over several devices (`distribution`), shuffled batches are split
@@ -33,7 +33,7 @@ class Ordered(keras.utils.PyDataset):
 
     def __init__(self, count: int, batch_size: int, shuffle_seed: int | None) -> None:
         super().__init__()
-        self.place = distribution.place()
+        self.process = distribution.process_info()
         devices = distribution.devices()
         if batch_size % devices:
             raise CxrError(
@@ -56,31 +56,31 @@ class Ordered(keras.utils.PyDataset):
             drawn = np.random.default_rng([self.shuffle_seed, self.epoch])
             self.order = drawn.permutation(len(self.order))
 
-    def go_on_after(self, epochs: int) -> None:
-        """Skip epochs, as a training that goes on has had them; before `fit`."""
+    def skip_epochs(self, epochs: int) -> None:
+        """Begin after `epochs` epochs, those of a resumed training; call it before `fit`."""
         self.epoch = epochs - 1
 
     def __len__(self) -> int:
         return math.ceil(self.used / self.batch_size)
 
-    def chosen(self, number: int) -> NDArray[np.int64]:
-        """Rows of a batch that this process takes."""
+    def batch_indices(self, number: int) -> NDArray[np.int64]:
+        """Row numbers int64 (n,) of the part of a batch that this process takes."""
         start = number * self.batch_size
         rows = self.order[start : min(start + self.batch_size, self.used)]
         if self.shuffle_seed is None:
-            return np.tile(rows, self.place.devices)
-        return np.split(rows, self.place.processes)[self.place.number]
+            return np.tile(rows, self.process.local_devices)
+        return np.split(rows, self.process.count)[self.process.index]
 
 
-class Batches(Ordered):
+class ArrayDataset(ShuffledIndices):
     """Batches of a (memory-mapped) array and its labels.
 
     Args:
         rows: images uint8 (N, H, W), given to the network as (n, H, W, 1), or features
             float32 (N, ...), given as they are.
         labels: class numbers (N,).
-        batch_size: as `Ordered`.
-        shuffle_seed: as `Ordered`.
+        batch_size: as `ShuffledIndices`.
+        shuffle_seed: as `ShuffledIndices`.
     """
 
     def __init__(
@@ -95,20 +95,22 @@ class Batches(Ordered):
         self.labels = labels
 
     def __getitem__(self, number: int) -> Batch:
-        chosen = self.chosen(number)
-        return self.rows[chosen], self.labels[chosen, np.newaxis].astype(np.float32)
+        indices = self.batch_indices(number)
+        return self.rows[indices], self.labels[indices, np.newaxis].astype(np.float32)
 
 
-def training_images(batch_size: int, seed: int) -> tuple[keras.KerasTensor, Batches, Batches]:
+def training_images(
+    batch_size: int, seed: int
+) -> tuple[keras.KerasTensor, ArrayDataset, ArrayDataset]:
     """Symbolic input, shuffled training batches and validation batches of the cached images."""
     train, val = open_split(paths.ARRAYS / "train"), open_split(paths.ARRAYS / "val")
     batches = image_batches(train, batch_size, seed), image_batches(val, batch_size)
     return image_input(train), *batches
 
 
-def image_batches(split: Split, batch_size: int, shuffle_seed: int | None = None) -> Batches:
+def image_batches(split: Split, batch_size: int, shuffle_seed: int | None = None) -> ArrayDataset:
     """Batches of a split's images."""
-    return Batches(split.images, split.labels, batch_size, shuffle_seed)
+    return ArrayDataset(split.images, split.labels, batch_size, shuffle_seed)
 
 
 def image_input(split: Split) -> keras.KerasTensor:

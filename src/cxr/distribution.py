@@ -17,19 +17,19 @@ import keras
 
 from cxr.errors import CxrError
 
-LOST_AFTER = 30  # seconds without a sign of life after which a process counts as dead
-JOIN_WITHIN = 300  # seconds in which all processes must have been started
+HEARTBEAT_TIMEOUT = 30  # seconds without a sign of life after which a process counts as dead
+JOIN_TIMEOUT = 300  # seconds in which all processes must have been started
 
-# What JAX says where another process is lost. Any other status is of this process's own work, as
-# RESOURCE_EXHAUSTED where its memory is.
-LOST = re.compile(
+# JAX raises one type of error for everything and gives the status only in the text. These are the
+# statuses of a lost peer; any other one is an error of this process, such as RESOURCE_EXHAUSTED.
+PEER_LOST = re.compile(
     r"(UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|CANCELLED): "
-    r"|[A-Z_]+: .*(Gloo|remote process exited)"  # of processors, of graphics cards
+    r"|[A-Z_]+: .*(Gloo|remote process exited)"  # on processors, on graphics cards
 )
 
 
-def spread(mode: str) -> AbstractContextManager[Any]:
-    """What a model must be made and trained within.
+def strategy_scope(mode: str) -> AbstractContextManager[Any]:
+    """The context in which a model has to be built and trained.
 
     Args:
         mode: `none`, `mirrored` (each batch is split over the graphics cards of this machine, by
@@ -64,10 +64,10 @@ def _joined() -> AbstractContextManager[Any]:
     try:
         jax.distributed.initialize(
             os.environ.get("KERAS_DISTRIBUTION_JOB_ADDRESSES"),
-            _number("KERAS_DISTRIBUTION_NUM_PROCESSES"),
-            _number("KERAS_DISTRIBUTION_PROCESS_ID"),
-            initialization_timeout=JOIN_WITHIN,
-            heartbeat_timeout_seconds=LOST_AFTER,
+            _integer("KERAS_DISTRIBUTION_NUM_PROCESSES"),
+            _integer("KERAS_DISTRIBUTION_PROCESS_ID"),
+            initialization_timeout=JOIN_TIMEOUT,
+            heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT,
         )
     except (RuntimeError, ValueError) as error:
         raise CxrError(
@@ -100,56 +100,56 @@ def _ending_together() -> Iterator[None]:
             yield
     except BaseException as error:
         atexit.register(_leave)
-        status = isinstance(error, jax.errors.JaxRuntimeError | ValueError)
-        if status and LOST.match(str(error)):
+        of_jax = isinstance(error, jax.errors.JaxRuntimeError | ValueError)
+        if of_jax and PEER_LOST.match(str(error)):
             raise CxrError(
-                "another process of this training ended, or cannot be reached any more; see what "
-                f"it said, then start all of them again ({str(error).splitlines()[0]})"
+                "another process of this training ended or cannot be reached any more; read its "
+                f"output, then start all processes again ({str(error).splitlines()[0]})"
             ) from error
         raise
 
 
 def _leave() -> None:
-    """End after the error was told, before JAX waits for the others and aborts."""
+    """Exit after the error was printed: JAX would wait for the other processes, then abort."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(1)
 
 
-def _number(variable: str) -> int | None:
-    """Of the environment; None where it is not set, as JAX asks SLURM or MPI then."""
+def _integer(variable: str) -> int | None:
+    """Value of an environment variable; None where it is not set: JAX asks SLURM or MPI then."""
     value = os.environ.get(variable)
     return None if value is None else int(value)
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where this process stands in a training by `multihost`; alone in any other.
+class ProcessInfo:
+    """This process among those of a training by `multihost`; the only one in any other training.
 
     Attributes:
-        number: of this process, from 0.
-        processes: that train together.
-        devices: of each process.
+        index: of this process, from 0. Process 0 writes the results.
+        count: of the processes that train together.
+        local_devices: of each process.
     """
 
-    number: int = 0
-    processes: int = 1
-    devices: int = 1
+    index: int = 0
+    count: int = 1
+    local_devices: int = 1
 
 
-def place() -> Place:
-    """The place of this process."""
+def process_info() -> ProcessInfo:
+    """What JAX knows of this process."""
     if keras.distribution.distribution() is None:
-        return Place()
-    import jax  # is there, as the distribution is its
+        return ProcessInfo()
+    import jax  # is installed: the distribution is JAX's
 
-    return Place(jax.process_index(), jax.process_count(), jax.local_device_count())
+    return ProcessInfo(jax.process_index(), jax.process_count(), jax.local_device_count())
 
 
 def devices() -> int:
-    """Over how many devices, of all processes together, each batch is split."""
-    here = place()
-    return here.processes * here.devices * _replicas()
+    """Number of devices, of all processes together, over which each batch is split."""
+    process = process_info()
+    return process.count * process.local_devices * _replicas()
 
 
 def _replicas() -> int:
@@ -163,4 +163,4 @@ def _replicas() -> int:
 
 def is_first() -> bool:
     """Whether this process is the one that writes results."""
-    return place().number == 0
+    return process_info().index == 0

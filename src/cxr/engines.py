@@ -14,7 +14,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from cxr import cluster
+from cxr import cluster, reproducible
 from cxr.conversion import convert
 from cxr.errors import CxrError
 from cxr.runtimes import Run, compiled
@@ -62,7 +62,7 @@ def run_over(
         return
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.keras"
-        model.save(file)
+        reproducible.save_model(model, file)  # equal files are sent once
         function = partial(_run_brought, name=file.name, engine=engine)
         yield from cluster.over(function, batches, scheduler, file)
 

@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 from cxr import paths
 from cxr.activations import look
 from cxr.arrays import Split, open_rows
-from cxr.datasets import Ordered, class_weights
+from cxr.datasets import ShuffledIndices, class_weights
 from cxr.errors import CxrError
 from cxr.params import FinetuneParams
 
 CLASSES = {"label": 2, "pathogen": 3}
 
 
-class Copies(Ordered):
+class AugmentedActivations(ShuffledIndices):
     """Batches of activations, each image in the next of its copies in each epoch.
 
     Args:
@@ -45,7 +45,7 @@ class Copies(Ordered):
             self.first = np.random.default_rng(seed).integers(0, len(activations), len(targets))
 
     def __getitem__(self, number: int) -> tuple[Any, Any, Any]:
-        rows = self.chosen(number)
+        rows = self.batch_indices(number)
         copies: Any = 0
         if self.first is not None:
             copies = (self.first[rows] + self.epoch) % len(self.activations)
@@ -65,7 +65,9 @@ def targets(index: pd.DataFrame, kind: str) -> NDArray[np.float32]:
     return np.column_stack([~ill, ill * (1 - virus), ill * virus]).astype(np.float32)
 
 
-def batches(name: str, split: Split, params: FinetuneParams, seed: int | None = None) -> Copies:
+def batches(
+    name: str, split: Split, params: FinetuneParams, seed: int | None = None
+) -> AugmentedActivations:
     """Batches of the cached activations of a split; shuffled where there is a seed.
 
     Raises:
@@ -76,7 +78,7 @@ def batches(name: str, split: Split, params: FinetuneParams, seed: int | None = 
     if activations.shape[1] != len(split.index):
         raise CxrError(f"{path} holds {activations.shape[1]} images, not {len(split.index)}")
     weights = image_weights(split.labels, params.class_weights if seed is not None else "none")
-    return Copies(
+    return AugmentedActivations(
         activations, targets(split.index, params.targets), weights, params.batch_size, seed
     )
 

@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 
 Image = NDArray[np.uint8]
 
-cv2.setNumThreads(1)  # callers run images side by side
-
 FONTS = (cv2.FONT_HERSHEY_SIMPLEX, cv2.FONT_HERSHEY_PLAIN, cv2.FONT_HERSHEY_COMPLEX)
 SIDE_MARKERS = ("L", "R", "PA", "AP")
 CHARACTERS = tuple("ABCDEFGHKLMNPRSTV0123456789.:/-")

@@ -1,20 +1,21 @@
-"""Compile and fit: the part that all variants share."""
+"""Compile and fit, which all variants share, and the whole training of the small CNN."""
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 import numpy as np
 import pandas as pd
 
-from cxr import distribution, paths, reproducible
-from cxr.datasets import Ordered
+from cxr import distribution, networks, paths, reproducible
+from cxr.datasets import ShuffledIndices, class_weights, training_images
 from cxr.errors import CxrError
-from cxr.faster import OneKernelAdam
+from cxr.faster import OneKernelAdam, for_training
 from cxr.files import remove, write_csv
-from cxr.params import FitSection
+from cxr.params import FitSection, ModelParams
 from cxr.progress import Meter, epoch_line
-from cxr.resuming import Progress
+from cxr.resuming import TrainingCheckpoint
 
 SHOWN = ("loss", "accuracy", "val_loss", "val_accuracy", "seconds")  # of an epoch
 HISTORY_COLUMNS = ["epoch", "loss", "accuracy", "val_loss", "val_accuracy", "seconds", "kept"]
@@ -66,8 +67,8 @@ class ShowEpochs(keras.callbacks.Callback):
 def train(
     variant: str,
     model: keras.Model,
-    batches: Ordered,
-    val: Ordered,
+    batches: ShuffledIndices,
+    val: ShuffledIndices,
     params: FitSection,
     class_weight: dict[int, float] | None = None,
     resume: bool = False,
@@ -86,12 +87,12 @@ def train(
         val: validation batches.
         params: how to train.
         class_weight: weight of each class in the loss.
-        resume: keep the state of each finished epoch until `save`, and go on from the one that a
-            training of the same data, code and parameters left when it was cut off.
+        resume: save a checkpoint of each finished epoch until `save`, and resume from the one that
+            an interrupted training of the same data, code and parameters left.
 
     Raises:
-        CxrError: the loss became NaN or infinite; something is missing on which the training's
-            stage depends.
+        CxrError: the loss became NaN or infinite; a file that the training's stage depends on is
+            missing.
     """
     crossentropy = (
         keras.losses.BinaryCrossentropy
@@ -104,9 +105,9 @@ def train(
         metrics=["accuracy"],
     )
     stopping = _early_stopping(params) if params.early_stopping else None
-    progress = Progress(variant, resume, batches, stopping)
-    finished = progress.restore(model)
-    if progress.stopped:
+    checkpoint = TrainingCheckpoint(variant, resume, batches, stopping)
+    finished = checkpoint.restore(model)
+    if checkpoint.stopped:
         finished = params.epochs
     shown = ShowEpochs(variant, params.epochs, finished, len(batches))
     model.fit(
@@ -115,11 +116,11 @@ def train(
         initial_epoch=finished,
         epochs=params.epochs,
         class_weight=class_weight,
-        callbacks=[*_callbacks(params), *filter(None, [stopping]), progress, shown],
+        callbacks=[*_callbacks(params), *filter(None, [stopping]), checkpoint, shown],
         shuffle=False,  # the batches shuffle themselves, by seed
         verbose=0,
     )
-    table = pd.DataFrame(progress.rows)
+    table = pd.DataFrame(checkpoint.rows)
     table["epoch"] = np.arange(1, len(table) + 1)
     if not np.isfinite(table).all(axis=None):
         raise CxrError(
@@ -166,8 +167,37 @@ def _early_stopping(params: FitSection) -> keras.callbacks.EarlyStopping:
     )
 
 
+def train_small_cnn(
+    variant: str,
+    params: ModelParams,
+    seed: int,
+    augmentation: Sequence[keras.Layer] = (),
+    resume: bool = False,
+) -> None:
+    """Train the small CNN on the cached images; save it without what serves training alone.
+
+    Args:
+        variant: name of the model and of its history.
+        params: of the network and of its training.
+        seed: of the order of the images.
+        augmentation: layers that change the images of training batches.
+        resume: as `train` takes it.
+
+    Raises:
+        CxrError: as `train` raises it.
+    """
+    image, batches, val = training_images(params.batch_size, seed)
+    network = networks.small_cnn(params)
+    model = keras.Model(image, networks.apply(network, image))
+    stack = [*augmentation, *for_training(network)]  # shares the weights of `model`
+    learner = keras.Model(image, networks.apply(stack, image))
+    weights = class_weights(batches.labels, params.class_weights)
+    train(variant, learner, batches, val, params, weights, resume=resume)
+    save(variant, model)
+
+
 def save(variant: str, model: keras.Model) -> None:
-    """Save a trained model, after which its training cannot be resumed any more."""
+    """Save a trained model and remove the checkpoint of its training."""
     reproducible.save_model(model, paths.model(variant))
     if distribution.is_first():
         remove(paths.resume(variant))
