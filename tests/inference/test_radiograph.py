@@ -4,6 +4,7 @@ import logging
 import struct
 import warnings
 import zlib
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from pydicom.tag import Tag
 
 from cxr.images import ImageError, open_image, to_grey
 from cxr.inference import radiograph
-from cxr.inference.radiograph import read
+from cxr.inference.radiograph import from_bytes, read
 
 # As outside of tests: warnings of libraries are not errors.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -127,6 +128,16 @@ def test_nothing_names_a_patient(
     told += f"{out} {err} {caplog.text} {[str(one.message) for one in warned]}"
     assert "SECRET7" not in told
     assert not warned and not out and not err and not caplog.text
+
+
+@pytest.mark.parametrize("content", [content_of(grey8()), content_of(grey8())[:-50]])
+def test_the_log_of_pydicom_is_silenced_only_while_a_file_is_read(content: bytes) -> None:
+    logger = logging.getLogger("pydicom")
+    assert logger.level < logging.CRITICAL
+    before = logger.level
+    with suppress(ImageError):
+        from_bytes(content, Path("x"))
+    assert logger.level == before
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])

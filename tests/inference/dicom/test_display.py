@@ -122,6 +122,15 @@ def test_a_voi_table_may_begin_in_the_upper_half_of_16_bits() -> None:
     np.testing.assert_allclose(shown(content_of(made)), curve[places] / 32767 * 255, atol=0.51)
 
 
+def test_a_voi_table_is_applied_to_rescaled_values_of_more_than_16_bits() -> None:
+    """Which pydicom's function alone would wrap around."""
+    pixels, curve = ramp(12), np.arange(20000)
+    made = dataset(pixels, 12, RescaleSlope=40, RescaleIntercept=0)
+    made.VOILUTSequence = table(40000, curve, 15)
+    places = np.clip(pixels * 40.0 - 40000, 0, 19999).astype(int)
+    np.testing.assert_allclose(shown(content_of(made)), curve[places] / 32767 * 255, atol=0.51)
+
+
 @pytest.mark.parametrize("entries", [256, 255])
 @pytest.mark.parametrize("vr", ["US", "OW"])
 @pytest.mark.parametrize("syntax", [uid.ExplicitVRLittleEndian, uid.ExplicitVRBigEndian])
@@ -205,10 +214,11 @@ def test_without_a_window_deep_data_fill_the_range_but_for_outliers() -> None:
     [
         {"WindowCenter": 5000, "WindowWidth": 10},
         {"WindowCenter": 9, "WindowWidth": 0},
+        {"WindowCenter": 9, "WindowWidth": 1},
         {"WindowCenter": 9, "WindowWidth": 9, "VOILUTFunction": "CUBIC"},
         {"VOILUTSequence": table(0, np.zeros(256), 8)},
     ],
-    ids=["beside all values", "no width", "unknown function", "table of zeros"],
+    ids=["beside all values", "no width", "threshold", "unknown function", "table of zeros"],
 )
 def test_a_useless_window_is_told_and_passed_over(tmp_path: Path, tags: dict[str, Any]) -> None:
     (tmp_path / "x").write_bytes(content_of(dataset(picture(), **tags)))

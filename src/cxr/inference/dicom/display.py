@@ -81,20 +81,19 @@ def _padding(levels: NDArray[Any], tags: Dataset) -> NDArray[np.bool_]:
 
 
 def _rescaled(levels: NDArray[Any], tags: Dataset) -> NDArray[np.float64]:
-    """By the modality LUT or the rescale tags.
+    """By the modality LUT, or else the rescale tags.
 
     Raises:
         DicomError: the table is damaged, or the tags give no numbers or the same for all.
     """
-    slope = number(tags, "RescaleSlope", 1.0)  # pydicom ignores it without an intercept
     view = _empty_view()
     if _has_table(tags, "ModalityLUTSequence"):
         view.ModalityLUTSequence = [_repaired_table(tags, "ModalityLUTSequence", levels)[0]]
-    else:
-        view.RescaleSlope = slope
+    else:  # pydicom ignores one of these without the other
+        view.RescaleSlope = number(tags, "RescaleSlope", 1.0)
         view.RescaleIntercept = number(tags, "RescaleIntercept", 0.0)
     values = apply_modality_lut(levels.astype(np.int64), view).astype(np.float64)
-    if "RescaleSlope" in view and (slope == 0 or not np.isfinite(values).all()):
+    if view.get("RescaleSlope") == 0 or not np.isfinite(values).all():
         raise DicomError("RescaleSlope or RescaleIntercept cannot be used")
     return values
 
@@ -102,14 +101,7 @@ def _rescaled(levels: NDArray[Any], tags: Dataset) -> NDArray[np.float64]:
 def _windowed(
     values: NDArray[np.float64], counts: NDArray[np.int64], tags: Dataset, layout: PixelLayout
 ) -> tuple[NDArray[np.float64], tuple[str, ...]]:
-    """Grey from 0 to 1 of each value, and warnings.
-
-    Args:
-        values: of the levels, rescaled.
-        counts: pixels of each level.
-        tags: of the file.
-        layout: of the pixels.
-    """
+    """Grey from 0 to 1 of the rescaled levels, and warnings; `counts`: pixels of each level."""
     try:
         grey, notes = _by_header(values, tags)
     except (DicomError, ValueError):  # the latter from pydicom: wrong width or function
@@ -125,11 +117,10 @@ def _windowed(
 def _by_header(
     values: NDArray[np.float64], tags: Dataset
 ) -> tuple[NDArray[np.float64] | None, tuple[str, ...]]:
-    """By the first VOI LUT or else the first window (DICOM PS3.3, C.11.2), with warnings; None: has
-    neither.
+    """By the first VOI LUT or else the first window, from 0 to 1, and warnings; None: has neither.
 
     Raises:
-        DicomError: the table is damaged.
+        DicomError: the table is damaged, or the window is a threshold.
         ValueError: the width or function of the window is not allowed.
     """
     view = _empty_view()
@@ -145,6 +136,8 @@ def _by_header(
         return None, ()
     view.WindowCenter, view.WindowWidth = center, width
     view.VOILUTFunction = text(tags, "VOILUTFunction") or "LINEAR"
+    if view.VOILUTFunction == "LINEAR" and width == 1:  # allowed, but leaves black and white only
+        raise DicomError("WindowWidth is 1")
     view.PhotometricInterpretation = "MONOCHROME2"
     view.BitsStored, view.PixelRepresentation = 1, 0  # makes the output range 0 to 1
     return apply_voi_lut(values, view), ()
@@ -182,23 +175,12 @@ def _has_table(tags: Dataset, keyword: str) -> bool:
 
 
 def _repaired_table(tags: Dataset, keyword: str, values: NDArray[Any]) -> tuple[Dataset, int, bool]:
-    """The first table of a sequence, with a descriptor that fits its entries.
+    """The first table of a sequence, declared as it is; the bits that its entries use; and whether
+    the file declares these bits and the number of entries. Raises DicomError: damaged.
 
-    pydicom rejects tables with fewer entries than declared or with two entries in a word, and uses
-    8-bit indices for tables of 8 bits. Some devices declare the 16 bits in which entries of 12 are
-    stored.
-
-    Args:
-        tags: of the file.
-        keyword: of the sequence.
-        values: that are looked up.
-
-    Returns:
-        The table, declared with 16 bits; the bits that its entries use; and whether these and the
-        number of entries are those that the file declares.
-
-    Raises:
-        DicomError: the table is damaged.
+    pydicom rejects tables with fewer entries than declared or with two entries in a word, and
+    indexes tables of 8 bits with 8 bits, so all are declared with 16. Some devices declare the 16
+    bits in which entries of 12 are stored, hence the used ones.
     """
     try:
         found = tags[keyword].value[0]
