@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import Project, wait_for_queue
+from dicom_files import content_of, dataset
 from dvc.cli import DvcParserError, parse_args
-from test_radiograph import content_of, dataset
 from tiny import grey
 from working_tree import copy_missing
 

@@ -28,10 +28,10 @@ from cxr.demo import PROJECT
 from cxr.errors import CxrError
 from cxr.explaining import Explainer, heat_map, mean_map, overlay
 from cxr.finetuning import whole_model, with_outputs
+from cxr.inference.radiograph import Radiograph
 from cxr.networks import apply, small_cnn, transfer_head
 from cxr.params import read_params
 from cxr.predicting import EXPLAINED, Answer, Predictor
-from cxr.radiograph import Radiograph
 
 SIDE = 64
 PARAMS = read_params(PROJECT / "params.yaml")

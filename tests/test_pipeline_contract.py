@@ -30,7 +30,10 @@ def modules_imported(script: Path) -> set[Path]:
             names = [alias.name for alias in node.names]
         for name in names:
             if name.split(".")[0] == "cxr":
-                files = [SOURCE / f"{name.replace('.', '/')}.py", SOURCE / "cxr/__init__.py"]
+                path = SOURCE / name.replace(".", "/")
+                packages = [path, *path.relative_to(SOURCE).parents]
+                files = [path.with_suffix(".py")]
+                files += [SOURCE / folder / "__init__.py" for folder in packages]
                 found.update(file for file in files if file.exists())
     return found
 
@@ -252,9 +255,11 @@ def test_modules_import_only_upward() -> None:
         for line in text.splitlines()
         if line.startswith("| `") and line.split("`")[1].endswith(".py")
     ]
-    modules = {file.name for file in (SOURCE / "cxr").glob("[!_]*.py")}
+    package = SOURCE / "cxr"
+    modules = {file.relative_to(package).as_posix() for file in package.rglob("[!_]*.py")}
     assert set(listed) == modules
     for position, name in enumerate(listed):
-        imported = {file.name for file in modules_imported(SOURCE / "cxr" / name)}
+        files = modules_imported(package / name)
+        imported = {file.relative_to(package).as_posix() for file in files}
         below = imported & set(listed[position:])
         assert not below, f"{name} imports {below}, listed below it"

@@ -15,10 +15,13 @@ import pytest
 from PIL import Image
 from tiny import SCALE, THRESHOLD, content_as, export, grey
 
-from cxr import cli, predicting, radiograph
+from cxr import cli, predicting
 from cxr.demo import PROJECT
 from cxr.errors import CxrError
 from cxr.images import ImageError
+from cxr.inference import radiograph
+from cxr.inference.dicom.tags import OTHER_MODALITY, OTHER_VIEW
+from cxr.inference.radiograph import Radiograph
 from cxr.predicting import Answer, Predictor
 
 
@@ -110,8 +113,8 @@ def test_what_is_odd_is_told(exported: Path, tmp_path: Path, warning: str) -> No
 
 
 def test_every_note_of_a_file_is_a_warning(exported: Path) -> None:
-    notes = (radiograph.OTHER_MODALITY, radiograph.OTHER_VIEW)
-    one = radiograph.Radiograph(grey(128), 40, 40, False, notes)
+    notes = (OTHER_MODALITY, OTHER_VIEW)
+    one = Radiograph(grey(128), 40, 40, False, notes)
     assert tuple(Predictor(exported).warnings(one, 0.5)) == notes
 
 

@@ -27,12 +27,12 @@ import numpy as np
 import psutil
 import pytest
 import requests
+from dicom_files import bomb, content_of, dataset, grey8
 from keras import layers
 from PIL import Image
 from starlette.applications import Starlette
 from starlette.routing import Mount
 from starlette.types import ASGIApp, Message
-from test_radiograph import bomb, content_of, dataset, grey8
 from tiny import SIDE, THRESHOLD, content_as, export, grey
 from writes import WATCH, elsewhere
 
@@ -219,8 +219,8 @@ BAD = {
     "empty file": b"",
     "cannot identify": b"<html>no image</html>",
     "truncated": content_as(Image.effect_noise((200, 200), 50), "JPEG")[:2000],
-    "suggests a bomb": bomb(),
-    "8000 x 8000 pixels suggest a bomb": forged(),
+    "100-megabyte limit (possible decompression bomb)": bomb(),
+    "8000 x 8000 pixels exceed the 50-megapixel limit": forged(),
     "without pixel data": content_of(grey8())[:400],
     "PhotometricInterpretation": secret(SECRET.encode() + b"  "),
 }

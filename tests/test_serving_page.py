@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from dicom_files import content_of, dataset
 from PIL import Image
 from playwright.sync_api import Browser, Error, Page, expect
-from test_radiograph import content_of, dataset
 from test_serving import exported, running
 from tiny import grey
 

@@ -15,13 +15,13 @@ import pandas as pd
 from cxr import comparison, ensemble, scores
 from cxr.errors import CxrError
 from cxr.files import write_csv, write_json
+from cxr.inference.radiograph import Radiograph
 from cxr.intervals import intervals, thresholds
 from cxr.labelled import Labelled
 from cxr.labels import LABELS
 from cxr.params import EvaluateParams
 from cxr.predicting import Predictor, damaged, predict
 from cxr.progress import track
-from cxr.radiograph import Radiograph
 from cxr.runtimes import open_network
 from cxr.variants import TRAINED, VARIANTS
 

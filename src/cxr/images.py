@@ -95,7 +95,10 @@ def decode(content: bytes, path: Path, enough: int = 0) -> Image.Image:
         # mode of images with a palette.
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             if image.width * image.height > MOST_PIXELS:
-                raise ValueError(f"{image.width} x {image.height} pixels suggest a bomb")
+                raise ValueError(
+                    f"{image.width} x {image.height} pixels exceed the "
+                    f"{MOST_PIXELS // 10**6}-megapixel limit (possible decompression bomb)"
+                )
             if 0 < enough <= min(image.size) // 2:
                 image.draft("L", (enough, enough))
             image.load()

@@ -9,11 +9,11 @@ import pandas as pd
 
 from cxr.errors import CxrError
 from cxr.images import ImageError
+from cxr.inference.radiograph import bytes_of
 from cxr.labels import LABELS
 from cxr.layout import shown
 from cxr.manifest import identify, read_patients, some
 from cxr.predicting import list_radiographs
-from cxr.radiograph import bytes_of
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from cxr.document import Chart, Document, Section, Table
 from cxr.drift import Comparison
 from cxr.errors import CxrError
 from cxr.files import replacing, write_json
+from cxr.inference.radiograph import Radiograph
 from cxr.predicting import Answer, Predictor, read_batches
 from cxr.progress import track
-from cxr.radiograph import Radiograph
 from cxr.scores import predictive_values
 
 PAGE, JSON = "index.html", "drift.json"

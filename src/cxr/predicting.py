@@ -14,15 +14,16 @@ from typing import Any, NoReturn, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from cxr import familiarity, radiograph
+from cxr import familiarity
 from cxr.calibration import rescaled
 from cxr.cleaning import prepare
 from cxr.errors import CxrError
 from cxr.images import ImageError
+from cxr.inference import radiograph
+from cxr.inference.radiograph import Radiograph
 from cxr.labels import LABELS
 from cxr.layout import IMAGE_SUFFIXES, shown
 from cxr.params import ImageParams
-from cxr.radiograph import Radiograph
 from cxr.runtimes import open_network
 
 Told = TypeVar("Told")

@@ -42,8 +42,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from cxr.document import MARKDOWN
 from cxr.errors import CxrError, extra
 from cxr.images import MOST_PIXELS, ImageError
+from cxr.inference.radiograph import MOST_BYTES
 from cxr.predicting import SUFFIXES, Answer, Predictor
-from cxr.radiograph import MOST_BYTES
 
 if TYPE_CHECKING:
     from cxr.explaining import Explainer

@@ -1,9 +1,9 @@
-"""A program of its own, which decodes one compressed DICOM frame by GDCM.
+"""A program of its own: decodes one compressed DICOM frame with GDCM.
 
-GDCM ends its process where a frame is damaged in some ways, and its parts print what they find.
-Here neither reaches the program that wants the image. It imports nothing of this project.
+Some damaged frames make GDCM end its process, and its libraries print what they find; neither
+affects the parent process. Imports nothing of this project.
 
-Standard input: a line of JSON, the arguments of pydicom's decoder; then PixelData as in the file.
+Standard input: a line of JSON, the options of pydicom's decoder; then PixelData as in the file.
 Standard output: a line of JSON, the photometric interpretation; then the pixels as an NPY file.
 """
 

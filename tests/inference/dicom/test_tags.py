@@ -1,0 +1,102 @@
+"""Tags of DICOM files: every encoding, and what contradicts a frontal chest radiograph."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from dicom_files import content_of, dataset, picture, shown
+from pydicom import uid
+
+from cxr.inference.dicom import tags
+from cxr.inference.radiograph import read
+
+# As outside of tests: warnings of libraries are not errors.
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.mark.parametrize("frames", ["0", "1", ""])
+def test_a_number_of_frames_that_means_one_image(frames: str) -> None:
+    made = dataset(picture(), NumberOfFrames=frames)
+    np.testing.assert_array_equal(shown(content_of(made)), picture())
+
+
+@pytest.mark.parametrize(
+    "syntax",
+    [uid.ImplicitVRLittleEndian, uid.ExplicitVRBigEndian, uid.DeflatedExplicitVRLittleEndian],
+    ids=["implicit", "big-endian", "deflated"],
+)
+@pytest.mark.parametrize("bits", [8, 16])
+def test_the_same_pixels_however_written(syntax: uid.UID, bits: int) -> None:
+    wanted = shown(content_of(dataset(picture(bits))))
+    made = dataset(picture(bits))
+    made.file_meta.TransferSyntaxUID = syntax
+    if syntax == uid.ExplicitVRBigEndian and bits == 16:
+        made["PixelData"].value = picture(bits).astype(">u2").tobytes()
+    np.testing.assert_array_equal(shown(content_of(made)), wanted)
+
+
+@pytest.mark.parametrize("lacks", ["preamble", "preamble and header"])
+@pytest.mark.parametrize(
+    ("syntax", "begin"),
+    [
+        (uid.ExplicitVRLittleEndian, b"\x08\0\x16\0"),
+        (uid.ImplicitVRLittleEndian, b"\x08\0\x16\0"),
+        (uid.ExplicitVRBigEndian, b"\0\x08\0\x16"),
+    ],
+    ids=["explicit", "implicit", "big-endian"],
+)
+def test_the_same_pixels_without_what_precedes_the_tags(
+    syntax: uid.UID, begin: bytes, lacks: str
+) -> None:
+    """As some scanners and old archives write them."""
+    made = dataset(picture(16))
+    wanted = shown(content_of(made))
+    made.file_meta.TransferSyntaxUID = syntax
+    if syntax == uid.ExplicitVRBigEndian:
+        made["PixelData"].value = picture(16).astype(">u2").tobytes()
+    content = content_of(made)
+    bare = content[132:] if lacks == "preamble" else content[content.index(begin) :]
+    np.testing.assert_array_equal(shown(bare), wanted)
+
+
+@pytest.mark.parametrize(
+    ("tags", "notes"),
+    [
+        ({}, ()),
+        ({"Modality": "DX", "BodyPartExamined": "PORT CHEST", "ViewPosition": "AP"}, ()),
+        ({"Modality": "DR", "ViewPosition": "LLD"}, ()),
+        *(
+            ({"BodyPartExamined": word}, ())
+            for word in (
+                *("TORAX", "TÓRAX PA", "PECHO", "PULMONES", "PEITO", "PULMÃO", "TORACE", "petto"),
+                *("POLMONI", "THORAX", "POITRINE", "POUMONS", "BRUSTKORB", "LUNGE", "CHEST_PA"),
+                *("BRUST", "BRUST_AP", "T\xc3\x93RAX"),  # UTF-8, read as Latin-1
+            )
+        ),
+        ({"BodyPartExamined": "BRUSTWIRBELSAULE"}, (tags.OTHER_PART,)),
+        *(
+            ({"ViewPosition": word}, (tags.OTHER_VIEW,))
+            for word in ("LATERALE", "L LATERAL", "CHEST_LAT", "PERFIL", "PROFIL", "SEITLICH")
+        ),
+        ({"ViewPosition": "LATERAL DECUBITUS"}, ()),
+        ({"PresentationIntentType": "FOR PROCESSING"}, (tags.FOR_PROCESSING,)),
+        ({"PresentationIntentType": "FOR PRESENTATION"}, ()),
+        (
+            {"SOPClassUID": uid.DigitalXRayImageStorageForProcessing},
+            (tags.FOR_PROCESSING,),
+        ),
+        ({"Modality": "CT"}, (tags.OTHER_MODALITY,)),
+        ({"BodyPartExamined": "HAND"}, (tags.OTHER_PART,)),
+        ({"ViewPosition": "LL"}, (tags.OTHER_VIEW,)),
+        (
+            {"Modality": "MR", "ViewPosition": "lateral"},
+            (tags.OTHER_MODALITY, tags.OTHER_VIEW),
+        ),
+    ],
+)
+def test_what_is_no_frontal_chest_radiograph_is_noted(
+    tags: dict[str, str], notes: tuple[str, ...], tmp_path: Path
+) -> None:
+    (tmp_path / "x").write_bytes(content_of(dataset(picture(), **tags)))
+    found = read(tmp_path / "x")
+    assert found.notes == notes
