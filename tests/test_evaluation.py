@@ -16,12 +16,12 @@ from cxr import evaluation, paths
 from cxr.arrays import Split, write_split
 from cxr.errors import CxrError
 from cxr.evaluation import (
-    CACHES,
     evaluate,
     predict,
     predict_all,
     predict_from_cache,
 )
+from cxr.variants import REGISTRY
 
 VARIANTS = ["baseline", "augmented", "transfer", "finetuned", "ensemble"]
 METRICS = {
@@ -207,7 +207,9 @@ def features(count: int) -> NDArray[np.float32]:
 
 
 def from_cache(model: Model, part: Split, rows: NDArray[np.float32]) -> Any:
-    return predict_from_cache(model, part, rows[np.newaxis], CACHES["transfer"], "transfer")
+    return predict_from_cache(
+        model, part, rows[np.newaxis], REGISTRY["transfer"].cached, "transfer"
+    )
 
 
 @pytest.mark.parametrize("count", [1, 31, 32, 33, 70])

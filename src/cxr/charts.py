@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from cxr import scores
 from cxr.intervals import Interval
 from cxr.labels import LABELS, SPLITS
-from cxr.variants import EVALUATED, VARIANTS
+from cxr.variants import EVALUATED, REGISTRY, VARIANTS
 
 # Okabe and Ito (2008): told apart by colour-blind readers as well.
-COLOURS = dict(zip(VARIANTS, ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00"), strict=True))
+COLOURS = {name: variant.color for name, variant in REGISTRY.items()}
 CLASS_COLOURS = dict(zip(LABELS, ("#56B4E9", "#CC79A7"), strict=True))
 STYLES = {"val": "--", "test": "-"}
 SIZE = (4.4, 3.4)  # inches; a chart fills the width of a telephone

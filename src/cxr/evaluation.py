@@ -1,8 +1,6 @@
 """Predictions of every variant, and their metrics."""
 
 import textwrap
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,7 @@ from cxr import comparison, paths, scores
 from cxr.arrays import Split, batches, open_rows, open_split
 from cxr.errors import CxrError
 from cxr.progress import Meter
-from cxr.variants import EVALUATED, SELECTION, TRAINED, VARIANTS
+from cxr.variants import EVALUATED, REGISTRY, SELECTION, TRAINED, VARIANTS, CachedInput
 
 BATCH_SIZE = 32  # images; of no influence on the result
 
@@ -53,31 +51,8 @@ def predict(model: keras.Model, rows: NDArray[Any]) -> Any:
     return probabilities.astype(np.float64)
 
 
-@dataclass(frozen=True)
-class Cache:
-    """What of a variant is computed once for each image, ahead of its trained part.
-
-    Attributes:
-        stage: that computes it.
-        layer: name of the trained part in the saved model.
-        rows: gives the file of a split.
-        tolerance: largest difference of a probability from the whole model's.
-    """
-
-    stage: str
-    layer: str
-    rows: Callable[[str], Path]
-    tolerance: float
-
-
-CACHES = {
-    "transfer": Cache("extract_features", "head", paths.features, 1e-3),
-    "finetuned": Cache("extract_activations", "tuned", paths.activations, 0.02),  # half precision
-}
-
-
 def predict_from_cache(
-    model: keras.Model, split: Split, rows: NDArray[Any], cache: Cache, variant: str
+    model: keras.Model, split: Split, rows: NDArray[Any], cached: CachedInput, variant: str
 ) -> Any:
     """Probabilities of a variant from what is cached, which saves the backbone's run.
 
@@ -88,31 +63,30 @@ def predict_from_cache(
         model: the whole, with the trained part as a layer.
         split: the images.
         rows: (V, N, ...), a block for each view of the images; probabilities are averaged.
-        cache: what the rows are.
+        cached: what the rows are.
         variant: name of the model.
 
     Raises:
         CxrError: rows and images do not belong together.
     """
-    trained = model.get_layer(cache.layer)
+    trained = model.get_layer(cached.layer)
     probabilities = np.mean([predict(trained, block) for block in rows], axis=0)
     whole = predict(model, split.images[:BATCH_SIZE, ..., np.newaxis])
-    if not np.allclose(whole, probabilities[: len(whole)], atol=cache.tolerance):
+    if not np.allclose(whole, probabilities[: len(whole)], atol=cached.tolerance):
         raise CxrError(
-            f"{cache.rows('').parent} and {paths.model(variant)} do not belong together; "
-            f"run `dvc repro --force {cache.stage}`"
+            f"{cached.path('').parent} and {paths.model(variant)} do not belong together; "
+            f"run `dvc repro --force {cached.stage}`"
         )
     return probabilities
 
 
 def predict_split(model: keras.Model, variant: str, name: str, split: Split) -> Any:
     """Probabilities of one variant for the images of a split."""
-    if variant not in CACHES:
+    if (cached := REGISTRY[variant].cached) is None:
         return predict(model, split.images[..., np.newaxis])
-    cache = CACHES[variant]
-    rows = open_rows(cache.rows(name))
-    views = rows if variant == "finetuned" else rows[np.newaxis]
-    return predict_from_cache(model, split, views, cache, variant)
+    rows = open_rows(cached.path(name))
+    views = rows if cached.has_views else rows[np.newaxis]
+    return predict_from_cache(model, split, views, cached, variant)
 
 
 def predict_all() -> pd.DataFrame:

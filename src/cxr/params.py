@@ -23,6 +23,7 @@ from pydantic import (
 from cxr import paths
 from cxr.errors import CxrError
 from cxr.files import read_yaml
+from cxr.variants import TRAINED
 
 SHORT = Repr()  # of a value in an error, however long or deeply nested it is
 SHORT.maxlevel, SHORT.maxstring, SHORT.maxother = 2, 60, 60
@@ -49,6 +50,12 @@ Zooms = Annotated[
 Address = Annotated[str, Field(pattern=r"^$|^[a-z]+://.+:\d+$")]  # as tcp://10.0.0.1:8786
 
 
+def _are_trained(members: tuple[str, ...]) -> tuple[str, ...]:
+    if unknown := set(members) - set(TRAINED):
+        raise ValueError(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(TRAINED)}")
+    return members
+
+
 def _are_different(members: tuple[str, ...]) -> tuple[str, ...]:
     if len(set(members)) < len(members):
         raise ValueError("Variants should be different")
@@ -56,9 +63,10 @@ def _are_different(members: tuple[str, ...]) -> tuple[str, ...]:
 
 
 Members = Annotated[
-    tuple[Literal["baseline", "augmented", "transfer", "finetuned"], ...],
+    tuple[str, ...],
     Strict(False),
     AfterValidator(_is_not_empty),
+    AfterValidator(_are_trained),
     AfterValidator(_are_different),
 ]
 
