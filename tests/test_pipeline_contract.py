@@ -30,8 +30,10 @@ def modules_imported(script: Path) -> set[Path]:
             names = [alias.name for alias in node.names]
         for name in names:
             if name.split(".")[0] == "cxr":
-                files = [SOURCE / f"{name.replace('.', '/')}.py", SOURCE / "cxr/__init__.py"]
-                found.update(file for file in files if file.exists())
+                module = SOURCE / f"{name.replace('.', '/')}.py"
+                if module.exists():
+                    packages = Path(*name.split(".")).parents
+                    found |= {module, *(SOURCE / p / "__init__.py" for p in packages if p.name)}
     return found
 
 
@@ -89,7 +91,7 @@ def outputs(stage: str) -> set[str]:
 
 
 def data_deps(stage: str) -> set[str]:
-    return {dep for dep in STAGES[stage]["deps"] if not dep.endswith(".py")}
+    return {dep for dep in STAGES[stage]["deps"] if not dep.startswith(("src/", "stages/"))}
 
 
 def ancestors(stage: str) -> set[str]:

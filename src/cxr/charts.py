@@ -67,39 +67,59 @@ def counts(images: pd.DataFrame) -> str:
 
 
 def distributions(images: pd.DataFrame, column: str, xlabel: str) -> str:
-    """One small histogram per split, both classes, as shares of their class.
-
-    The axis holds 99.8 % of the images; those beyond it count in the first and the last bin.
-    """
+    """One small histogram per split, both classes, as fractions of their class."""
 
     def paint(figure: Figure) -> None:
         panels = figure.subplots(len(SPLITS), 1, sharex=True)
-        low, high = images[column].quantile([0.001, 0.999])
-        if low == high:
-            low, high = low - 0.5, high + 0.5
-        edges = np.linspace(low, high, 41)
+        edges = bin_edges(images[column], 40)
         for axes, split in zip(panels, SPLITS, strict=True):
             for label in LABELS:
                 rows = images[(images["split"] == split) & (images["label"] == label)]
-                axes.stairs(
-                    binned(rows[column], edges) / max(1, len(rows)),
-                    edges,
-                    linewidth=1.5,
-                    color=CLASS_COLOURS[label],
-                    label=label,
-                )
+                style = {"linewidth": 1.5, "color": CLASS_COLOURS[label], "label": label}
+                axes.stairs(binned(rows[column], edges), edges, **style)
             axes.set_title(split, loc="left", fontsize=9)
             axes.set_yticks([])
         panels[0].legend()
         panels[-1].set_xlabel(xlabel)
-        figure.supylabel("share of the class", fontsize=9)
+        figure.supylabel("fraction of the class", fontsize=9)
 
     return draw(paint, (4.4, 4.4))
 
 
-def binned(values: pd.Series, edges: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Number of values in each bin, those beyond the edges in the first and the last: (bins,)."""
-    return np.histogram(np.clip(values, edges[0], edges[-1]), edges)[0]
+def compared(reference: pd.Series, weights: NDArray[np.float64], here: pd.Series) -> str:
+    """Histograms of two sets of images as fractions: the weighted reference filled, the other as a
+    line.
+    """
+
+    def paint(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        edges = bin_edges(pd.concat([reference, here]), 30)
+        filled = {"fill": True, "color": "#56B4E9", "label": "reference"}
+        axes.stairs(binned(reference, edges, weights), edges, **filled)
+        line = {"linewidth": 1.8, "color": "#D55E00", "label": "here"}
+        axes.stairs(binned(here, edges), edges, **line)
+        axes.set_ylabel("fraction of the images")
+        figure.legend(loc="outside upper right", ncols=2)
+
+    return draw(paint, (4.4, 2.8))
+
+
+def bin_edges(values: pd.Series, bins: int) -> NDArray[np.float64]:
+    """Edges (bins + 1,) of bins of equal width that span 99.8 % of the values."""
+    low, high = values.quantile([0.001, 0.999])
+    if low == high:
+        low, high = low - 0.5, high + 0.5
+    return np.linspace(low, high, bins + 1)
+
+
+def binned(
+    values: pd.Series, edges: NDArray[np.float64], weights: NDArray[np.float64] | None = None
+) -> NDArray[np.float64]:
+    """Fraction (bins,) of the values in each bin; values beyond the edges count in the first and
+    the last bin.
+    """
+    counts, _ = np.histogram(np.clip(values, edges[0], edges[-1]), edges, weights=weights)
+    return counts / max(counts.sum(), 1e-9)
 
 
 def metric_intervals(
