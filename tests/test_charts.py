@@ -191,8 +191,8 @@ def test_cells_of_every_confusion_matrix(predictions: pd.DataFrame) -> None:
 
 def test_histograms_of_every_split_and_class(images: pd.DataFrame) -> None:
     svg = charts.distributions(images, "size", "pixels")
-    assert {*SPLITS, *LABELS, "pixels", "share of the class"} <= {*labels(svg)}
-    edges = np.linspace(*images["size"].quantile([0.001, 0.999]), 41)
+    assert {*SPLITS, *LABELS, "pixels", "fraction of the class"} <= {*labels(svg)}
+    edges = charts.bin_edges(images["size"], 40)
     for (split, label), rows in images.groupby(["split", "label"]):
         heights = charts.binned(rows["size"], edges)
         outline = pd.Series(np.append(0, np.append(np.repeat(heights, 2), 0)))
@@ -202,10 +202,12 @@ def test_histograms_of_every_split_and_class(images: pd.DataFrame) -> None:
 
 def test_every_image_counts_in_a_histogram() -> None:
     sizes = pd.Series([1.0, 200, 201, 202, 203, 9999])
-    assert charts.binned(sizes, np.array([200.0, 202, 204])).tolist() == [3, 3]
+    assert charts.binned(sizes, np.array([200.0, 202, 204])).tolist() == [0.5, 0.5]
+    weights = np.array([3.0, 0, 0, 0, 0, 1])
+    assert charts.binned(sizes, np.array([200.0, 202, 204]), weights).tolist() == [0.75, 0.25]
     few = pd.Series([3.0, 1, 2])
-    edges = np.linspace(*few.quantile([0.001, 0.999]), 41)
-    assert charts.binned(few, edges).sum() == 3
+    assert charts.binned(few, charts.bin_edges(few, 40)).sum() == pytest.approx(1)
+    assert charts.binned(few[:0], charts.bin_edges(few, 40)).sum() == 0
 
 
 def test_equal_values_are_one_bar(images: pd.DataFrame) -> None:

@@ -41,12 +41,10 @@ def markdown_table(frame: pd.DataFrame) -> str:
 
 
 def _rounded_table(frame: pd.DataFrame) -> str:
-    """`markdown_table` with floats rounded to three decimals; a named index becomes the first columns."""
+    """Floats have three decimals; a named index becomes the first columns."""
     if any(frame.index.names):
         frame = frame.reset_index()
-    return markdown_table(
-        frame.map(lambda cell: f"{cell:.3f}" if isinstance(cell, float) else cell)
-    )
+    return markdown_table(frame.map(lambda x: f"{x:.3f}" if isinstance(x, float) else x))
 
 
 def percent(fraction: float) -> str:
