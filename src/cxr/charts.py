@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from sklearn.calibration import CalibrationDisplay
+from sklearn.metrics import ConfusionMatrixDisplay, PrecisionRecallDisplay, RocCurveDisplay
 
 from cxr import scores
 from cxr.intervals import Interval
@@ -157,41 +159,33 @@ def metric_intervals(
 
 def roc(predictions: pd.DataFrame, splits: Sequence[str] = EVALUATED) -> str:
     """ROC curves of all variants on some splits."""
-    labels = ("false positive rate (1 - specificity)", "recall")
-    return _overlaid(predictions, splits, scores.roc_curve, ("fpr", "tpr"), labels, "lower right")
+    labels = {"xlabel": "false positive rate (1 - specificity)", "ylabel": "recall"}
+    return _curves(predictions, splits, RocCurveDisplay, labels)
 
 
 def precision_recall(predictions: pd.DataFrame, splits: Sequence[str] = EVALUATED) -> str:
     """Precision-recall curves of all variants on some splits."""
-    names, curve = ("recall", "precision"), scores.precision_recall_curve
-    return _overlaid(predictions, splits, curve, names, names, "lower left")
+    labels = {"xlabel": "recall", "ylabel": "precision"}
+    return _curves(predictions, splits, PrecisionRecallDisplay, labels)
 
 
-def _overlaid(
-    predictions: pd.DataFrame,
-    splits: Sequence[str],
-    curve: Callable[[scores.Labels, scores.Probabilities], pd.DataFrame],
-    columns: tuple[str, str],
-    labels: tuple[str, str],
-    legend: Any,
+def _curves(
+    predictions: pd.DataFrame, splits: Sequence[str], display: Any, labels: dict[str, str]
 ) -> str:
     def paint(figure: Figure) -> None:
         axes = figure.add_subplot()
         for split in splits:
             for variant in VARIANTS:
-                table = curve(*scores.columns(predictions, split, variant))
-                axes.plot(
-                    table[columns[0]],
-                    table[columns[1]],
-                    STYLES[split],
-                    color=COLOURS[variant],
-                    linewidth=1.4,
-                    label=_named(variant, split, splits),
+                style = {"linestyle": STYLES[split], "color": COLOURS[variant], "linewidth": 1.4}
+                display.from_predictions(
+                    *scores.columns(predictions, split, variant),
+                    name=_named(variant, split, splits),
+                    ax=axes,
+                    curve_kwargs=style,
                 )
-        axes.set(xlabel=labels[0], ylabel=labels[1], xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
-        axes.legend(loc=legend)
+        axes.set(**labels)
 
-    return draw(paint, (4.4, 4.0))
+    return draw(paint, (4.4, 4.4))
 
 
 def _named(series: str, split: str, splits: Sequence[str]) -> str:
@@ -229,21 +223,16 @@ def confusions(table: pd.DataFrame) -> str:
 
     def paint(figure: Figure) -> None:
         names = list(table["threshold"].unique())
-        panels = figure.subplots(len(VARIANTS), len(names), squeeze=False)
+        panels = figure.subplots(len(VARIANTS), len(names), sharex=True, sharey=True)
         for (variant, name), cells in table.groupby(["variant", "threshold"], sort=False):
             axes = panels[VARIANTS.index(str(variant))][names.index(name)]
             grid = cells.pivot(index="actual", columns="predicted", values="images")
-            axes.imshow(grid / grid.to_numpy().sum(), cmap="Blues", vmin=0, vmax=0.75)
-            for (row, column), images in np.ndenumerate(grid.to_numpy()):
-                shade = "white" if images > 0.4 * grid.to_numpy().sum() else "black"
-                axes.text(column, row, str(images), ha="center", va="center", color=shade)
-            axes.set_title(f"{variant}\n{name}", fontsize=9)
-            first, last = name == names[0], variant == VARIANTS[-1]
-            columns = [label.lower() for label in grid.columns] if last else []
-            slanted = {"rotation": 25, "ha": "right", "rotation_mode": "anchor"}  # narrow cells
-            axes.set_xticks(range(2) if last else [], columns, fontsize=8, **slanted)
-            rows = [label.lower() for label in grid.index] if first else []
-            axes.set_yticks(range(2) if first else [], rows, fontsize=8)
+            display = ConfusionMatrixDisplay(grid.to_numpy(), display_labels=grid.index.str.lower())
+            display.plot(ax=axes, cmap="Blues", colorbar=False, xticks_rotation=25)
+            axes.set(title=f"{variant}\n{name}", xlabel="", ylabel="")
+            axes.title.set_fontsize(9)
+            axes.tick_params(labelsize=8)
+            axes.label_outer()
             axes.grid(visible=False)
         figure.supxlabel("predicted", fontsize=9)
         figure.supylabel("actual", fontsize=9)
@@ -252,23 +241,17 @@ def confusions(table: pd.DataFrame) -> str:
 
 
 def calibration(predictions: pd.DataFrame) -> str:
-    """Share of ill images against mean probability, per bin of width 0.1, on test."""
+    """Fraction of positives against mean probability, per bin of width 0.1, on test."""
 
     def paint(figure: Figure) -> None:
         axes = figure.add_subplot()
-        axes.plot([0, 1], [0, 1], color="0.6", linewidth=1, label="perfect")
         for variant in VARIANTS:
-            table = scores.calibration_curve(*scores.columns(predictions, "test", variant))
-            axes.plot(
-                table["mean_probability"],
-                table["share_ill"],
-                marker="o",
-                markersize=4,
-                color=COLOURS[variant],
-                label=variant,
-            )
-        axes.set(xlabel="mean probability of the bin", ylabel="share of PNEUMONIA in the bin")
-        axes.legend()
+            y_true, y_prob = scores.columns(predictions, "test", variant)
+            curve = scores.calibration_curve(y_true, y_prob)
+            display = CalibrationDisplay(curve["share_ill"], curve["mean_probability"], y_prob)
+            style = {"marker": "o", "markersize": 4, "color": COLOURS[variant]}
+            display.plot(ax=axes, name=variant, **style)
+        axes.set(xlabel="mean predicted probability of the bin", ylabel="fraction of positives")
 
     return draw(paint, (4.4, 4.0))
 
@@ -302,14 +285,14 @@ def thresholds(
 
 
 def stress(evaluation: dict[str, Any]) -> str:
-    """ROC AUC of each variant on plain validation, each condition of stress validation, and test.
+    """ROC AUC of each variant on validation, each condition of the stress-test set, and test.
 
     Args:
         evaluation: content of metrics/evaluation.json.
     """
     columns = {
         variant: {
-            "plain validation": found["val"]["roc_auc"],
+            "validation": found["val"]["roc_auc"],
             **{
                 name.replace("_", " "): condition["roc_auc"]
                 for name, condition in found["stress"].items()
@@ -322,10 +305,10 @@ def stress(evaluation: dict[str, Any]) -> str:
 
 
 def groups(right: pd.DataFrame) -> str:
-    """Share of right calls on test of each variant by group, as `styles.named_groups` gives it."""
+    """Accuracy of each variant on test by subgroup, as `styles.named_groups` gives it."""
     rows = [f"{name}\n({n} images)" for name, n in right["images"].items()]
     table = right[list(VARIANTS)].set_axis(rows)
-    return _dots(table, COLOURS, "share of right calls at the operating point")
+    return _dots(table, COLOURS, "accuracy at the operating point")
 
 
 def label_alone(shift: dict[str, Any]) -> str:
