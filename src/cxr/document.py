@@ -40,11 +40,11 @@ def markdown_table(frame: pd.DataFrame) -> str:
     return str(escaped.to_markdown(index=False, disable_numparse=True))
 
 
-def _rounded_table(frame: pd.DataFrame) -> str:
-    """Floats have three decimals; a named index becomes the first columns."""
+def rounded(frame: pd.DataFrame) -> pd.DataFrame:
+    """Floats as text with three decimals; a named index becomes the first columns."""
     if any(frame.index.names):
         frame = frame.reset_index()
-    return markdown_table(frame.map(lambda x: f"{x:.3f}" if isinstance(x, float) else x))
+    return frame.map(lambda cell: f"{cell:.3f}" if isinstance(cell, float) else cell)
 
 
 def percent(fraction: float) -> str:
@@ -62,7 +62,11 @@ def _data_uri(image: str | NDArray[np.uint8]) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
-ENVIRONMENT.filters |= {"table": _rounded_table, "percent": percent, "data_uri": _data_uri}
+ENVIRONMENT.filters |= {
+    "table": lambda frame: markdown_table(rounded(frame)),
+    "percent": percent,
+    "data_uri": _data_uri,
+}
 
 
 @dataclass(frozen=True)
