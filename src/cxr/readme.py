@@ -166,7 +166,7 @@ def _measured(value: float) -> str:
 
 
 def _rates(rates: dict[str, Any]) -> dict[str, Any]:
-    return {name: rates[name] for name in RATES}
+    return {name: float(rates[name]) for name in RATES}
 
 
 def _counts(counts: dict[str, Any]) -> dict[str, str]:
