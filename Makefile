@@ -73,7 +73,7 @@ summary: $(RUNTIME) ## mean and spread over seeds of the experiments since the l
 record: $(RUNTIME) ## add experiments to docs/experiments.csv: make record EXP="name other"
 	@set -f; PYTHONPATH=src python -m cxr.experiments record $$EXP
 
-readme: $(RUNTIME) ## write the results into the tables of README.md
+readme: $(RUNTIME) ## write the result tables of README.md, docs/results.md and docs/use.md
 	@PYTHONPATH=src python -m cxr.readme
 
 pr-report: $(RUNTIME) ## what this branch changes, as Markdown: make pr-report BASE=main

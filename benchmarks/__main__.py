@@ -6,7 +6,7 @@ from typing import Any
 from benchmarks import parts
 from benchmarks.timing import Comparison, sentence
 from cxr import paths
-from cxr.document import Table
+from cxr.document import markdown_table
 from cxr.errors import run_stage
 from cxr.files import replacing
 from cxr.readme import speed
@@ -34,7 +34,7 @@ def save(name: str, rows: list[Comparison]) -> None:
 def as_markdown(results: dict[str, Any]) -> str:
     """The table of results.md, with the machine that measured each benchmark."""
     notes = [f"- {name}: {sentence(of['machine'])}" for name, of in results.items()]
-    return "\n".join([Table(speed(results)).to_markdown(), "", *notes, ""])
+    return "\n".join([markdown_table(speed(results)), "", *notes, ""])
 
 
 if __name__ == "__main__":

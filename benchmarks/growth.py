@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from benchmarks.timing import Comparison, cores
 from benchmarks.transfer import backbone_weights
 from cxr import charts, demo, paths, phantom
-from cxr.document import Table
+from cxr.document import markdown_table
 from cxr.errors import CxrError
 from cxr.files import parse_yaml, replacing, write_csv
 from cxr.params import read_params
@@ -171,7 +171,7 @@ def forecast(table: pd.DataFrame) -> str:
     text = found.map(lambda cell: cell if isinstance(cell, str) else f"{cell:.2f}")
     return (
         f"At {MIMIC:,} images of {table['short_side'].iloc[0]} pixels (shorter side), on "
-        f"{cores()} cores:\n\n{Table(text).to_markdown()}"
+        f"{cores()} cores:\n\n{markdown_table(text)}"
     )
 
 

@@ -22,7 +22,7 @@ from benchmarks.growth import run_alone
 from benchmarks.steps import inputs, learner, steps
 from benchmarks.timing import machine, seconds_of, sentence
 from benchmarks.transfer import backbone_weights
-from cxr.document import Table
+from cxr.document import markdown_table
 from cxr.errors import run_stage
 from cxr.files import read_yaml, replacing
 from cxr.images import decode
@@ -50,12 +50,12 @@ def main() -> None:
         [
             "Milliseconds of a training step of the baseline by kind of operation (what runs at "
             "the same time counts twice):",
-            Table(step.reset_index().round(1)).to_markdown(),
+            markdown_table(step.reset_index().round(1)),
             "Milliseconds to decode an image on one core:",
-            Table(decoding.round(2)).to_markdown(),
+            markdown_table(decoding.round(2)),
             f"Seconds of each stage of the pipeline at the settings of its benchmark, one run, "
             f"{stages['seconds'].sum():.0f} in all, DVC left out:",
-            Table(stages.round(1)).to_markdown(),
+            markdown_table(stages.round(1)),
             f"Measured on {sentence(machine())}",
         ]
     )

@@ -22,7 +22,7 @@ def main() -> None:
     with replacing(paths.EXPORTED) as folder:
         folder.mkdir()
         metrics = write_networks(folder, params.image, params.evaluate)
-        about = card.card(card.read_facts(told, metrics))
+        about = card.card(card.read_inputs(told, metrics))
         (folder / paths.CARD.name).write_text(about.to_markdown(), encoding="utf-8")
     write_json(paths.EXPORT, metrics)
 

@@ -6,7 +6,7 @@ from cxr import paths
 from cxr.errors import run_stage
 from cxr.files import replacing
 from cxr.params import flat, read_params
-from cxr.report import figures, read_results, report
+from cxr.report import figures, read_inputs, report
 
 
 def main() -> None:
@@ -21,13 +21,13 @@ def main() -> None:
         finetune=params.finetune,
         perturb=params.perturb,
     )
-    results = read_results(settings, params.evaluate)
-    for name, svg in figures(results).items():
+    inputs = read_inputs(settings, params.evaluate)
+    for name, svg in figures(inputs).items():
         with replacing(paths.FIGURES / name) as part:
             part.write_text(svg, encoding="utf-8")
     with replacing(paths.CARD) as part:
         shutil.copyfile(paths.EXPORTED / paths.CARD.name, part)
-    report(results).write(paths.REPORT, paths.REPORT_PAGE)
+    report(inputs).write(paths.REPORT, paths.REPORT_PAGE)
 
 
 if __name__ == "__main__":

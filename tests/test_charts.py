@@ -26,6 +26,11 @@ def labels(svg: str) -> list[str]:
     return re.findall("<!-- (.*?) -->", svg)
 
 
+def series(svg: str) -> set[str]:
+    """Names of the curves in the legend, without their areas."""
+    return {label.split(" (")[0] for label in labels(svg)}
+
+
 def lines(svg: str, colour: str, dashed: bool | None = None) -> list[NDArray[np.float64]]:
     """Points (N, 2) of each curve of a colour, upwards on the page as in the data."""
     found = []
@@ -37,7 +42,7 @@ def lines(svg: str, colour: str, dashed: bool | None = None) -> list[NDArray[np.
     return [points for points in found if len(points)]
 
 
-def is_drawn(line: NDArray[np.float64], x: pd.Series, y: pd.Series) -> bool:
+def is_drawn(line: NDArray[np.float64], x: Any, y: Any) -> bool:
     """Whether the points are those of the data, on axes of any scale."""
     return all(
         len(place) == len(values) and np.allclose(scaled(place), scaled(values), atol=1e-3)
@@ -85,18 +90,21 @@ def test_curves_of_every_variant_and_split(
     axes: tuple[str, str],
 ) -> None:
     svg = chart(predictions)
-    assert {f"{variant}, {split}" for variant in VARIANTS for split in EVALUATED} <= {*labels(svg)}
+    assert {f"{variant}, {split}" for variant in VARIANTS for split in EVALUATED} <= series(svg)
     for variant in VARIANTS:
         for split in EVALUATED:
             table = curve(*scores.columns(predictions, split, variant))
+            x, y = (table[axis].to_numpy() for axis in axes)
+            if chart == charts.precision_recall:  # in steps, from the highest recall
+                x, y = np.repeat(x[::-1], 2)[1:], np.repeat(y[::-1], 2)[:-1]
             drawn = lines(svg, charts.COLOURS[variant], dashed=split == "val")
-            assert any(is_drawn(line, table[axes[0]], table[axes[1]]) for line in drawn)
+            assert any(is_drawn(line, x, y) for line in drawn)
 
 
 @pytest.mark.parametrize("chart", [charts.roc, charts.precision_recall])
 def test_curves_of_one_split_alone(predictions: pd.DataFrame, chart: Callable[..., str]) -> None:
     svg = chart(predictions[predictions["split"] == "test"], ("test",))
-    assert set(VARIANTS) <= {*labels(svg)}
+    assert set(VARIANTS) <= series(svg)
     assert not any("test" in label or "val" in label for label in labels(svg))
     for variant in VARIANTS:
         assert not lines(svg, charts.COLOURS[variant], dashed=True)
@@ -112,7 +120,7 @@ def test_thresholds_of_one_split_alone(predictions: pd.DataFrame) -> None:
 
 def test_calibration_of_every_variant_on_test(predictions: pd.DataFrame) -> None:
     svg = charts.calibration(predictions)
-    assert {"perfect", *VARIANTS, "mean probability of the bin"} <= {*labels(svg)}
+    assert {"Perfectly calibrated", *VARIANTS, "fraction of positives"} <= {*labels(svg)}
     for variant in VARIANTS:
         table = scores.calibration_curve(*scores.columns(predictions, "test", variant))
         drawn = lines(svg, charts.COLOURS[variant])
@@ -191,8 +199,8 @@ def test_cells_of_every_confusion_matrix(predictions: pd.DataFrame) -> None:
 
 def test_histograms_of_every_split_and_class(images: pd.DataFrame) -> None:
     svg = charts.distributions(images, "size", "pixels")
-    assert {*SPLITS, *LABELS, "pixels", "share of the class"} <= {*labels(svg)}
-    edges = np.linspace(*images["size"].quantile([0.001, 0.999]), 41)
+    assert {*SPLITS, *LABELS, "pixels", "fraction of the class"} <= {*labels(svg)}
+    edges = charts.bin_edges(images["size"], 40)
     for (split, label), rows in images.groupby(["split", "label"]):
         heights = charts.binned(rows["size"], edges)
         outline = pd.Series(np.append(0, np.append(np.repeat(heights, 2), 0)))
@@ -202,10 +210,12 @@ def test_histograms_of_every_split_and_class(images: pd.DataFrame) -> None:
 
 def test_every_image_counts_in_a_histogram() -> None:
     sizes = pd.Series([1.0, 200, 201, 202, 203, 9999])
-    assert charts.binned(sizes, np.array([200.0, 202, 204])).tolist() == [3, 3]
+    assert charts.binned(sizes, np.array([200.0, 202, 204])).tolist() == [0.5, 0.5]
+    weights = np.array([3.0, 0, 0, 0, 0, 1])
+    assert charts.binned(sizes, np.array([200.0, 202, 204]), weights).tolist() == [0.75, 0.25]
     few = pd.Series([3.0, 1, 2])
-    edges = np.linspace(*few.quantile([0.001, 0.999]), 41)
-    assert charts.binned(few, edges).sum() == 3
+    assert charts.binned(few, charts.bin_edges(few, 40)).sum() == pytest.approx(1)
+    assert charts.binned(few[:0], charts.bin_edges(few, 40)).sum() == 0
 
 
 def test_equal_values_are_one_bar(images: pd.DataFrame) -> None:
@@ -247,7 +257,7 @@ def test_dots_of_every_condition_and_variant() -> None:
         for variant in VARIANTS
     }
     svg = charts.stress(evaluation)
-    names = ["plain validation", "dark", "low quality", "test"]
+    names = ["validation", "dark", "low quality", "test"]
     assert {*names, *VARIANTS} <= set(labels(svg))
     values = {
         v: [

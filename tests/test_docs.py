@@ -1,52 +1,77 @@
-"""The README's figures are those of metrics/evaluation.json, and its links lead somewhere."""
+"""The tables of the docs are those of the metrics, and all links lead somewhere."""
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 
-from cxr import experiments, paths, readme
+from cxr import cli, drift, experiments, leaks, manifest, paths, readme
 from cxr.demo import PROJECT
+from cxr.document import with_table
 from cxr.errors import CxrError
 from cxr.variants import VARIANTS
 
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
+RESULTS = (PROJECT / "docs/results.md").read_text(encoding="utf-8")
 USE = (PROJECT / "docs/use.md").read_text(encoding="utf-8")
 EVALUATION: dict[str, Any] = json.loads(
     (PROJECT / "metrics/evaluation.json").read_text(encoding="utf-8")
 )
+INTERVALS = json.loads((PROJECT / "metrics/intervals.json").read_text(encoding="utf-8"))
 GROUPS = pd.read_csv(PROJECT / paths.GROUPS)
 RECORD = experiments.read_record(PROJECT / paths.EXPERIMENTS)
 BENCHMARKS = json.loads((PROJECT / paths.BENCHMARKS).read_text(encoding="utf-8"))
 
 
-def with_results(text: str, evaluation: dict[str, Any] = EVALUATION) -> str:
-    return readme.with_results(text, evaluation, GROUPS, RECORD, BENCHMARKS)
+PAGES_WITH_TABLES = {readme.README: README, readme.RESULTS: RESULTS, readme.USE: USE}
 
 
-def test_tables_are_the_results() -> None:
+def written(evaluation: dict[str, Any] = EVALUATION) -> dict[Path, str]:
+    """The pages with the tables of an evaluation."""
+    texts = dict(PAGES_WITH_TABLES)
+    for page, tables in readme.tables(evaluation, INTERVALS, GROUPS, RECORD, BENCHMARKS).items():
+        for name, table in tables.items():
+            texts[page] = with_table(texts[page], name, table)
+    return texts
+
+
+@pytest.mark.parametrize("page", PAGES_WITH_TABLES, ids=str)
+def test_tables_are_the_results(page: Path) -> None:
     """`make readme` writes them."""
-    assert with_results(README) == README
+    assert written()[page] == PAGES_WITH_TABLES[page]
+
+
+def test_every_variant_has_its_row() -> None:
+    assert list(readme.results(EVALUATION, INTERVALS)["variant"]) == list(VARIANTS)
     assert len(readme.at_half(EVALUATION)) == len(VARIANTS) + len(readme.NOTEBOOK) + 1
-    assert readme.with_speed(USE, BENCHMARKS) == USE
 
 
 def test_another_result_is_another_table() -> None:
     other = json.loads(json.dumps(EVALUATION))
     other["transfer"]["test"]["recall"] = 0.12345
     other["baseline"]["operating_point"]["selection"]["precision"] = 0.54321
-    changed = set(with_results(README, other).split("\n")) - set(README.split("\n"))
-    assert sorted(line.split()[1] for line in changed) == ["baseline", "transfer"]
-    assert "| 0.123 " in "".join(changed)
-    assert "| 0.543 " in "".join(changed)
+    other["finetuned"]["operating_point"]["test"]["recall"] = 0.43219
+    changed = {
+        page: set(text.split("\n")) - set(PAGES_WITH_TABLES[page].split("\n"))
+        for page, text in written(other).items()
+    }
+    rows = {page: sorted(line.split()[1] for line in lines) for page, lines in changed.items()}
+    assert rows == {
+        readme.README: ["finetuned"],
+        readme.RESULTS: ["baseline", "finetuned", "transfer"],
+        readme.USE: [],
+    }
+    assert "| 0.432 " in "".join(changed[readme.README])
+    assert all(f"| {x} " in "".join(changed[readme.RESULTS]) for x in ("0.123", "0.543", "0.432"))
 
 
 def test_a_lost_comment_is_named() -> None:
-    with pytest.raises(CxrError, match=r"no <!-- results at 0\.5 -->"):
-        with_results("no table")
+    with pytest.raises(CxrError, match=r"<!-- results --> .* not found"):
+        with_table("no table", "results", readme.results(EVALUATION, INTERVALS))
 
 
 def test_shares_of_groups() -> None:
@@ -85,50 +110,44 @@ def test_speed_says_what_was_missed() -> None:
     assert found["pipeline"].tolist() == ["1 s", "1 s"]
 
 
-def write_inputs() -> None:
-    readme.README.write_text(README, encoding="utf-8")
-    paths.GROUPS.parent.mkdir()
-    GROUPS.to_csv(paths.GROUPS, index=False)
-    paths.EXPERIMENTS.parent.mkdir()
-    RECORD.to_csv(paths.EXPERIMENTS, index=False)
-    readme.USE.write_text(USE, encoding="utf-8")
-    paths.BENCHMARKS.parent.mkdir()
-    paths.BENCHMARKS.write_text(json.dumps(BENCHMARKS))
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the pages and the inputs of their tables."""
+    monkeypatch.chdir(tmp_path)
+    inputs = (paths.EVALUATION, paths.INTERVALS, paths.GROUPS, paths.EXPERIMENTS, paths.BENCHMARKS)
+    for path in (*PAGES_WITH_TABLES, *inputs):
+        path.parent.mkdir(exist_ok=True)
+        shutil.copy(PROJECT / path, path)
+    return tmp_path
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         (None, "cannot be read"),
         ("<<<<<<< HEAD", "cannot be read"),
-        ("[]", "is of other code"),
-        ('{"baseline": {}}', "is of other code"),
+        ("[]", "different version"),
+        ('{"baseline": {}}', "different version"),
     ],
 )
-def test_metrics_that_make_no_table_leave_the_page(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None, told: str
+def test_metrics_that_make_no_table_leave_the_pages(
+    project: Path, content: str | None, message: str
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    write_inputs()
-    paths.EVALUATION.parent.mkdir()
+    paths.EVALUATION.unlink()
     if content:
         paths.EVALUATION.write_text(content)
-    with pytest.raises(CxrError, match=rf"metrics/evaluation\.json .*{told}"):
+    with pytest.raises(CxrError, match=rf"metrics/evaluation\.json.*{message}"):
         readme.main()
-    assert readme.README.read_text(encoding="utf-8") == README
+    assert all(page.read_text("utf-8") == text for page, text in PAGES_WITH_TABLES.items())
 
 
-def test_the_command_writes_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_the_command_writes_the_pages(project: Path) -> None:
     other = json.loads(json.dumps(EVALUATION))
     other["baseline"]["operating_point"]["threshold"] = 0.98765
-    write_inputs()
-    paths.EVALUATION.parent.mkdir()
     paths.EVALUATION.write_text(json.dumps(other))
     readme.main()
-    assert readme.README.read_text(encoding="utf-8") == with_results(README, other)
-    assert readme.USE.read_text(encoding="utf-8") == USE
-    assert "| 0.9877 " in readme.README.read_text(encoding="utf-8")
+    assert {page: page.read_text("utf-8") for page in PAGES_WITH_TABLES} == written(other)
+    assert "| 0.9877 " in readme.RESULTS.read_text("utf-8")
 
 
 def test_evaluation_covers_every_image_once() -> None:
@@ -138,23 +157,78 @@ def test_evaluation_covers_every_image_once() -> None:
         assert test["n"] == data["test"]["images"] == sum(test[k] for k in ("tn", "fp", "fn", "tp"))
 
 
-@pytest.mark.parametrize(
-    "page",
-    [
-        "README.md",
-        "SECURITY.md",
-        *(f"docs/{page.name}" for page in (PROJECT / "docs").glob("*.md")),
-    ],
-)
+PAGES = [
+    *(file.name for file in PROJECT.glob("*.md")),
+    *(str(file.relative_to(PROJECT)) for file in (PROJECT / "docs").rglob("*.md")),
+]
+ON_THE_HOST = "../../actions/"  # of the repository's pages: the badge of its workflow
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_links_lead_to_files(page: str) -> None:
     text = (PROJECT / page).read_text(encoding="utf-8")
-    targets = re.findall(r"\]\((?!http)([^)#]+)\)", text)
-    assert all(((PROJECT / page).parent / target).exists() for target in targets)
+    targets = re.findall(r"\]\((?!http)([^)#]*)(?:#([^)]+))?\)", text)
+    for target, anchor in targets:
+        if not target.startswith(ON_THE_HOST):
+            file = (PROJECT / page).parent / target if target else PROJECT / page
+            assert file.exists(), target
+            assert not anchor or anchor in anchors(file), f"{target}#{anchor}"
     if page == "README.md":
         assert targets
 
 
+def anchors(page: Path) -> list[str]:
+    """Of a page's headings, as GitHub makes them."""
+    headings = re.findall("^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return [re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings]
+
+
+def test_every_decision_is_in_the_index() -> None:
+    folder = PROJECT / "docs/decisions"
+    index = (folder / "README.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^- \[(.*)\]\((.*)\)$", index, re.MULTILINE)
+    assert len(listed) == len(list(folder.glob("[a-z]*.md")))
+    for title, file in listed:
+        assert (folder / file).read_text(encoding="utf-8").startswith(f"# {title}\n")
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.splitlines()) <= 160
+
+
+def names(value: Any) -> set[str]:
+    """The keys of a JSON document that are the same whatever the data and the variants."""
+    if not isinstance(value, dict):
+        return set()
+    below = set().union(*map(names, value.values()))
+    return below | {key for key in value if key not in OF_THE_DATA}
+
+
+OF_THE_DATA = {
+    *VARIANTS,
+    *(variant[0] for variant in VARIANTS),
+    *EVALUATION["transfer"]["stress"],
+    *(f"{one} - {other}" for one in VARIANTS for other in VARIANTS),
+    "features",
+}
+
+
+def test_the_data_dictionary_is_complete() -> None:
+    """It has every column and key of the results in git."""
+    known = set(
+        re.findall("`([^`]+)`", (PROJECT / "docs/data_dictionary.md").read_text(encoding="utf-8"))
+    )
+    for file in (PROJECT / "metrics").glob("*.json"):
+        content = json.loads(file.read_text(encoding="utf-8"))
+        assert sorted(names(content) - known) == [], file
+    for file in (PROJECT / "plots").rglob("*.csv"):
+        assert sorted(set(pd.read_csv(file, nrows=1).columns) - known) == [], file
+    assert sorted({*manifest.COLUMNS, *leaks.COLUMNS, *drift.COLUMNS, *cli.COLUMNS} - known) == []
+
+
 def test_every_make_target_named_exists() -> None:
     makefile = (PROJECT / "Makefile").read_text(encoding="utf-8")
-    for target in re.findall(r"`?make ([a-z-]+)", README):
-        assert re.search(rf"^{target}:", makefile, re.MULTILINE)
+    for page in PAGES:
+        text = (PROJECT / page).read_text(encoding="utf-8")
+        for target in re.findall(r"`make ([a-z-]+)", text):
+            assert re.search(rf"^{target}:", makefile, re.MULTILINE), f"{page}: make {target}"

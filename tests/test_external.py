@@ -182,7 +182,7 @@ def test_prevalence_can_be_asked_for(exported: Path, folder: Path, tmp_path: Pat
     point = found["baseline"]["operating_point"]
     called = point["recall"] + 1 - point["specificity"]
     assert point["ppv"] == pytest.approx(point["recall"] / called)
-    assert "where 50 % of the patients are ill" in (into / "report.md").read_text()
+    assert "at 50 % prevalence (`--prevalence`)" in (into / "report.md").read_text()
 
 
 @pytest.mark.parametrize("share", ["0", "1", "-0.1", "nan", "half"])
@@ -214,8 +214,8 @@ def test_any_other_image_is_a_patient_of_its_own(
     assert (data["images"], data["patients"], data["NORMAL"]["patients"]) == (24, 19, 10)
     page = (tmp_path / "evaluated/report.md").read_text()
     assert "24 images (12 NORMAL, 12 PNEUMONIA) of 19 patients" in page
-    assert "Nothing tells the patients of 2 image(s)" in page
-    assert "The file names tell the patients of 22 image(s)" in page
+    assert "The patients of 2 image(s) are unknown" in page
+    assert "The file names identify the patients of 22 image(s)" in page
 
 
 def rows_of(folder: Path) -> pd.DataFrame:
@@ -235,7 +235,7 @@ def test_a_table_tells_patients(exported: Path, folder: Path, tmp_path: Path) ->
         zip(*rows_of(folder).to_numpy().T, strict=True)
     )
     page = (into / "report.md").read_text()
-    assert "of 12 patients" in page and "given by `--patients` tells the patients" in page
+    assert "of 12 patients" in page and "given by `--patients` identifies the patients" in page
     assert json.loads((into / "intervals.json").read_text())["ill_patients"] == 6
 
 
@@ -303,8 +303,8 @@ def test_copies_and_what_lies_elsewhere_are_told(
         (folder / copy).write_bytes((folder / "NORMAL/IM-0000-0000.png").read_bytes())
     command(folder, "--models", exported, "--into", tmp_path / "evaluated")
     page = (tmp_path / "evaluated/report.md").read_text()
-    assert "1 image(s) are the same file" in page
-    assert "2 file(s) or folder(s) in neither class's folder" in page
+    assert "1 image(s) are duplicate files" in page
+    assert "2 file(s) or folder(s) outside of the classes' folders" in page
     assert "25 images (13 NORMAL" in page
     data = json.loads((tmp_path / "evaluated/metrics.json").read_text())["data"]
     assert (data["elsewhere"], data["copies"], data["unknown_patients"]) == (2, 1, 1)

@@ -143,8 +143,9 @@ def test_class_balance_counts_every_split_and_class() -> None:
     manifest = pd.DataFrame({"label": ["NORMAL"] * 3 + ["PNEUMONIA"] * 4, "split": ["test"] * 7})
     assigned = pd.Series(["train", "train", "val", "train", "test", "test", "test"])
     found = class_balance(manifest, assigned)
-    assert list(found.columns) == ["split", "label", "images"]
-    assert found.to_numpy().tolist() == [
+    assert list(found.columns) == ["split", "label", "group", "images"]
+    assert list(found["group"]) == list(found["split"] + " " + found["label"])
+    assert found.drop(columns="group").to_numpy().tolist() == [
         ["train", "NORMAL", 2],
         ["train", "PNEUMONIA", 1],
         ["val", "NORMAL", 1],

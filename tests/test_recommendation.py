@@ -80,9 +80,9 @@ def test_what_may_be_chance_is_said() -> None:
     metrics = evaluation(baseline=0.8, augmented=0.8, transfer=0.85)
     sure = " ".join(recommend(metrics, intervals(low=0.01), 0.98).sentences)
     unsure = " ".join(recommend(metrics, intervals(low=-0.01), 0.98).sentences)
-    assert "may be chance" not in sure
-    assert unsure.count("may be chance") == len(VARIANTS) - 1
-    assert "0.050 higher than baseline's (95 % interval -0.010 to +0.090)" in unsure
+    assert "not significant" not in sure
+    assert unsure.count("not significant") == len(VARIANTS) - 1
+    assert "0.050 higher than baseline's (-0.010 to +0.090): the 95 % CI includes 0" in unsure
 
 
 def test_equals_are_told() -> None:
@@ -103,30 +103,30 @@ def test_a_difference_too_small_to_print_is_told() -> None:
         pair["operating_point"]["precision"] = interval(0.0002, -0.0003, 0.04)
     metrics = evaluation(baseline=0.8, augmented=0.8, transfer=0.8002)
     text = " ".join(recommend(metrics, small, 0.98).sentences)
-    told = "less than 0.001 higher than baseline's (95 % interval 0 to +0.040), which holds 0"
+    told = "less than 0.001 higher than baseline's (0 to +0.040): the 95 % CI includes 0"
     assert told in text
 
 
 @pytest.mark.parametrize(("best", "picks"), [("transfer", 936), ("baseline", 60)])
-def test_share_of_draws_that_pick_it(best: str, picks: int) -> None:
+def test_fraction_of_resamples_that_select_it(best: str, picks: int) -> None:
     metrics = evaluation(**(dict.fromkeys(VARIANTS, 0.8) | {best: 0.9}))
     text = " ".join(recommend(metrics, intervals(), 0.98).sentences)
-    assert f"The rule picks {best} in {picks} of 1000 draws of patients" in text
+    assert f"{best} is selected in {picks} of 1000 bootstrap resamples" in text
 
 
 @pytest.mark.parametrize(
     ("recall", "ill", "told"),
     [
-        ((0.985, 1), 200, "recall of 0.98 is kept."),
-        ((0.9, 0.99), 200, "recall of 0.98 may not be kept."),
-        ((0.9, 0.97), 200, "recall of 0.98 is not kept."),
-        ((0.9, 0.97), 20, "recall of 0.98 is not kept."),
-        ((1, 1), 150, "recall of 0.98 is kept."),
-        ((1, 1), 149, "too few patients with pneumonia (149)"),
-        ((0.985, 1), 20, "too few patients with pneumonia (20)"),
-        ((0, 0), 1, "too few patients with pneumonia (1)"),
-        ((0.9, 0.99), 20, "(it takes about 150, even where none is missed)"),
-        ((None, None), 20, "too few patients with pneumonia (20)"),
+        ((0.985, 1), 200, "recall of 0.98 is reached."),
+        ((0.9, 0.99), 200, "recall of 0.98 may not be reached."),
+        ((0.9, 0.97), 200, "recall of 0.98 is not reached."),
+        ((0.9, 0.97), 20, "recall of 0.98 is not reached."),
+        ((1, 1), 150, "recall of 0.98 is reached."),
+        ((1, 1), 149, "too few positive patients (149)"),
+        ((0.985, 1), 20, "too few positive patients (20)"),
+        ((0, 0), 1, "too few positive patients (1)"),
+        ((0.9, 0.99), 20, "(about 150 are needed, even without a false negative)"),
+        ((None, None), 20, "too few positive patients (20)"),
     ],
 )
 def test_whether_test_keeps_the_recall(
@@ -135,28 +135,28 @@ def test_whether_test_keeps_the_recall(
     metrics = evaluation(baseline=0.8, augmented=0.8, transfer=0.85)
     text = " ".join(recommend(metrics, intervals(recall=recall, ill=ill), 0.98).sentences)
     assert told in text
-    assert ("too few" in told or "it takes" in told) == ("is kept (" in text)
+    assert ("too few" in told or "are needed" in told) == ("is reached (" in text)
 
 
 def test_patients_that_it_takes_follow_the_recall() -> None:
     metrics = evaluation(baseline=0.8, augmented=0.8, transfer=0.85)
     shown = recommend(metrics, intervals(recall=(1, 1), ill=30), 0.9).sentences
-    assert "recall of 0.9 is kept." in " ".join(shown)
+    assert "recall of 0.9 is reached." in " ".join(shown)
     few = recommend(metrics, intervals(recall=(1, 1), ill=29), 0.9).sentences
-    assert "(29) to tell whether recall of 0.9 is kept (it takes about 30" in " ".join(few)
+    assert "(29) to decide whether recall of 0.9 is reached (about 30" in " ".join(few)
 
 
 def test_no_number_of_patients_shows_that_nobody_is_missed() -> None:
     metrics = evaluation(baseline=0.8, augmented=0.8, transfer=0.85)
     text = " ".join(recommend(metrics, intervals(recall=(1, 1), ill=10**6), 1.0).sentences)
-    assert "(no number is enough, even where none is missed)" in text
+    assert "(no number is enough, even without a false negative)" in text
 
 
 def test_calling_everything_ill_is_no_use() -> None:
     metrics = evaluation(baseline=0.7, augmented=0.7, transfer=0.75)
-    assert "of use" not in " ".join(recommend(metrics, intervals(), 0.98).sentences)
+    assert "usable" not in " ".join(recommend(metrics, intervals(), 0.98).sentences)
     metrics["transfer"]["operating_point"]["selection"]["specificity"] = 0
-    assert "no variant is of use" in recommend(metrics, intervals(), 0.98).sentences[0]
+    assert "no variant is usable" in recommend(metrics, intervals(), 0.98).sentences[0]
 
 
 def test_a_difference_is_turned_round() -> None:
@@ -172,12 +172,12 @@ def test_a_difference_without_interval_is_turned_round() -> None:
 
 def test_texts_of_intervals() -> None:
     assert span(interval(0.9816, 0.97, 0.99)) == "0.982 (0.970-0.990)"
-    assert span(interval(0, None, None)) == "0.000 (no case to count)"
+    assert span(interval(0, None, None)) == "0.000 (undefined)"
     assert signed_span(interval(0.01, -0.02, 0.03)) == "+0.010 (-0.020 to +0.030)"
     assert signed_span(interval(-0.02, -0.03, -0.01)) == "**-0.020 (-0.030 to -0.010)**"
     assert signed_span(interval(0.01, 0.0001, 0.03)) == "+0.010 (0 to +0.030)"
     assert signed_span(interval(-0.0001, -0.01, 0.0004)) == "= (-0.010 to 0)"
-    assert signed_span(interval(0.8, None, None)) == "+0.800 (no case to count)"
+    assert signed_span(interval(0.8, None, None)) == "+0.800 (undefined)"
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from sklearn.calibration import CalibrationDisplay
+from sklearn.metrics import ConfusionMatrixDisplay, PrecisionRecallDisplay, RocCurveDisplay
 
 from cxr import scores
 from cxr.intervals import Interval
@@ -67,39 +69,59 @@ def counts(images: pd.DataFrame) -> str:
 
 
 def distributions(images: pd.DataFrame, column: str, xlabel: str) -> str:
-    """One small histogram per split, both classes, as shares of their class.
-
-    The axis holds 99.8 % of the images; those beyond it count in the first and the last bin.
-    """
+    """One small histogram per split, both classes, as fractions of their class."""
 
     def paint(figure: Figure) -> None:
         panels = figure.subplots(len(SPLITS), 1, sharex=True)
-        low, high = images[column].quantile([0.001, 0.999])
-        if low == high:
-            low, high = low - 0.5, high + 0.5
-        edges = np.linspace(low, high, 41)
+        edges = bin_edges(images[column], 40)
         for axes, split in zip(panels, SPLITS, strict=True):
             for label in LABELS:
                 rows = images[(images["split"] == split) & (images["label"] == label)]
-                axes.stairs(
-                    binned(rows[column], edges) / max(1, len(rows)),
-                    edges,
-                    linewidth=1.5,
-                    color=CLASS_COLOURS[label],
-                    label=label,
-                )
+                style = {"linewidth": 1.5, "color": CLASS_COLOURS[label], "label": label}
+                axes.stairs(binned(rows[column], edges), edges, **style)
             axes.set_title(split, loc="left", fontsize=9)
             axes.set_yticks([])
         panels[0].legend()
         panels[-1].set_xlabel(xlabel)
-        figure.supylabel("share of the class", fontsize=9)
+        figure.supylabel("fraction of the class", fontsize=9)
 
     return draw(paint, (4.4, 4.4))
 
 
-def binned(values: pd.Series, edges: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Number of values in each bin, those beyond the edges in the first and the last: (bins,)."""
-    return np.histogram(np.clip(values, edges[0], edges[-1]), edges)[0]
+def compared(reference: pd.Series, weights: NDArray[np.float64], here: pd.Series) -> str:
+    """Histograms of two sets of images as fractions: the weighted reference filled, the other as a
+    line.
+    """
+
+    def paint(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        edges = bin_edges(pd.concat([reference, here]), 30)
+        filled = {"fill": True, "color": "#56B4E9", "label": "reference"}
+        axes.stairs(binned(reference, edges, weights), edges, **filled)
+        line = {"linewidth": 1.8, "color": "#D55E00", "label": "here"}
+        axes.stairs(binned(here, edges), edges, **line)
+        axes.set_ylabel("fraction of the images")
+        figure.legend(loc="outside upper right", ncols=2)
+
+    return draw(paint, (4.4, 2.8))
+
+
+def bin_edges(values: pd.Series, bins: int) -> NDArray[np.float64]:
+    """Edges (bins + 1,) of bins of equal width that span 99.8 % of the values."""
+    low, high = values.quantile([0.001, 0.999])
+    if low == high:
+        low, high = low - 0.5, high + 0.5
+    return np.linspace(low, high, bins + 1)
+
+
+def binned(
+    values: pd.Series, edges: NDArray[np.float64], weights: NDArray[np.float64] | None = None
+) -> NDArray[np.float64]:
+    """Fraction (bins,) of the values in each bin; values beyond the edges count in the first and
+    the last bin.
+    """
+    counts, _ = np.histogram(np.clip(values, edges[0], edges[-1]), edges, weights=weights)
+    return counts / max(counts.sum(), 1e-9)
 
 
 def metric_intervals(
@@ -137,41 +159,33 @@ def metric_intervals(
 
 def roc(predictions: pd.DataFrame, splits: Sequence[str] = EVALUATED) -> str:
     """ROC curves of all variants on some splits."""
-    labels = ("false positive rate (1 - specificity)", "recall")
-    return _overlaid(predictions, splits, scores.roc_curve, ("fpr", "tpr"), labels, "lower right")
+    labels = {"xlabel": "false positive rate (1 - specificity)", "ylabel": "recall"}
+    return _curves(predictions, splits, RocCurveDisplay, labels)
 
 
 def precision_recall(predictions: pd.DataFrame, splits: Sequence[str] = EVALUATED) -> str:
     """Precision-recall curves of all variants on some splits."""
-    names, curve = ("recall", "precision"), scores.precision_recall_curve
-    return _overlaid(predictions, splits, curve, names, names, "lower left")
+    labels = {"xlabel": "recall", "ylabel": "precision"}
+    return _curves(predictions, splits, PrecisionRecallDisplay, labels)
 
 
-def _overlaid(
-    predictions: pd.DataFrame,
-    splits: Sequence[str],
-    curve: Callable[[scores.Labels, scores.Probabilities], pd.DataFrame],
-    columns: tuple[str, str],
-    labels: tuple[str, str],
-    legend: Any,
+def _curves(
+    predictions: pd.DataFrame, splits: Sequence[str], display: Any, labels: dict[str, str]
 ) -> str:
     def paint(figure: Figure) -> None:
         axes = figure.add_subplot()
         for split in splits:
             for variant in VARIANTS:
-                table = curve(*scores.columns(predictions, split, variant))
-                axes.plot(
-                    table[columns[0]],
-                    table[columns[1]],
-                    STYLES[split],
-                    color=COLOURS[variant],
-                    linewidth=1.4,
-                    label=_named(variant, split, splits),
+                style = {"linestyle": STYLES[split], "color": COLOURS[variant], "linewidth": 1.4}
+                display.from_predictions(
+                    *scores.columns(predictions, split, variant),
+                    name=_named(variant, split, splits),
+                    ax=axes,
+                    curve_kwargs=style,
                 )
-        axes.set(xlabel=labels[0], ylabel=labels[1], xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
-        axes.legend(loc=legend)
+        axes.set(**labels)
 
-    return draw(paint, (4.4, 4.0))
+    return draw(paint, (4.4, 4.4))
 
 
 def _named(series: str, split: str, splits: Sequence[str]) -> str:
@@ -209,21 +223,16 @@ def confusions(table: pd.DataFrame) -> str:
 
     def paint(figure: Figure) -> None:
         names = list(table["threshold"].unique())
-        panels = figure.subplots(len(VARIANTS), len(names), squeeze=False)
+        panels = figure.subplots(len(VARIANTS), len(names), sharex=True, sharey=True)
         for (variant, name), cells in table.groupby(["variant", "threshold"], sort=False):
             axes = panels[VARIANTS.index(str(variant))][names.index(name)]
             grid = cells.pivot(index="actual", columns="predicted", values="images")
-            axes.imshow(grid / grid.to_numpy().sum(), cmap="Blues", vmin=0, vmax=0.75)
-            for (row, column), images in np.ndenumerate(grid.to_numpy()):
-                shade = "white" if images > 0.4 * grid.to_numpy().sum() else "black"
-                axes.text(column, row, str(images), ha="center", va="center", color=shade)
-            axes.set_title(f"{variant}\n{name}", fontsize=9)
-            first, last = name == names[0], variant == VARIANTS[-1]
-            columns = [label.lower() for label in grid.columns] if last else []
-            slanted = {"rotation": 25, "ha": "right", "rotation_mode": "anchor"}  # narrow cells
-            axes.set_xticks(range(2) if last else [], columns, fontsize=8, **slanted)
-            rows = [label.lower() for label in grid.index] if first else []
-            axes.set_yticks(range(2) if first else [], rows, fontsize=8)
+            display = ConfusionMatrixDisplay(grid.to_numpy(), display_labels=grid.index.str.lower())
+            display.plot(ax=axes, cmap="Blues", colorbar=False, xticks_rotation=25)
+            axes.set(title=f"{variant}\n{name}", xlabel="", ylabel="")
+            axes.title.set_fontsize(9)
+            axes.tick_params(labelsize=8)
+            axes.label_outer()
             axes.grid(visible=False)
         figure.supxlabel("predicted", fontsize=9)
         figure.supylabel("actual", fontsize=9)
@@ -232,23 +241,17 @@ def confusions(table: pd.DataFrame) -> str:
 
 
 def calibration(predictions: pd.DataFrame) -> str:
-    """Share of ill images against mean probability, per bin of width 0.1, on test."""
+    """Fraction of positives against mean probability, per bin of width 0.1, on test."""
 
     def paint(figure: Figure) -> None:
         axes = figure.add_subplot()
-        axes.plot([0, 1], [0, 1], color="0.6", linewidth=1, label="perfect")
         for variant in VARIANTS:
-            table = scores.calibration_curve(*scores.columns(predictions, "test", variant))
-            axes.plot(
-                table["mean_probability"],
-                table["share_ill"],
-                marker="o",
-                markersize=4,
-                color=COLOURS[variant],
-                label=variant,
-            )
-        axes.set(xlabel="mean probability of the bin", ylabel="share of PNEUMONIA in the bin")
-        axes.legend()
+            y_true, y_prob = scores.columns(predictions, "test", variant)
+            curve = scores.calibration_curve(y_true, y_prob)
+            display = CalibrationDisplay(curve["share_ill"], curve["mean_probability"], y_prob)
+            style = {"marker": "o", "markersize": 4, "color": COLOURS[variant]}
+            display.plot(ax=axes, name=variant, **style)
+        axes.set(xlabel="mean predicted probability of the bin", ylabel="fraction of positives")
 
     return draw(paint, (4.4, 4.0))
 
@@ -282,14 +285,14 @@ def thresholds(
 
 
 def stress(evaluation: dict[str, Any]) -> str:
-    """ROC AUC of each variant on plain validation, each condition of stress validation, and test.
+    """ROC AUC of each variant on validation, each condition of the stress-test set, and test.
 
     Args:
         evaluation: content of metrics/evaluation.json.
     """
     columns = {
         variant: {
-            "plain validation": found["val"]["roc_auc"],
+            "validation": found["val"]["roc_auc"],
             **{
                 name.replace("_", " "): condition["roc_auc"]
                 for name, condition in found["stress"].items()
@@ -302,10 +305,10 @@ def stress(evaluation: dict[str, Any]) -> str:
 
 
 def groups(right: pd.DataFrame) -> str:
-    """Share of right calls on test of each variant by group, as `styles.named_groups` gives it."""
+    """Accuracy of each variant on test by subgroup, as `styles.named_groups` gives it."""
     rows = [f"{name}\n({n} images)" for name, n in right["images"].items()]
     table = right[list(VARIANTS)].set_axis(rows)
-    return _dots(table, COLOURS, "share of right calls at the operating point")
+    return _dots(table, COLOURS, "accuracy at the operating point")
 
 
 def label_alone(shift: dict[str, Any]) -> str:

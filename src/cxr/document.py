@@ -1,14 +1,14 @@
-"""A document of sections, written as Markdown or as one self-contained HTML page.
+"""Reports made from Jinja2 templates of Markdown, as Markdown or as one self-contained HTML page.
 
-Text and tables are the same in both; charts and pictures of images are in the page alone.
+Text and tables are the same in both; figures are on the page alone.
 """
 
 import base64
-import html
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from string import Template
+from typing import Any
 
 import imageio.v3 as iio
 import numpy as np
@@ -18,8 +18,12 @@ from numpy.typing import NDArray
 
 from cxr.errors import CxrError
 from cxr.files import replacing
+from cxr.reporting.templates import ENVIRONMENT
 
 MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable("table")
+SCROLLING = '<div class="wide" role="region" aria-label="table" tabindex="0"><table>'
+# Caption, SVG text or gray uint8 (H, W), alternative text.
+Figure = tuple[str, str | NDArray[np.uint8], str]
 
 
 def code(text: str) -> str:
@@ -29,160 +33,118 @@ def code(text: str) -> str:
     return f"{fence}{space}{text}{space}{fence}"
 
 
-@dataclass(frozen=True)
-class Table:
-    """Rows of text or numbers; a column of numbers is aligned to the right."""
-
-    frame: pd.DataFrame
-
-    def to_markdown(self) -> str:
-        escaped = self.frame.map(lambda cell: str(cell).replace("|", "\\|"))
-        return str(escaped.to_markdown(index=False, disable_numparse=True))
-
-    def to_html(self) -> str:
-        return f'<div class="wide" tabindex="0">{MARKDOWN.render(self.to_markdown())}</div>'
+def markdown_table(frame: pd.DataFrame) -> str:
+    """A Markdown table of text or numbers, without the index."""
+    escaped = frame.map(lambda cell: str(cell).replace("|", "\\|"))
+    return str(escaped.to_markdown(index=False, disable_numparse=True))
 
 
-@dataclass(frozen=True)
-class Chart:
-    """An SVG picture with its title and what a reader who cannot see it is told."""
-
-    title: str
-    svg: str
-    alternative: str
-
-    def to_html(self) -> str:
-        source = base64.b64encode(self.svg.encode()).decode()
-        return (
-            f"<figure><figcaption>{html.escape(self.title)}</figcaption>"
-            f'<img src="data:image/svg+xml;base64,{source}" alt="{html.escape(self.alternative)}">'
-            "</figure>"
-        )
+def rounded(frame: pd.DataFrame) -> pd.DataFrame:
+    """Floats as text with three decimals; a named index becomes the first columns."""
+    if any(frame.index.names):
+        frame = frame.reset_index()
+    return frame.map(lambda cell: f"{cell:.3f}" if isinstance(cell, float) else cell)
 
 
-@dataclass(frozen=True)
-class Radiograph:
-    """A grey image uint8 (H, W) with its caption."""
-
-    image: NDArray[np.uint8]
-    caption: str
-
-    def to_html(self) -> str:
-        jpeg = iio.imwrite("<bytes>", self.image, extension=".jpeg", plugin="pillow", quality=85)
-        source = base64.b64encode(jpeg).decode()
-        caption = html.escape(self.caption)
-        return (
-            f'<figure><img src="data:image/jpeg;base64,{source}" alt="Radiograph: {caption}">'
-            f"<figcaption>{caption}</figcaption></figure>"
-        )
+def percent(fraction: float) -> str:
+    """As `62.5 %`, with at most one decimal."""
+    return f"{round(100 * fraction, 1):g} %"
 
 
-# A list is a gallery of charts or of radiographs; text is Markdown.
-Block = str | Table | list[Chart] | list[Radiograph]
+def _data_uri(image: str | NDArray[np.uint8]) -> str:
+    if isinstance(image, str):
+        kind, content = "svg+xml", image.encode()
+    else:
+        kind = "jpeg"
+        content = iio.imwrite("<bytes>", image, extension=".jpeg", plugin="pillow", quality=85)
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
-@dataclass(frozen=True)
-class Section:
-    """A heading and what stands below it."""
-
-    title: str
-    blocks: list[Block]
+ENVIRONMENT.filters |= {
+    "table": lambda frame: markdown_table(rounded(frame)),
+    "percent": percent,
+    "data_uri": _data_uri,
+}
 
 
 @dataclass(frozen=True)
 class Document:
-    """A title and its sections."""
+    """A Markdown template with its inputs.
 
-    title: str
-    sections: list[Section]
+    Attributes:
+        template: name of a file in reporting/templates. Its first line is the title; it places
+            figures by `{{ figures(...) }}` with any number of `Figure`.
+        inputs: values of the names in the template.
+    """
+
+    template: str
+    inputs: Mapping[str, Any]
 
     def to_markdown(self) -> str:
         """Text and tables."""
-        parts = [f"# {self.title}"]
-        for section in self.sections:
-            parts.append(f"## {section.title}")
-            parts += [
-                block if isinstance(block, str) else block.to_markdown()
-                for block in section.blocks
-                if isinstance(block, str | Table)
-            ]
-        return "\n\n".join(parts) + "\n"
+        return self._render(lambda *figures: "")
 
     def to_html(self) -> str:
-        """One page that asks for nothing outside itself."""
-        body = "\n".join(_section_html(section) for section in self.sections)
-        contents = "".join(
-            f'<li><a href="#{_anchor(s.title)}">{html.escape(s.title)}</a></li>'
-            for s in self.sections
-        )
-        return PAGE.substitute(title=html.escape(self.title), contents=contents, body=body)
+        """One page that loads nothing from outside itself."""
+        galleries: list[Sequence[Figure]] = []
+
+        def place(*figures: Figure) -> str:
+            galleries.append(figures)
+            return f"```figures\n{len(galleries) - 1}\n```" if figures else ""
+
+        return html_page(self._render(place), galleries)
+
+    def _render(self, figures: Any) -> str:
+        text = ENVIRONMENT.get_template(self.template).render(self.inputs, figures=figures)
+        return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
     def write(self, markdown: Path, page: Path) -> None:
-        """Write both forms, each whole or not at all."""
+        """Write both forms, each atomically."""
         for path, text in ((markdown, self.to_markdown()), (page, self.to_html())):
             with replacing(path) as part:
                 part.write_text(text, encoding="utf-8")
 
 
-def _section_html(section: Section) -> str:
-    blocks = "\n".join(_block_html(block) for block in section.blocks)
-    anchor = _anchor(section.title)
-    return f'<section id="{anchor}"><h2>{html.escape(section.title)}</h2>\n{blocks}</section>'
+def html_page(
+    markdown: str, galleries: Sequence[Sequence[Figure]] = (), *, served: bool = False
+) -> str:
+    """An HTML page with a table of contents.
+
+    Args:
+        markdown: starts with a heading of level 1, which becomes the title.
+        galleries: what the code blocks `figures` of the Markdown stand for; each block holds the
+            index of one.
+        served: whether `cxr serve` serves the page: with links to its style and main page, and
+            without inline styles, which its Content-Security-Policy forbids.
+
+    Raises:
+        ValueError: the Markdown has no title.
+    """
+    tokens = MARKDOWN.parse(markdown)
+    if not tokens or tokens[0].tag != "h1":
+        raise ValueError("it does not start with a title")
+    contents = []
+    for position, token in enumerate(tokens):
+        if token.type == "heading_open" and token.tag == "h2":
+            heading = tokens[position + 1].content
+            anchor = "".join(c if c.isalnum() else "-" for c in heading.lower()).strip("-")
+            token.attrSet("id", anchor)
+            contents.append((anchor, heading))
+        if token.type == "fence" and token.info == "figures" and galleries:
+            figures = galleries[int(token.content)]
+            token.type = "html_block"
+            token.content = ENVIRONMENT.get_template("figures.html.j2").render(figures=figures)
+    body = MARKDOWN.renderer.render(tokens[3:], MARKDOWN.options, {})
+    body = body.replace("</table>", "</table></div>").replace("<table>", SCROLLING)
+    return ENVIRONMENT.get_template("page.html.j2").render(
+        title=tokens[1].content,
+        contents=contents,
+        body=re.sub(' style="text-align:[a-z]+"', "", body),
+        served=served,
+    )
 
 
-def _block_html(block: Block) -> str:
-    if isinstance(block, str):
-        return MARKDOWN.render(block)
-    if isinstance(block, Table):
-        return block.to_html()
-    kind = "charts" if block and isinstance(block[0], Chart) else "images"
-    return f'<div class="{kind}">{"".join(item.to_html() for item in block)}</div>'
-
-
-def _anchor(title: str) -> str:
-    return "".join(c if c.isalnum() else "-" for c in title.lower()).strip("-")
-
-
-PAGE = Template("""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<link rel="icon" href="data:,">
-<title>$title</title>
-<style>
-  body { font: 16px/1.5 system-ui, sans-serif; color: #1b1b1b; background: #fff;
-         max-width: 84rem; margin: 0 auto; padding: 1rem; }
-  h1 { font-size: 1.6rem; line-height: 1.2; }
-  h2 { font-size: 1.25rem; margin-top: 2.5rem; border-bottom: 1px solid #ccc; }
-  p, li { max-width: 48rem; }
-  nav ul { padding-left: 1.2rem; columns: 16rem; }
-  .wide { overflow-x: auto; margin: 1rem 0; }
-  table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; }
-  th, td { padding: .25rem .5rem; border-bottom: 1px solid #e2e2e2; text-align: left; }
-  th { background: #f4f4f4; }
-  td { white-space: nowrap; }
-  .charts { display: grid; gap: 1.5rem 2rem; margin: 1rem 0; align-items: start;
-            grid-template-columns: repeat(auto-fill, minmax(min(100%, 24rem), 1fr)); }
-  .images { display: grid; gap: 1rem; margin: 1rem 0;
-            grid-template-columns: repeat(auto-fill, minmax(9.5rem, 1fr)); }
-  figure { margin: 0; min-width: 0; }
-  figure img { width: 100%; height: auto; display: block; }
-  figcaption { font-size: .85rem; overflow-wrap: anywhere; }
-  .charts figcaption { font-weight: 600; font-size: .95rem; margin-bottom: .25rem; }
-  code { background: #f4f4f4; padding: 0 .2em; overflow-wrap: anywhere; }
-</style>
-</head>
-<body>
-<h1>$title</h1>
-<nav><ul>$contents</ul></nav>
-$body
-</body>
-</html>
-""")
-
-
-def with_table(text: str, name: str, table: pd.DataFrame) -> str:
+def with_table(text: str, name: str, content: pd.DataFrame) -> str:
     """A Markdown text with the table between its comments `name` and `end of name` replaced.
 
     Raises:
@@ -192,6 +154,5 @@ def with_table(text: str, name: str, table: pd.DataFrame) -> str:
     before, found, rest = text.partition(start)
     _, found_end, after = rest.partition(end)
     if not (found and found_end):
-        raise CxrError(f"the page has no {start} ... {end} around its table; put them back")
-    markdown = table.to_markdown(index=False, disable_numparse=True)
-    return f"{before}{start}\n\n{markdown}\n\n{end}{after}"
+        raise CxrError(f"marker comments {start} ... {end} not found in the file; restore them")
+    return f"{before}{start}\n\n{markdown_table(content)}\n\n{end}{after}"

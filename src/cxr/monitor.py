@@ -1,6 +1,6 @@
-"""Images of folders against the reference of `drift`: measured, and told as a page and as JSON.
+"""Features of new images compared with the reference of `drift`, as a page and as JSON.
 
-Of files, folders and patients nothing is told but numbers of them.
+Neither holds names of files, folders or patients, only their numbers.
 """
 
 from collections.abc import Iterable
@@ -9,11 +9,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
 from cxr import charts, drift
-from cxr.document import Chart, Document, Section, Table
+from cxr.document import Document, Figure, percent
 from cxr.drift import Comparison
 from cxr.errors import CxrError
 from cxr.files import replacing, write_json
@@ -27,22 +25,20 @@ NAMES = {
     "warnings": "images with a warning",
     "shorter_side": "shorter side (pixels)",
     "aspect_ratio": "width / height",
-    "grey": "mean grey",
+    "grey": "mean gray",
     "contrast": "contrast",
     "distance": "distance from the training images",
-    "called": "called PNEUMONIA",
+    "called": "predicted PNEUMONIA",
     "probability": "probability of PNEUMONIA",
 }
 SPREAD = {"5 %": 0.05, "median": 0.5, "95 %": 0.95}
-KNOWN, HERE = "#56B4E9", "#D55E00"  # Okabe and Ito (2008): also for colour-blind readers
-BINS = 30
 
-AFTER = {
-    drift.NO_TRUST: "Before the answers are used, label some of these images and compute recall "
-    "and specificity on them: they may be others here. A difference does not show that they are.",
-    drift.NOTHING: "This does not show that the answers are right here: recall and specificity can "
-    "fall without any of these differences. Only labelled images tell.",
-    drift.TOO_FEW: "So nothing is said of these images, also not that all is well.",
+ADVICE = {
+    drift.NO_TRUST: "Before using the predictions, label some of these images and compute recall "
+    "and specificity on them: they may be different here. A difference does not prove that.",
+    drift.NOTHING: "This does not show that the predictions are correct here: recall and "
+    "specificity can drop without any of these differences. Only labeled images can show it.",
+    drift.TOO_FEW: "So no conclusion is possible, neither drift nor its absence.",
 }
 
 
@@ -127,9 +123,8 @@ def _spread(values: pd.Series) -> dict[str, float]:
 
 def write(into: Path, found: Comparison, reference: pd.DataFrame, here: pd.DataFrame) -> None:
     """Write PAGE and JSON to a folder, each whole or not at all; the rest of the folder stays."""
-    text = document(found, reference, here).to_html()
     with replacing(into / PAGE) as part:
-        part.write_text(text, encoding="utf-8")
+        part.write_text(document(found, reference, here).to_html(), encoding="utf-8")
     write_json(into / JSON, found)
 
 
@@ -147,16 +142,21 @@ def check_replaceable(folder: Path) -> None:
 
 def document(found: Comparison, reference: pd.DataFrame, here: pd.DataFrame) -> Document:
     """The whole page; arguments as those of `write`."""
-    return Document(
-        "Drift: other images against validation",
-        [
-            _verdict(found),
-            _tests(found),
-            _prevalence(found),
-            _files(found),
-            _distributions(found, reference, here),
-        ],
-    )
+    values = {
+        **found,
+        "verdict": told(found),
+        "advice": ADVICE[found["verdict"]],
+        "tables": {
+            "tests": table(found),
+            "sizes": _sizes(found),
+            "warnings": pd.DataFrame(
+                {"warning": name, "images": percent(share)}
+                for name, share in found["warnings"].items()
+            ),
+        },
+        "distributions": _distributions(found, reference, here),
+    }
+    return Document("drift.md.j2", values)
 
 
 def told(found: Comparison) -> str:
@@ -179,64 +179,8 @@ def table(found: Comparison) -> pd.DataFrame:
     )
 
 
-def _verdict(found: Comparison) -> Section:
-    verdict = told(found)
-    return Section(
-        "Verdict",
-        [
-            f"**{verdict[0].upper()}{verdict[1:]}.** {AFTER[found['verdict']]}",
-            f"{found['images']} images were compared with validation by the variant "
-            f"{found['variant']}; {found['unreadable']} files could not be read, and "
-            f"{found['skipped']} files or folders were skipped.",
-            f"The rule: {found['rule']}",
-        ],
-    )
-
-
-def _tests(found: Comparison) -> Section:
-    return Section(
-        "Tests",
-        [
-            Table(table(found)),
-            "For warnings and calls the shares of the images and their difference; for the others "
-            "medians, and the largest distance between both cumulated distributions (D). For "
-            "these the reference is weighted to as many ill images as are estimated here, so that "
-            "more or fewer ill patients are not taken for another machine. Grey values are 0 to "
-            "255 in the image that the networks see; contrast is their standard deviation.",
-        ],
-    )
-
-
-def _prevalence(found: Comparison) -> Section:
-    called = found["tests"]["called"]
-    rows = {
-        "called PNEUMONIA": called,
-        "ill, here estimated": found["prevalence"],
-        "precision, here estimated": found["precision"],
-    }
-    values = pd.DataFrame(
-        {"share": name, **{key: _or_unknown(of[key]) for key in ("reference", "here")}}
-        for name, of in rows.items()
-    )
-    return Section(
-        "Predicted prevalence",
-        [
-            Table(values),
-            f"How many are ill here is estimated with the recall ({found['recall']:.3f}) and "
-            f"specificity ({found['specificity']:.3f}) of the reference (Rogan and Gladen 1978), "
-            "and so is the precision: of those called PNEUMONIA, the share who are ill. Another "
-            "share of ill patients alone changes neither recall nor specificity, but precision, "
-            "and the confidence of each answer, which holds for the share in the reference.",
-        ],
-    )
-
-
-def _or_unknown(share: float | None) -> str:
-    return "unknown" if share is None else f"{share:.3f}"
-
-
-def _files(found: Comparison) -> Section:
-    sizes = pd.DataFrame(
+def _sizes(found: Comparison) -> pd.DataFrame:
+    return pd.DataFrame(
         {
             "size": NAMES[name],
             **{
@@ -244,67 +188,24 @@ def _files(found: Comparison) -> Section:
                 for side in ("reference", "here")
                 for quantile, value in of[side].items()
             },
-            "outside of training": f"{of['outside']:.1%}",
+            "outside of training": percent(of["outside"]),
         }
         for name, of in found["sizes"].items()
     )
-    blocks: list[str | Table] = [
-        Table(sizes),
-        "All images are brought to one size, so the shorter side has no part in the rule; images "
-        "smaller than what the networks see have a warning.",
-    ]
-    if shares := found["warnings"]:
-        rows = {"warning": list(shares), "images": [f"{share:.1%}" for share in shares.values()]}
-        blocks.append(Table(pd.DataFrame(rows)))
-    else:
-        blocks.append("No image has a warning.")
-    return Section("Sizes and warnings", [*blocks])
 
 
-def _distributions(found: Comparison, reference: pd.DataFrame, here: pd.DataFrame) -> Section:
-    share = found["prevalence"]["here"]
-    ill = (reference["label"] == "PNEUMONIA").to_numpy()
-    weights = drift.weights_to(ill, ill.mean() if share is None else share)
-    as_it_is = np.ones(len(ill))
-    of = {name: weights if name in drift.DISTRIBUTIONS else as_it_is for name in NAMES}
-    return Section(
-        "Distributions",
-        [
-            "Shares of the images; the reference filled, the images here as a line. Shorter side "
-            "and probability are those of the reference as it is, the others weighted as above.",
-            [
-                _chart(NAMES[name], reference[name], here[name], of[name])
-                for name in NAMES
-                if name in here and name in reference
-            ],
-        ],
-    )
-
-
-def _chart(title: str, known: pd.Series, here: pd.Series, weights: NDArray[np.float64]) -> Chart:
-    medians = f"median {known.median():.3g} in the reference and {here.median():.3g} here"
-    return Chart(title, histogram(known, here, weights), f"{title}: {medians}")
-
-
-def histogram(known: pd.Series, here: pd.Series, weights: NDArray[np.float64]) -> str:
-    """SVG text: how both are distributed, as shares.
-
-    The axis holds 99.8 % of the images; those beyond it count in the first and the last bin.
+def _distributions(found: Comparison, reference: pd.DataFrame, here: pd.DataFrame) -> list[Figure]:
+    """A histogram of each measured number; those of `drift.DISTRIBUTIONS` have the reference
+    weighted to the prevalence that is estimated here.
     """
-    low, high = pd.concat([known, here]).quantile([0.001, 0.999])
-    if low == high:
-        low, high = low - 0.5, high + 0.5
-    edges = np.linspace(low, high, BINS + 1)
-
-    def share(values: pd.Series, weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        clipped = np.clip(values, low, high)
-        return np.histogram(clipped, edges, weights=weights / weights.sum())[0]
-
-    def paint(figure: Figure) -> None:
-        axes = figure.add_subplot()
-        axes.stairs(share(known, weights), edges, fill=True, color=KNOWN, label="reference")
-        axes.stairs(share(here, np.ones(len(here))), edges, color=HERE, linewidth=1.8, label="here")
-        axes.set_ylabel("share of the images")
-        figure.legend(loc="outside upper right", ncols=2)
-
-    return charts.draw(paint, (4.4, 2.8))
+    prevalence = found["prevalence"]["here"]
+    positive = (reference["label"] == "PNEUMONIA").to_numpy()
+    weights = drift.weights_to(positive, positive.mean() if prevalence is None else prevalence)
+    figures = []
+    for name, title in NAMES.items():
+        if name in here and name in reference:
+            known, new = reference[name], here[name]
+            of = weights if name in drift.DISTRIBUTIONS else np.ones(len(known))
+            medians = f"median {known.median():.3g} in the reference and {new.median():.3g} here"
+            figures.append((title, charts.compared(known, of, new), f"{title}: {medians}"))
+    return figures

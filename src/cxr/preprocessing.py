@@ -81,9 +81,11 @@ def _read_chunk(files: list[File], params: ImageParams) -> list[NDArray[np.uint8
 
 
 def class_balance(manifest: pd.DataFrame, assigned: pd.Series) -> pd.DataFrame:
-    """Images of each split and class: columns split, label, images."""
+    """Images of each split and class: columns split, label, group (both together), images."""
     table = manifest.assign(split=assigned).groupby(["split", "label"]).size()
     order = pd.MultiIndex.from_product(
         [SPLITS, sorted(manifest["label"].unique())], names=["split", "label"]
     )
-    return table.reindex(order, fill_value=0).rename("images").reset_index()
+    counts = table.reindex(order, fill_value=0).rename("images").reset_index()
+    counts.insert(2, "group", counts["split"] + " " + counts["label"])
+    return counts

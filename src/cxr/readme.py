@@ -1,5 +1,5 @@
-"""The tables of results in README.md and docs/use.md, written from the metrics, the record of
-experiments and the benchmarks.
+"""The result tables of README.md, docs/results.md and docs/use.md, each between the comments of its
+name, from the metrics, the recorded experiments and the benchmarks.
 
 make readme
 """
@@ -8,18 +8,18 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from cxr import paths, scores
-from cxr.document import with_table
+from cxr.document import rounded, with_table
 from cxr.errors import CxrError, run_stage
 from cxr.experiments import AS_COMMITTED, read_record, summary
 from cxr.files import replacing
 from cxr.styles import named_groups
 from cxr.variants import VARIANTS
 
-README = Path("README.md")
-USE = Path("docs/use.md")
+README, RESULTS, USE = Path("README.md"), Path("docs/results.md"), Path("docs/use.md")
 # Counts on its test batches (tn, fp, fn, tp), from the confusion matrices of the notebook.
 NOTEBOOK = {
     "baseline": (116, 130, 6, 404),
@@ -39,72 +39,91 @@ OVER_SEEDS = {
 }
 
 
-def with_results(
-    text: str,
+def tables(
     evaluation: dict[str, Any],
+    intervals: dict[str, Any],
     groups: pd.DataFrame,
     record: pd.DataFrame,
     benchmarks: dict[str, Any],
-) -> str:
-    """The text of README.md with its tables made of the content of metrics/evaluation.json,
-    plots/groups.csv, docs/experiments.csv and benchmarks/results.json.
+) -> dict[Path, dict[str, pd.DataFrame]]:
+    """{page: {name of the table: table}}.
+
+    Args:
+        evaluation: content of metrics/evaluation.json.
+        intervals: content of metrics/intervals.json.
+        groups: content of plots/groups.csv.
+        record: content of docs/experiments.csv.
+        benchmarks: content of benchmarks/results.json.
     """
-    text = with_table(text, "results at 0.5", at_half(evaluation))
-    text = with_table(text, "results at the operating point", at_operating_point(evaluation))
-    text = with_table(text, "results by group", by_group(groups))
-    text = with_table(text, "results over seeds", over_seeds(record))
-    return with_table(text, "speed", speed({name: benchmarks[name] for name in BESIDE_NOTEBOOK}))
+    inference = speed({"inference": benchmarks["inference"]})
+    return {
+        README: {"results": results(evaluation, intervals)},
+        RESULTS: {
+            "results at 0.5": at_half(evaluation),
+            "operating points": at_operating_point(evaluation),
+            "groups": by_group(groups),
+            "seeds": over_seeds(record),
+            "speed": speed({name: benchmarks[name] for name in BESIDE_NOTEBOOK}),
+        },
+        USE: {
+            "speed of prediction": inference.rename(
+                columns={"pipeline": "exported", "notebook's way": "Keras"}
+            )
+        },
+    }
 
 
-def with_speed(text: str, benchmarks: dict[str, Any]) -> str:
-    """The text of docs/use.md with its table made of the content of benchmarks/results.json."""
-    table = speed({"inference": benchmarks["inference"]})
-    titles = {"pipeline": "exported", "notebook's way": "Keras"}
-    return with_table(text, "speed of prediction", table.rename(columns=titles))
+def results(evaluation: dict[str, Any], intervals: dict[str, Any]) -> pd.DataFrame:
+    """A row for each variant; accuracy at 0.5, recall and specificity at the operating point."""
+    rows = {}
+    for variant in VARIANTS:
+        found = evaluation[variant]
+        auc = intervals["test"]["columns"][variant]["roc_auc"]
+        point = found["operating_point"]["test"]
+        rows[variant] = {
+            "validation ROC AUC": found["val"]["roc_auc"],
+            "stress-test ROC AUC": np.mean([of["roc_auc"] for of in found["stress"].values()]),
+            "test ROC AUC [95 % CI]": f"{auc['value']:.3f} [{auc['low']:.3f}, {auc['high']:.3f}]",
+            "test accuracy": found["test"]["accuracy"],
+            **{name: point[name] for name in ("recall", "specificity")},
+        }
+    return _by_variant(rows)
 
 
 def at_half(evaluation: dict[str, Any]) -> pd.DataFrame:
-    """A row for each variant, each of the notebook's, and for calling every image PNEUMONIA."""
-    rows = []
+    """A row for each variant, each of the notebook's, and for predicting PNEUMONIA everywhere."""
+    rows = {}
     for variant in VARIANTS:
         test, val = evaluation[variant]["test"], evaluation[variant]["val"]
-        rows.append(
-            _row(variant, test)
-            | {"ROC AUC": _number(test["roc_auc"]), "TN / FP / FN / TP": _counts(test)}
-            | {f"val {name}": _number(val[name]) for name in ("recall", "precision", "accuracy")}
-            | {"val ROC AUC": _number(val["roc_auc"])}
-        )
+        of_val = ("recall", "precision", "accuracy", "roc_auc")
+        titles = {name: f"val {name.replace('roc_auc', 'ROC AUC')}" for name in of_val}
+        rows[variant] = _rates(test) | {"ROC AUC": test["roc_auc"]} | _counts(test)
+        rows[variant] |= {title: val[name] for name, title in titles.items()}
     for variant, cells in NOTEBOOK.items():
         counts = dict(zip(COUNTS, cells, strict=True))
-        rates = scores.rates(**counts)
-        rows.append(_row(f"notebook: {variant}", rates) | {"TN / FP / FN / TP": _counts(counts)})
+        rows[f"notebook: {variant}"] = _rates(scores.rates(**counts)) | _counts(counts)
     share = evaluation["majority"]["test"]["accuracy"]
     always = {"recall": 1.0, "precision": share, "accuracy": share, "specificity": 0.0}
-    return pd.DataFrame([*rows, _row("always PNEUMONIA", always)]).fillna("")
+    return _by_variant(rows | {"always PNEUMONIA": always}).replace("nan", "").fillna("")
 
 
 def at_operating_point(evaluation: dict[str, Any]) -> pd.DataFrame:
     """A row for each variant."""
-    rows = []
+    rows = {}
     for variant in VARIANTS:
         point = evaluation[variant]["operating_point"]
-        rows.append(
-            {"variant": variant, "threshold": f"{point['threshold']:.4f}"}
-            | {
-                f"val and stress {name}": _number(point["selection"][name])
-                for name in ("recall", "precision")
-            }
-            | {f"test {name}": _number(point["test"][name]) for name in RATES}
-        )
-    return pd.DataFrame(rows)
+        tuning, test = point["selection"], point["test"]
+        rows[variant] = {"threshold": f"{point['threshold']:.4f}"}
+        rows[variant] |= {f"val and stress {name}": tuning[name] for name in RATES[:2]}
+        rows[variant] |= {f"test {name}": test[name] for name in RATES}
+    return _by_variant(rows)
 
 
 def by_group(groups: pd.DataFrame) -> pd.DataFrame:
-    """Shares of right calls on test at the operating point: a row for each variant."""
-    right = named_groups(groups)
-    titles = [f"{name} ({images})" for name, images in right["images"].items()]
-    table = right[list(VARIANTS)].map(_number).set_axis(titles).T
-    return table.rename_axis("variant").reset_index()
+    """Accuracy by subgroup of test at the operating point: a row for each variant."""
+    accuracy = named_groups(groups)
+    titles = [f"{name} ({images})" for name, images in accuracy["images"].items()]
+    return rounded(accuracy[list(VARIANTS)].set_axis(titles).T.rename_axis("variant"))
 
 
 def over_seeds(record: pd.DataFrame) -> pd.DataFrame:
@@ -146,16 +165,16 @@ def _measured(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def _row(name: str, rates: dict[str, Any]) -> dict[str, str]:
-    return {"variant": name, **{rate: _number(rates[rate]) for rate in RATES}}
+def _rates(rates: dict[str, Any]) -> dict[str, Any]:
+    return {name: float(rates[name]) for name in RATES}
 
 
-def _number(value: float) -> str:
-    return f"{value:.3f}"
+def _counts(counts: dict[str, Any]) -> dict[str, str]:
+    return {"TN / FP / FN / TP": " / ".join(str(counts[name]) for name in COUNTS)}
 
 
-def _counts(counts: dict[str, Any]) -> str:
-    return " / ".join(str(counts[name]) for name in COUNTS)
+def _by_variant(rows: dict[str, dict[str, Any]]) -> pd.DataFrame:
+    return rounded(pd.DataFrame.from_dict(rows, orient="index").rename_axis("variant"))
 
 
 def _read(path: Path, command: str) -> Any:
@@ -163,28 +182,27 @@ def _read(path: Path, command: str) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise CxrError(f"{path} cannot be read ({error}); make it anew with `{command}`") from error
-
-
-def _text(page: Path) -> str:
-    return page.read_text(encoding="utf-8")
+        raise CxrError(
+            f"{path} cannot be read ({error}); regenerate it with `{command}`"
+        ) from error
 
 
 def main() -> None:
-    evaluation = _read(paths.EVALUATION, "dvc repro")
+    evaluation, intervals = (_read(p, "dvc repro") for p in (paths.EVALUATION, paths.INTERVALS))
     benchmarks = _read(paths.BENCHMARKS, "make bench")
     groups, record = pd.read_csv(paths.GROUPS), read_record(paths.EXPERIMENTS)
     try:
-        pages = {
-            README: with_results(_text(README), evaluation, groups, record, benchmarks),
-            USE: with_speed(_text(USE), benchmarks),
-        }
+        made = tables(evaluation, intervals, groups, record, benchmarks)
     except (KeyError, TypeError) as error:
         raise CxrError(
-            f"{paths.EVALUATION} or {paths.BENCHMARKS} is of other code ({error}); make it anew "
-            "with `dvc repro` or `make bench`"
+            f"{paths.EVALUATION}, {paths.INTERVALS} or {paths.BENCHMARKS} was produced by a "
+            f"different version ({error}); regenerate it with `dvc repro` or `make bench`"
         ) from error
-    for page, text in pages.items():
+    texts = {page: page.read_text(encoding="utf-8") for page in made}
+    for page, of_page in made.items():
+        for name, table in of_page.items():
+            texts[page] = with_table(texts[page], name, table)
+    for page, text in texts.items():
         with replacing(page) as part:
             part.write_text(text, encoding="utf-8")
 

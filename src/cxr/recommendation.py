@@ -1,9 +1,8 @@
-"""Which variant to use, by a rule that reads validation alone, and how sure that is.
+"""The recommended variant, chosen on the tuning set (validation and stress-test set together).
 
-The rule: each variant calls at its operating point, the threshold of the highest precision on
-plain and stressed validation together among those with recall of at least `evaluate.min_recall`
-there; the variant with the highest precision is recommended (of equal ones that with the higher
-recall, then ROC AUC, then the first).
+The rule: each variant predicts at its operating point, the threshold with the highest precision
+among those with recall of at least `evaluate.min_recall`; the variant with the highest precision
+is recommended (ties: higher recall, then higher ROC AUC, then the order of `VARIANTS`).
 """
 
 import math
@@ -19,7 +18,7 @@ Metrics = dict[str, Any]
 
 @dataclass(frozen=True)
 class Recommendation:
-    """The recommended variant, and the sentences that say why and how sure it is."""
+    """The recommended variant, and sentences on the reason and its uncertainty."""
 
     variant: str
     sentences: list[str]
@@ -39,8 +38,7 @@ def recommend(evaluation: Metrics, intervals: Metrics, min_recall: float) -> Rec
         *(_comparison(chosen, v, intervals) for v in VARIANTS if v != chosen),
         _picks(chosen, intervals),
         _on_test(chosen, intervals, min_recall),
-        "Training has its own chance, which no interval here holds: another seed gives another "
-        "model.",
+        "The intervals do not include training variance (seed).",
     ]
     return Recommendation(chosen, sentences)
 
@@ -49,12 +47,13 @@ def _reason(chosen: str, evaluation: Metrics, min_recall: float) -> str:
     operating = evaluation[chosen]["operating_point"]
     point = operating["selection"]
     reason = (
-        f"**{chosen}** is recommended, with the threshold {operating['threshold']:.3f}: among the "
-        f"variants at recall of at least {min_recall:g} on validation, plain and stressed, it has "
-        f"the highest precision there, {point['precision']:.3f} (recall {point['recall']:.3f})."
+        f"**{chosen}** is recommended at threshold {operating['threshold']:.3f}: at recall of at "
+        f"least {min_recall:g} on the tuning set (validation and stress-test set together), it "
+        f"has the highest precision there, {point['precision']:.3f} "
+        f"(recall {point['recall']:.3f})."
     )
     if point["specificity"] == 0:
-        reason += " But it calls every image PNEUMONIA there: no variant is of use at that recall."
+        reason += " But it predicts PNEUMONIA for every image: no variant is usable at this recall."
     return reason
 
 
@@ -63,22 +62,22 @@ def _comparison(chosen: str, other: str, intervals: Metrics) -> str:
     found = difference["operating_point"]["precision"]
     if found["value"] == 0:
         return (
-            f"{other} has the same precision there; of equals, recall decides, then ROC AUC, then "
+            f"{other} has the same precision there; ties are broken by recall, then ROC AUC, then "
             "the order in the tables."
         )
     more = signed(found["value"]).removeprefix("+").replace("=", f"less than {10**-DECIMALS:g}")
-    verdict = "leaves out 0" if is_sure(found) else "holds 0, so it may be chance"
+    verdict = "excludes 0" if is_sure(found) else "includes 0 (not significant)"
     return (
         f"Its precision there is {more} higher than {other}'s "
-        f"(95 % interval {_limits(found)}), which {verdict}."
+        f"({_limits(found)}): the 95 % CI {verdict}."
     )
 
 
 def _picks(chosen: str, intervals: Metrics) -> str:
     picks = intervals["selection"]["picks"]
     return (
-        f"The rule picks {chosen} in {picks[chosen]} of {sum(picks.values())} draws of patients; "
-        "each draw chooses the thresholds anew, here and in the intervals above."
+        f"{chosen} is selected in {picks[chosen]} of {sum(picks.values())} bootstrap resamples; "
+        "each resample includes the choice of the thresholds, here and in the CIs above."
     )
 
 
@@ -101,29 +100,31 @@ def _on_test(chosen: str, intervals: Metrics, min_recall: float) -> str:
     test = intervals["test"]
     point = test["columns"][chosen]["operating_point"]
     recall, precision = (span(point[name]) for name in ("recall", "precision"))
+    verdict = kept(point["recall"], test["ill_patients"], min_recall)
     return (
-        f"On test, which had no part in the choice, that threshold gives recall {recall} and "
-        f"precision {precision}: {kept(point['recall'], test['ill_patients'], min_recall)}"
+        "On the test set, which was not used for this choice, the threshold gives "
+        f"recall {recall} and precision {precision}: {verdict}"
     )
 
 
 def kept(recall: Interval, ill_patients: int, min_recall: float, there: str = "test has") -> str:
-    """Whether the recall that was chosen on validation is kept elsewhere. A bootstrap of few
-    patients is too sure, most of all where none is missed; by the rule of three (Hanley and
-    Lippman-Hand 1983), n patients without a miss show at 95 % no more than recall of 1 - 3 / n.
+    """Whether the recall chosen on the tuning set is reached elsewhere. Bootstrap intervals of few
+    patients are too narrow, above all without a false negative; by the rule of three (Hanley and
+    Lippman-Hand 1983), n patients without a false negative show at 95 % a recall of at most
+    1 - 3 / n.
     """
     low, high = recall["low"], recall["high"]
     if low is not None and high is not None and low < high < min_recall:
-        return f"recall of {min_recall:g} is not kept."
+        return f"recall of {min_recall:g} is not reached."
     needed = math.ceil(round(3 / (1 - min_recall), 6)) if min_recall < 1 else math.inf
     if ill_patients < needed:
-        takes = f"it takes about {needed}" if min_recall < 1 else "no number is enough"
+        takes = f"about {needed} are needed" if min_recall < 1 else "no number is enough"
         return (
-            f"{there} too few patients with pneumonia ({ill_patients}) to tell whether recall of "
-            f"{min_recall:g} is kept ({takes}, even where none is missed)."
+            f"{there} too few positive patients ({ill_patients}) to decide whether recall of "
+            f"{min_recall:g} is reached ({takes}, even without a false negative)."
         )
     is_kept = low is not None and low >= min_recall
-    return f"recall of {min_recall:g} {'is kept' if is_kept else 'may not be kept'}."
+    return f"recall of {min_recall:g} {'is reached' if is_kept else 'may not be reached'}."
 
 
 def signed(difference: float) -> str:
@@ -132,7 +133,7 @@ def signed(difference: float) -> str:
 
 
 def signed_span(found: Interval) -> str:
-    """A difference with its interval; bold where the interval leaves out 0."""
+    """A difference with its 95 % CI; bold where the CI excludes 0."""
     text = f"{signed(found['value'])} ({_limits(found)})"
     return f"**{text}**" if is_sure(found) else text
 
@@ -140,13 +141,13 @@ def signed_span(found: Interval) -> str:
 def _limits(found: Interval) -> str:
     low, high = found["low"], found["high"]
     if low is None or high is None:
-        return "no case to count"
+        return "undefined"
     return " to ".join(signed(limit).replace("=", "0") for limit in (low, high))
 
 
 def span(found: Interval) -> str:
     """Value and 95 % interval as text: `0.982 (0.968-0.994)`."""
     if found["low"] is None:
-        return f"{found['value']:.{DECIMALS}f} (no case to count)"
+        return f"{found['value']:.{DECIMALS}f} (undefined)"
     value, low, high = (f"{found[name]:.{DECIMALS}f}" for name in ("value", "low", "high"))
     return f"{value} ({low}-{high})"

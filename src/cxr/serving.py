@@ -10,7 +10,6 @@ for permission first, which is never given, and names of hosts other than the se
 
 import asyncio
 import ipaddress
-import re
 import socket
 import sys
 import threading
@@ -21,7 +20,6 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
-from string import Template
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import h11
@@ -39,11 +37,12 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from cxr.document import MARKDOWN
+from cxr.document import html_page
 from cxr.errors import CxrError, extra
 from cxr.images import MOST_PIXELS, ImageError
 from cxr.inference.radiograph import MOST_BYTES
 from cxr.predicting import SUFFIXES, Answer, Predictor
+from cxr.reporting.templates import STYLE
 
 if TYPE_CHECKING:
     from cxr.explaining import Explainer
@@ -404,6 +403,10 @@ def application(
     async def page() -> FileResponse:
         return FileResponse(WEB / "index.html")
 
+    @app.get("/page/style.css", include_in_schema=False)
+    async def style() -> FileResponse:
+        return FileResponse(STYLE)
+
     app.mount("/page", StaticFiles(directory=WEB))
     return app
 
@@ -453,31 +456,9 @@ def _card(models: Path) -> str:
     """
     file = models / "model_card.md"
     try:
-        text = file.read_text(encoding="utf-8")
+        return html_page(file.read_text(encoding="utf-8"), served=True)
     except (OSError, ValueError) as error:
         raise CxrError(f"{file} cannot be read: run `dvc repro export` ({error})") from error
-    body = MARKDOWN.render(text).replace("<table>", WIDE).replace("</table>", "</table></div>")
-    return CARD.substitute(body=re.sub(' style="[^"]*"', "", body))  # refused by `HEADERS`
-
-
-WIDE = '<div class="wide" role="region" aria-label="table" tabindex="0"><table>'
-CARD = Template("""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Model card</title>
-<link rel="icon" href="page/icon.svg">
-<link rel="stylesheet" href="page/style.css">
-</head>
-<body>
-<nav><a href="./">Judge radiographs</a></nav>
-<main class="card">
-$body
-</main>
-</body>
-</html>
-""")
 
 
 # --- the server ----------------------------------------------------------------------------------

@@ -13,8 +13,12 @@ from cxr.intervals import COMPARED, Interval
 from cxr.recommendation import signed_span, span
 from cxr.variants import VARIANTS
 
-TITLES = {"f1": "F1", "roc_auc": "ROC AUC", "average_precision": "average precision"}
+TITLES = {
+    **{"f1": "F1", "roc_auc": "ROC AUC", "average_precision": "average precision"},
+    "brier": "Brier score",
+}
 RATES = ("recall", "precision", "accuracy", "specificity")
+SUMMARY = ("recall", "specificity", "precision", "accuracy", "f1")
 CELLS = {
     ("NORMAL", "NORMAL"): "true negatives",
     ("NORMAL", "PNEUMONIA"): "false positives",
@@ -35,6 +39,24 @@ def metrics(columns: dict[str, Any], point: str) -> pd.DataFrame:
             row |= {name: span(found[name]) for name in ("roc_auc", "average_precision")}
         rows.append(row)
     return pd.DataFrame(rows).rename(columns=TITLES)
+
+
+def summary(columns: dict[str, Any]) -> pd.DataFrame:
+    """A row for each metric at the operating point, and for what needs no threshold.
+
+    Args:
+        columns: {title of a set of images: what `intervals` gives there for one variant}.
+    """
+    rows = [
+        {"metric": TITLES.get(name, name)}
+        | {title: span(of["operating_point"][name]) for title, of in columns.items()}
+        for name in SUMMARY
+    ]
+    rows += [
+        {"metric": TITLES[name]} | {title: span(of[name]) for title, of in columns.items()}
+        for name in ("roc_auc", "brier")
+    ]
+    return pd.DataFrame(rows)
 
 
 def differences(found: dict[str, Any]) -> pd.DataFrame:
@@ -72,7 +94,7 @@ def calibration(columns: dict[str, Any], errors: Mapping[str, float]) -> pd.Data
             {
                 "variant": variant,
                 "threshold": title,
-                "Brier score": span(found["brier"]),
+                TITLES["brier"]: span(found["brier"]),
                 "expected calibration error": f"{errors[variant]:.3f}",
                 "positive predictive value": span(found[point]["ppv"]),
                 "negative predictive value": span(found[point]["npv"]),

@@ -1,0 +1,1 @@
+"""Metrics and predictions in, reports as Markdown and HTML out."""
