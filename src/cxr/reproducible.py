@@ -8,7 +8,6 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from cxr import distribution
 from cxr.files import replacing
 
 
@@ -22,10 +21,8 @@ def save_model(model: keras.Model, path: Path) -> None:
     """Save a model so that equal weights give equal bytes.
 
     Keras writes the date and memory addresses into the file, for which DVC would take every
-    training for a new result. Of several processes (`distribution`) only the first one saves.
+    training for a new result.
     """
-    if not distribution.is_first():
-        return
     with replacing(path) as part:
         model.save(part)
         members = _members(part)

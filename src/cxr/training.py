@@ -198,6 +198,6 @@ def train_small_cnn(
 
 def save(variant: str, model: keras.Model) -> None:
     """Save a trained model and remove the checkpoint of its training."""
-    reproducible.save_model(model, paths.model(variant))
     if distribution.is_first():
+        reproducible.save_model(model, paths.model(variant))
         remove(paths.resume(variant))
