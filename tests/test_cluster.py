@@ -48,6 +48,9 @@ class Cluster:
         )
         for _ in range(workers):
             self.add_worker()
+        # However slow the machine is.
+        with distributed.Client(self.address, timeout=300, set_as_default=False) as client:
+            client.wait_for_workers(workers, timeout=300)
 
     def start(self, *arguments: str, **environment: str) -> subprocess.Popen[bytes]:
         here = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
