@@ -186,7 +186,7 @@ def test_unplaced_images_are_refused_by_folder_or_left_out(
 
 def test_of_many_folders_the_first_are_named() -> None:
     selection = select_images(paths(*(f"{n:02}/x.png" for n in range(15))))
-    assert found(selection).endswith("07, 08, 09 and 5 more folders")
+    assert found(selection).endswith("07, 08, 09, and 5 more folders")
     with pytest.raises(SourceError, match="09: 1 image\n  and 5 more"):
         refuse_unplaced("here", selection, [], "error")
 

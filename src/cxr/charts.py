@@ -77,8 +77,9 @@ def distributions(images: pd.DataFrame, column: str, xlabel: str) -> str:
         for axes, split in zip(panels, SPLITS, strict=True):
             for label in LABELS:
                 rows = images[(images["split"] == split) & (images["label"] == label)]
-                style = {"linewidth": 1.5, "color": CLASS_COLOURS[label], "label": label}
-                axes.stairs(binned(rows[column], edges), edges, **style)
+                color = CLASS_COLOURS[label]
+                fractions = binned(rows[column], edges)
+                axes.stairs(fractions, edges, linewidth=1.5, color=color, label=label)
             axes.set_title(split, loc="left", fontsize=9)
             axes.set_yticks([])
         panels[0].legend()
@@ -96,10 +97,9 @@ def compared(reference: pd.Series, weights: NDArray[np.float64], here: pd.Series
     def paint(figure: Figure) -> None:
         axes = figure.add_subplot()
         edges = bin_edges(pd.concat([reference, here]), 30)
-        filled = {"fill": True, "color": "#56B4E9", "label": "reference"}
-        axes.stairs(binned(reference, edges, weights), edges, **filled)
-        line = {"linewidth": 1.8, "color": "#D55E00", "label": "here"}
-        axes.stairs(binned(here, edges), edges, **line)
+        fractions = binned(reference, edges, weights)
+        axes.stairs(fractions, edges, fill=True, color="#56B4E9", label="reference")
+        axes.stairs(binned(here, edges), edges, linewidth=1.8, color="#D55E00", label="here")
         axes.set_ylabel("fraction of the images")
         figure.legend(loc="outside upper right", ncols=2)
 

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 from cxr import paths, quiet
 from cxr.drift import RULE, TOO_FEW, read_reference
-from cxr.errors import CxrError, catch_every_interrupt, extra, run_stage
+from cxr.errors import CxrError, catch_every_interrupt, extra, run_stage, shortened
 from cxr.files import replacing
 from cxr.images import ImageError
 from cxr.layout import shown
@@ -241,8 +241,7 @@ def _listed(paths: list[Path]) -> Listing:
 def _instead(skipped: dict[Path, str]) -> str:
     """For an error; empty: nothing was skipped."""
     named = [f"{file} ({reason})" for file, reason in _shown(skipped).items()]
-    more = f" and {len(named) - NAMED} more" if len(named) > NAMED else ""
-    return f". Skipped: {', '.join(named[:NAMED])}{more}" if named else ""
+    return f". Skipped: {', '.join(shortened(named, NAMED))}" if named else ""
 
 
 def _shown(skipped: dict[Path, str]) -> dict[str, str]:

@@ -60,11 +60,9 @@ def _data_uri(image: str | NDArray[np.uint8]) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
-ENVIRONMENT.filters |= {
-    "table": lambda frame: markdown_table(rounded(frame)),
-    "percent": percent,
-    "data_uri": _data_uri,
-}
+ENVIRONMENT.filters["table"] = lambda frame: markdown_table(rounded(frame))
+ENVIRONMENT.filters["percent"] = percent
+ENVIRONMENT.filters["data_uri"] = _data_uri
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,13 @@ _interrupted = threading.Event()  # set by Ctrl-C, also where a library raises a
 
 class CxrError(Exception):
     """A mistake in data, parameters or surroundings; the message says what to do about it."""
+
+
+def shortened(items: Iterable[str], most: int, rest: str = "more") -> list[str]:
+    """The first items, at most `most`, then how many others there are, as `and 3 more`."""
+    listed = list(items)
+    others = len(listed) - most
+    return [*listed[:most], *([f"and {others} {rest}"] if others > 0 else [])]
 
 
 @contextmanager

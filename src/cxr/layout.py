@@ -12,7 +12,7 @@ from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import NoReturn
 
-from cxr.errors import CxrError
+from cxr.errors import CxrError, shortened
 from cxr.images import HEAD_BYTES, begins_as_image
 from cxr.labels import LABELS, SPLITS
 
@@ -174,12 +174,11 @@ def refuse_unplaced(
     if not selection.unplaced and not links:
         return
     counts = Counter(shown(path.parent) for path in selection.unplaced)
-    lines = [f"  {folder}: {_images(count)}" for folder, count in sorted(counts.items())]
-    lines += [f"  {shown(path)}: a symbolic link, which is not followed" for path in links]
-    more = [f"  and {len(lines) - LISTED} more"] if len(lines) > LISTED else []
+    lines = [f"{folder}: {_images(count)}" for folder, count in sorted(counts.items())]
+    lines += [f"{shown(path)}: a symbolic link, which is not followed" for path in links]
     what = found(selection) if selection.unplaced else f"{len(links)} link(s)"
-    message = "\n".join(
-        [f"{where}: {what} where the layout knows none:", *lines[:LISTED], *more, f"  {WANTED}."]
+    message = "\n  ".join(
+        [f"{where}: {what} where the layout knows none:", *shortened(lines, LISTED), f"{WANTED}."]
     )
     if on_unplaced == "error":
         raise SourceError(
@@ -192,9 +191,8 @@ def refuse_unplaced(
 def found(selection: Selection) -> str:
     """The images without a place, as "63 images in train/normal, train/pneumonia"."""
     folders = sorted({shown(path.parent) for path in selection.unplaced})
-    more = f" and {len(folders) - LISTED} more folders" if len(folders) > LISTED else ""
     count = _images(len(selection.unplaced))
-    return f"{count} in {', '.join(folders[:LISTED])}{more}"
+    return f"{count} in {', '.join(shortened(folders, LISTED, 'more folders'))}"
 
 
 def _images(count: int) -> str:

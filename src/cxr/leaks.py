@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from cxr.errors import CxrError
+from cxr.errors import CxrError, shortened
 
 NEAR = 25  # bits of 256 in which the hashes of near-copies differ at most
 BLOCK = 256  # images compared with all others at a time: 1 KB for each of the others
@@ -141,9 +141,8 @@ def guard(found: pd.DataFrame, on_leak: str, group_by: str) -> dict[str, int | N
 
 
 def _listed(found: pd.DataFrame) -> str:
-    lines = [
-        f"  {row.path} ({row.split}): {row.kind} with {row.other_path} ({row.other_split})"
-        for row in found.head(LISTED).itertuples()
-    ]
-    more = len(found) - LISTED
-    return "\n".join([*lines, *([f"  and {more} more, in data/leaks.csv"] if more > 0 else [])])
+    lines = (
+        f"{row.path} ({row.split}): {row.kind} with {row.other_path} ({row.other_split})"
+        for row in found.itertuples()
+    )
+    return "\n".join(f"  {x}" for x in shortened(lines, LISTED, "more, in data/leaks.csv"))

@@ -11,7 +11,7 @@ from typing import Any
 import imagehash
 import pandas as pd
 
-from cxr.errors import CxrError
+from cxr.errors import CxrError, shortened
 from cxr.images import ImageError, decode, read_file, to_grey, uses_little_range
 from cxr.known_sets import KNOWN_SETS
 from cxr.labels import LABELS, SPLITS
@@ -158,9 +158,7 @@ def read_patients(
 
 def some(names: Iterable[str]) -> str:
     """The first few, and how many more there are, for a message."""
-    listed = list(names)
-    more = f" and {len(listed) - NAMED} more" if len(listed) > NAMED else ""
-    return ", ".join(listed[:NAMED]) + more
+    return ", ".join(shortened(names, NAMED))
 
 
 def read(path: Path) -> pd.DataFrame:

@@ -201,7 +201,7 @@ def _distributions(found: Comparison, reference: pd.DataFrame, here: pd.DataFram
     prevalence = found["prevalence"]["here"]
     positive = (reference["label"] == "PNEUMONIA").to_numpy()
     weights = drift.weights_to(positive, positive.mean() if prevalence is None else prevalence)
-    figures = []
+    figures: list[Figure] = []
     for name, title in NAMES.items():
         if name in here and name in reference:
             known, new = reference[name], here[name]
