@@ -46,10 +46,10 @@ $(DEVELOPMENT): $(RUNTIME) requirements/development.lock
 	@touch $@
 
 demo: $(RUNTIME) ## run the whole pipeline on generated radiographs, in demo/
-	@PYTHONPATH=src python -m cxr.demo
+	@PYTHONPATH=src python -m cxr.tools.demo
 
 demo-shortcut: $(RUNTIME) ## the same where a scanner gives the label away, in demo-shortcut/
-	@PYTHONPATH=src python -m cxr.demo --shortcut
+	@PYTHONPATH=src python -m cxr.tools.demo --shortcut
 
 test: $(DEVELOPMENT) ## run the fast tests: no DVC, browser, server or long training (3 minutes)
 	@$(PYTEST) -m "not slow"
@@ -68,16 +68,16 @@ repro: $(RUNTIME) ## run the pipeline on the data that params.yaml names
 	@dvc repro
 
 summary: $(RUNTIME) ## mean and spread over seeds of the experiments since the last commit
-	@PYTHONPATH=src python -m cxr.experiments summary
+	@PYTHONPATH=src python -m cxr.tools.experiments summary
 
 record: $(RUNTIME) ## add experiments to docs/experiments.csv: make record EXP="name other"
-	@set -f; PYTHONPATH=src python -m cxr.experiments record $$EXP
+	@set -f; PYTHONPATH=src python -m cxr.tools.experiments record $$EXP
 
 readme: $(RUNTIME) ## write the result tables of README.md, docs/results.md and docs/use.md
-	@PYTHONPATH=src python -m cxr.readme
+	@PYTHONPATH=src python -m cxr.tools.readme
 
 pr-report: $(RUNTIME) ## what this branch changes, as Markdown: make pr-report BASE=main
-	@PYTHONPATH=src python -m cxr.pr_report --base="$${BASE:-main}"
+	@PYTHONPATH=src python -m cxr.tools.pr_report --base="$${BASE:-main}"
 
 check: $(DEVELOPMENT) ## lint, format and types; workflows; vulnerabilities of dependencies
 	@ruff check .

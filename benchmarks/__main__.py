@@ -6,10 +6,10 @@ from typing import Any
 from benchmarks import parts
 from benchmarks.timing import Comparison, sentence
 from cxr import paths
-from cxr.document import markdown_table
+from cxr.common.files import replacing
 from cxr.errors import run_stage
-from cxr.files import replacing
-from cxr.readme import speed
+from cxr.reporting.document import markdown_table
+from cxr.tools.readme import speed
 
 TABLE = paths.BENCHMARKS.with_suffix(".md")
 ANYWHERE = ("decoding", "steps", "transfer", "pipeline", "growth")

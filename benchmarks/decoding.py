@@ -9,10 +9,10 @@ import numpy as np
 
 from benchmarks import images, notebook
 from benchmarks.timing import Comparison, alternate, cores
-from cxr.cleaning import prepare
-from cxr.images import decode, to_grey
+from cxr.data.images import decode, to_grey
+from cxr.data.preprocess import read_all
+from cxr.data.transforms import prepare
 from cxr.params import ImageParams
-from cxr.preprocessing import read_all
 
 REPEATS = 7
 COPIES = 6  # of each file: TensorFlow finds the best number of threads on its way

@@ -19,11 +19,14 @@ from matplotlib.figure import Figure
 
 from benchmarks.timing import Comparison, cores
 from benchmarks.transfer import backbone_weights
-from cxr import charts, demo, paths, phantom
-from cxr.document import markdown_table
+from cxr import paths
+from cxr.common.files import parse_yaml, replacing, write_csv
+from cxr.data import phantom
 from cxr.errors import CxrError
-from cxr.files import parse_yaml, replacing, write_csv
 from cxr.params import read_params
+from cxr.reporting import charts
+from cxr.reporting.document import markdown_table
+from cxr.tools import project_copy
 
 FOLDER = Path(__file__).parent
 MIMIC = 377_110  # images of MIMIC-CXR-JPG (Johnson 2019, 10.1038/s41597-019-0322-0)
@@ -68,9 +71,9 @@ def _at(size: int, scratch: Path, weights: Path) -> pd.DataFrame:
     images, project = scratch / f"images{size}", scratch / f"project{size}"
     count = phantom.generate(images, patients=size * PATIENTS, seed=1, short_side=SHORT_SIDE)
     project.mkdir()
-    demo.copy_project(project)
+    project_copy.copy_project(project)
     settings = SETTINGS | {"data.directory": str(images)}
-    demo.set_params(project / "params.yaml", settings)
+    project_copy.set_params(project / "params.yaml", settings)
     placed = project / paths.weights("xception", "imagenet")
     placed.parent.mkdir(parents=True)
     placed.symlink_to(weights)

@@ -7,10 +7,10 @@ import imageio.v3 as iio
 import numpy as np
 import pandas as pd
 
-from cxr import phantom
-from cxr.arrays import Split, open_split, write_split
+from cxr.common.arrays import Split, open_split, write_split
+from cxr.data import phantom
+from cxr.data.preprocess import read_all
 from cxr.params import read_params
-from cxr.preprocessing import read_all
 
 # Pixels of the shorter side: the 5th, 15th ... 95th percentile of 85 published files.
 SHORT_SIDES = (552, 604, 672, 752, 837, 938, 1039, 1202, 1383, 1908)

@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 
 from benchmarks.timing import Comparison, alternate, cores, seconds_of
 from cxr import paths
-from cxr.arrays import evenly, open_split
-from cxr.demo import PROJECT
-from cxr.evaluation import load_model
+from cxr.common.arrays import evenly, open_split
+from cxr.common.names import TRAINED
+from cxr.compute.runtimes import open_network, run_all
+from cxr.evaluation.predictions import load_model
 from cxr.params import read_params
-from cxr.runtimes import open_network, run_all
-from cxr.variants import TRAINED
+from cxr.tools.project_copy import PROJECT
 
 FILES = 128  # that the command is given
 IMAGES = 32  # that the networks are given, in memory

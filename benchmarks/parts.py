@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.timing import machine
+from cxr.common.files import write_json
 from cxr.errors import CxrError
-from cxr.files import write_json
 
 
 def measure(

@@ -11,11 +11,12 @@ import pandas as pd
 from benchmarks import notebook
 from benchmarks.timing import Comparison, alternate, cores, seconds_of
 from benchmarks.transfer import backbone_weights
-from cxr import demo, paths
-from cxr.arrays import open_split
+from cxr import paths
+from cxr.common.arrays import open_split
+from cxr.common.names import SPLITS
 from cxr.errors import CxrError
-from cxr.labels import SPLITS
 from cxr.params import Params, read_params
+from cxr.tools import project_copy
 
 REPEATS = 3  # a quarter of an hour each
 PATIENTS = 500
@@ -79,8 +80,8 @@ def copy(project: Path, weights: Path) -> None:
     """The project with `SETTINGS` and the backbone's weights, and nothing else."""
     shutil.rmtree(project, ignore_errors=True)
     project.mkdir()
-    demo.copy_project(project)
-    demo.set_params(project / "params.yaml", SETTINGS)
+    project_copy.copy_project(project)
+    project_copy.set_params(project / "params.yaml", SETTINGS)
     placed = project / paths.weights("xception", "imagenet")
     placed.parent.mkdir(parents=True)
     shutil.copyfile(weights, placed)
@@ -90,7 +91,11 @@ def copy(project: Path, weights: Path) -> None:
 def run(project: Path) -> None:
     """`dvc repro`; shows what it said where it fails."""
     done = subprocess.run(
-        ["dvc", "repro"], cwd=project, env=demo.environment(), capture_output=True, text=True
+        ["dvc", "repro"],
+        cwd=project,
+        env=project_copy.environment(),
+        capture_output=True,
+        text=True,
     )
     if done.returncode:
         raise CxrError(f"dvc repro failed:\n{done.stdout}{done.stderr}")

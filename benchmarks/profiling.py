@@ -22,11 +22,11 @@ from benchmarks.growth import run_alone
 from benchmarks.steps import inputs, learner, steps
 from benchmarks.timing import machine, seconds_of, sentence
 from benchmarks.transfer import backbone_weights
-from cxr.document import markdown_table
+from cxr.common.files import read_yaml, replacing
+from cxr.data.images import decode
 from cxr.errors import run_stage
-from cxr.files import read_yaml, replacing
-from cxr.images import decode
 from cxr.params import read_params
+from cxr.reporting.document import markdown_table
 
 RESULT = Path(__file__).parent / "profile.md"
 ROUNDS = 3

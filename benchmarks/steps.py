@@ -11,9 +11,10 @@ from keras.src.trainers.data_adapters.py_dataset_adapter import PyDatasetAdapter
 
 from benchmarks import images, notebook
 from benchmarks.timing import Comparison, Times, alternate
-from cxr import faster, networks, training
-from cxr.datasets import image_batches
+from cxr.models import networks
 from cxr.params import Params, read_params
+from cxr.training import fast_layers, trainer
+from cxr.training.batches import image_batches
 
 REPEATS = 9
 COPIES = 4  # of each file, for its input
@@ -49,9 +50,9 @@ def learner(params: Params) -> keras.Model:
     image = keras.Input((notebook.SIZE, notebook.SIZE, 1), dtype="uint8")
     network = networks.small_cnn(params.model)
     networks.apply(network, image)
-    model = keras.Model(image, networks.apply(faster.for_training(network), image))
+    model = keras.Model(image, networks.apply(fast_layers.for_training(network), image))
     model.compile(
-        optimizer=training.optimizer(params.model, 100),
+        optimizer=trainer.optimizer(params.model, 100),
         loss="binary_crossentropy",
         metrics=["accuracy"],
     )

@@ -8,10 +8,14 @@ import keras
 
 from benchmarks import images, notebook
 from benchmarks.timing import Comparison, Times, alternate, cores, seconds_of
-from cxr import backbones, features, networks, paths, training
-from cxr.arrays import open_rows, open_split
-from cxr.datasets import ArrayDataset, class_weights, image_input
+from cxr import paths
+from cxr.common.arrays import open_rows, open_split
+from cxr.features import extract
+from cxr.models import backbones, networks
+from cxr.models.networks import image_input
 from cxr.params import TransferParams, read_params
+from cxr.training import trainer
+from cxr.training.batches import ArrayDataset, class_weights
 
 REPEATS = 3
 COPIES = 4  # of each file: a data set in which what is done once does not weigh too much
@@ -66,7 +70,7 @@ def from_files(folder: Path, weights: Path, params: TransferParams) -> None:
     output = backbones.feature_extractor("xception", weights, image, params.scaling, params.pooling)
     for name in ("train", "val"):
         split = open_split(paths.ARRAYS / name)
-        features.extract(keras.Model(image, output), params.engine, split, paths.features(name))
+        extract.extract(keras.Model(image, output), params.engine, split, paths.features(name))
     train_head(params)
 
 
@@ -79,4 +83,4 @@ def train_head(params: TransferParams) -> None:
         batches[name] = ArrayDataset(rows, labels, params.batch_size, seed)
     head = networks.transfer_head(batches["train"].rows.shape[1:], params)
     weights = class_weights(batches["train"].labels, params.class_weights)
-    training.train("transfer", head, batches["train"], batches["val"], params, weights)
+    trainer.train("transfer", head, batches["train"], batches["val"], params, weights)

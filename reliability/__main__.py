@@ -7,9 +7,9 @@ from typing import Any
 import pandas as pd
 
 from benchmarks import parts
-from cxr.document import with_table
+from cxr.common.files import replacing
 from cxr.errors import run_stage
-from cxr.files import replacing
+from cxr.reporting.document import with_table
 from reliability.figures import Figure
 
 PARTS = ("fuzzing", "crashes", "repeats", "mutation")

@@ -18,9 +18,9 @@ from queue import Queue
 
 import psutil  # type: ignore[import-untyped]
 
-from cxr.files import remove
+from cxr.common.files import remove
 from reliability.figures import Figure
-from reliability.project import Project
+from tests.support.project import Project
 
 KILLS = 20  # of each stage
 IN_A_ROW = 5  # kills before the next undisturbed `dvc repro`

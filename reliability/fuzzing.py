@@ -123,7 +123,7 @@ def main() -> None:
     with atheris.instrument_imports(include=["cxr", *INSTRUMENTED[target]]):
         from PIL.PngImagePlugin import ChunkStream
 
-        from cxr import images
+        from cxr.data import images
         from reliability import targets
     images.MOST_PIXELS = MOST_PIXELS
     # Changes at random never get a checksum right, as an attacker does.

@@ -14,11 +14,11 @@ from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from cxr.demo import PROJECT
 from cxr.errors import CxrError
+from cxr.tools.project_copy import PROJECT
 from reliability.figures import Figure
 
-MODULES = ("splits", "scores", "manifest")
+MODULES = ("data/splits", "evaluation/metrics", "data/manifest")
 LEAST = 0.85  # the rest is changes that no result depends on, as those to the words of an error
 LIMIT_SECONDS = 900  # for one module, several times what it takes on 2 cores
 
@@ -26,8 +26,8 @@ SETTINGS = """
 [tool.mutmut]
 source_paths = ["src"]
 only_mutate = ["src/cxr/{module}.py"]
-pytest_add_cli_args_test_selection = ["tests/test_{module}.py"]
-also_copy = ["reliability"]
+pytest_add_cli_args_test_selection = ["{tests}"]
+also_copy = ["reliability", "tests"]
 use_git_change_detection = false
 """
 # A counterexample that tells a mutant from the code need not be made small.
@@ -58,9 +58,15 @@ def as_figure(module: str, found: dict[str, int], seconds: float) -> Figure:
         tried=found["total"],
         held=found["killed"] + found["timeout"],
         least=LEAST,
-        note=f"mutmut {version('mutmut')}, tests/test_{module}.py; {found['timeout']} never ended; "
+        note=f"mutmut {version('mutmut')}, {tests_of(module)}; {found['timeout']} never ended; "
         f"{seconds:.0f} s",
     )
+
+
+def tests_of(module: str) -> str:
+    """The file of a module's tests, which mirror the package."""
+    path = Path(module)
+    return (Path("tests") / path.parent / f"test_{path.name}.py").as_posix()
 
 
 def count(project: Path, module: str) -> dict[str, int]:
@@ -70,7 +76,7 @@ def count(project: Path, module: str) -> dict[str, int]:
 
     Args:
         project: holds src, tests, reliability and pyproject.toml; it is not changed.
-        module: of the package cxr, tested by tests/test_<module>.py.
+        module: path in the package without suffix, as `data/splits`.
 
     Raises:
         CxrError: the tests fail on the code as it is, or all takes too long.
@@ -81,7 +87,7 @@ def count(project: Path, module: str) -> dict[str, int]:
             ignored = shutil.ignore_patterns("__pycache__")
             shutil.copytree(project / folder, copy / folder, ignore=ignored)
         shutil.copy(project / "pyproject.toml", copy)
-        _append(copy / "pyproject.toml", SETTINGS.format(module=module))
+        _append(copy / "pyproject.toml", SETTINGS.format(module=module, tests=tests_of(module)))
         _append(copy / "tests" / "conftest.py", NO_SHRINKING)
         _mutmut(copy, "run", "--max-children", str(os.cpu_count()))
         for line in _mutmut(copy, "results").splitlines():  # "    name: survived"

@@ -8,9 +8,10 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.timing import cores
-from cxr import demo, paths
+from cxr import paths
+from cxr.tools import project_copy
 from reliability.figures import Figure
-from reliability.project import QUICK, Project
+from tests.support.project import QUICK, Project
 
 # Large enough for the work of a layer to be split over the cores.
 SETTINGS: dict[str, object] = QUICK | {
@@ -37,8 +38,8 @@ def measure() -> list[Figure]:
 
 def clone(folder: Path) -> Project:
     """A clean clone of the last commit, with generated images and a cache of its own."""
-    subprocess.run(["git", "clone", "--quiet", demo.PROJECT, folder], check=True)
-    demo.set_params(folder / "params.yaml", SETTINGS)
+    subprocess.run(["git", "clone", "--quiet", project_copy.PROJECT, folder], check=True)
+    project_copy.set_params(folder / "params.yaml", SETTINGS)
     return Project.at(folder)
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from cxr.demo import PROJECT
-from cxr.manifest import COLUMNS
+from cxr.data.manifest import COLUMNS
+from cxr.tools.project_copy import PROJECT
 
 SIZE = (48, 40)
 NAMES = (

@@ -10,12 +10,12 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from cxr import manifest
-from cxr.cleaning import prepare
+from cxr.common.names import LABELS, SPLITS
+from cxr.data import manifest
+from cxr.data.dataset_folder import SourceError, select_images
+from cxr.data.images import ImageError, decode, to_grey
+from cxr.data.transforms import prepare
 from cxr.errors import CxrError
-from cxr.images import ImageError, decode, to_grey
-from cxr.labels import LABELS, SPLITS
-from cxr.layout import SourceError, select_images
 from cxr.params import ImageParams, Params, read_params
 
 SIDE = 16

@@ -7,7 +7,8 @@ from pathlib import Path
 # runs its own code, whatever is installed in the environment.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from cxr import environment, errors, quiet
+from cxr import errors, quiet
+from cxr.common import environment
 
 errors.catch_every_interrupt()
 quiet.install()

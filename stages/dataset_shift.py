@@ -5,30 +5,32 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from cxr import paths, shift, shortcuts, styles
-from cxr.arrays import open_rows, open_split
+from cxr import paths
+from cxr.common.arrays import open_rows, open_split
+from cxr.common.files import write_csv, write_json
+from cxr.common.names import SPLITS, VARIANTS
+from cxr.data import shortcuts
 from cxr.errors import run_stage
-from cxr.files import write_csv, write_json
-from cxr.labels import SPLITS
-from cxr.variants import VARIANTS
+from cxr.evaluation import dataset_shift
+from cxr.evaluation.groups import groups_of, right_by_group
 
 
 def main() -> None:
     splits = {name: open_split(paths.ARRAYS / name) for name in SPLITS}
     features = {name: open_rows(paths.features(name)) for name in SPLITS}
-    aucs, unlike = shift.told_apart(splits, features)
+    aucs, unlike = dataset_shift.told_apart(splits, features)
     predictions = pd.read_csv(paths.PREDICTIONS)
     evaluation = json.loads(paths.EVALUATION.read_text())
     points = {v: evaluation[v]["operating_point"]["threshold"] for v in VARIANTS}
     indexes = {name: split.index for name, split in splits.items()}
-    groups = styles.groups_of(indexes, features, other_acquisition(indexes))
+    groups = groups_of(indexes, features, other_acquisition(indexes))
     found = {
         "told_from_train": aucs,
-        "least_alike_test_images": shift.on_least_alike(unlike, predictions, VARIANTS),
+        "least_alike_test_images": dataset_shift.on_least_alike(unlike, predictions, VARIANTS),
         "label_alone": shortcuts.label_alone(splits),
     }
     write_csv(paths.UNLIKENESS, unlike)
-    write_csv(paths.GROUPS, styles.right_by_group(predictions, groups, points))
+    write_csv(paths.GROUPS, right_by_group(predictions, groups, points))
     write_json(paths.SHIFT, found)
 
 

@@ -6,23 +6,25 @@ from typing import Any
 
 import pandas as pd
 
-from cxr import card, exporting, paths, reproducible
-from cxr.arrays import open_rows, open_split
+from cxr import paths
+from cxr.common import determinism
+from cxr.common.arrays import open_rows, open_split
+from cxr.common.files import replacing, write_json
+from cxr.common.names import SPLITS
 from cxr.errors import run_stage
-from cxr.files import replacing, write_json
-from cxr.labels import SPLITS
+from cxr.export import bundle, model_card
 from cxr.params import EvaluateParams, ImageParams, flat, read_params
 
 
 def main() -> None:
     params = read_params()
-    reproducible.make_deterministic(0)
+    determinism.make_deterministic(0)
     told = {"data.source": params.data.source, "split.val_fraction": params.split.val_fraction}
     told |= flat(evaluate=params.evaluate)
     with replacing(paths.EXPORTED) as folder:
         folder.mkdir()
         metrics = write_networks(folder, params.image, params.evaluate)
-        about = card.card(card.read_inputs(told, metrics))
+        about = model_card.card(model_card.read_inputs(told, metrics))
         (folder / paths.CARD.name).write_text(about.to_markdown(), encoding="utf-8")
     write_json(paths.EXPORT, metrics)
 
@@ -34,13 +36,13 @@ def write_networks(folder: Path, image: ImageParams, evaluate: EvaluateParams) -
     train, val = splits["train"], splits["val"]
     evaluation = json.loads(paths.EVALUATION.read_text())
     predictions = pd.read_csv(paths.PREDICTIONS)
-    metrics = exporting.export_variants(folder, val)
-    metrics["features"] = exporting.export_features(folder, val, rows["val"])
-    known = exporting.export_familiarity(folder, rows, val)
-    settings = exporting.settings(image, evaluate, evaluation, predictions, train.index, known)
+    metrics = bundle.export_variants(folder, val)
+    metrics["features"] = bundle.export_features(folder, val, rows["val"])
+    known = bundle.export_familiarity(folder, rows, val)
+    settings = bundle.settings(image, evaluate, evaluation, predictions, train.index, known)
     write_json(folder / "settings.json", settings)
     others = {name: splits[name] for name in ("val", "stress", "test")}
-    metrics["drift"] = exporting.export_reference(folder, others, rows, predictions, settings)
+    metrics["drift"] = bundle.export_reference(folder, others, rows, predictions, settings)
     return metrics | {name: known[name] for name in ("false_alarms", "alarms")}
 
 

@@ -1,15 +1,18 @@
 """Run the frozen layers of the backbone once over every image, its copies or its views."""
 
-from cxr import activations, paths, reproducible
-from cxr.arrays import open_split
+from cxr import paths
+from cxr.common import determinism
+from cxr.common.arrays import open_split
 from cxr.errors import run_stage
+from cxr.features import activations
+from cxr.models import split_backbone
 from cxr.params import read_params
 
 
 def main() -> None:
     params = read_params()
-    reproducible.make_deterministic(0)
-    frozen = activations.chosen_halves(params.transfer, params.finetune).frozen
+    determinism.make_deterministic(0)
+    frozen = split_backbone.chosen_halves(params.transfer, params.finetune).frozen
     engine, scheduler = params.transfer.engine, params.preprocess.scheduler
     activations.write_copies(
         paths.activations("train"),

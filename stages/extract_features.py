@@ -2,16 +2,19 @@
 
 import keras
 
-from cxr import backbones, features, paths, reproducible
-from cxr.arrays import open_split
-from cxr.datasets import image_input
+from cxr import paths
+from cxr.common import determinism
+from cxr.common.arrays import open_split
 from cxr.errors import run_stage
+from cxr.features import extract
+from cxr.models import backbones
+from cxr.models.networks import image_input
 from cxr.params import read_params
 
 
 def main() -> None:
     params = read_params()
-    reproducible.make_deterministic(0)
+    determinism.make_deterministic(0)
     image = image_input(open_split(paths.ARRAYS / "train"))
     backbone = params.transfer.backbone
     weights = paths.weights(backbone, params.transfer.weights)
@@ -21,7 +24,7 @@ def main() -> None:
     for name in ("train", "val", "stress", "test"):
         split = open_split(paths.ARRAYS / name)
         path, scheduler = paths.features(name), params.preprocess.scheduler
-        features.extract(extractor, params.transfer.engine, split, path, scheduler)
+        extract.extract(extractor, params.transfer.engine, split, path, scheduler)
 
 
 if __name__ == "__main__":

@@ -2,19 +2,20 @@
 
 from pathlib import Path
 
-from cxr import manifest, paths, sources
+from cxr import paths
+from cxr.common.files import write_csv, write_json
+from cxr.data import download, manifest
 from cxr.errors import run_stage
-from cxr.files import write_csv, write_json
 from cxr.params import read_params
 
 
 def main() -> None:
     params = read_params()
     raw = paths.raw(params.data.source)
-    sources.ensure_raw(raw, params.data)
+    download.ensure_raw(raw, params.data)
     patients = Path(params.data.patients)
     verified = manifest.verify(raw, params.data.on_bad_image, params.data.on_unplaced, patients)
-    summary = manifest.summarise(verified, params.data.source, sources.left_out(raw))
+    summary = manifest.summarise(verified, params.data.source, download.left_out(raw))
     write_csv(paths.MANIFEST, verified.images)
     write_csv(paths.REJECTS, verified.rejects)
     write_json(paths.DATA_METRICS, summary)

@@ -4,8 +4,9 @@ import sys
 
 import keras
 
-from cxr import backbones, paths, pretraining
+from cxr import paths
 from cxr.errors import run_stage
+from cxr.models import backbones, pretraining
 from cxr.params import read_params
 
 

@@ -5,11 +5,11 @@ import json
 import pandas as pd
 
 from cxr import paths
+from cxr.common.files import write_json
+from cxr.common.names import EVALUATED, SELECTION
 from cxr.errors import run_stage
-from cxr.files import write_json
-from cxr.intervals import intervals, thresholds
+from cxr.evaluation.bootstrap import intervals, thresholds
 from cxr.params import read_params
-from cxr.variants import EVALUATED, SELECTION
 
 
 def main() -> None:

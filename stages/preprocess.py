@@ -1,9 +1,10 @@
 """Split by patient, look for leaks and shortcuts, cache every image decoded and resized."""
 
-from cxr import leaks, manifest, paths, preprocessing, shortcuts, splits
-from cxr.arrays import open_split
+from cxr import paths
+from cxr.common.arrays import open_split
+from cxr.common.files import write_csv, write_json
+from cxr.data import leakage, manifest, preprocess, shortcuts, splits
 from cxr.errors import run_stage
-from cxr.files import write_csv, write_json
 from cxr.params import read_params
 
 
@@ -11,16 +12,16 @@ def main() -> None:
     params = read_params()
     images = manifest.read(paths.MANIFEST)
     assigned = splits.assign(images, params.split)
-    found = leaks.find(images, assigned, params.split.group_by)
+    found = leakage.find(images, assigned, params.split.group_by)
     write_csv(paths.LEAKS, found)
-    counts = leaks.guard(found, params.data.on_leak, params.split.group_by)
+    counts = leakage.guard(found, params.data.on_leak, params.split.group_by)
     if params.data.on_leak == "drop":
         images, assigned = splits.leave_out(found["path"], images, assigned, params.split)
     raw = paths.raw(params.data.source)
     scheduler = params.preprocess.scheduler
-    preprocessing.cache_splits(raw, images, assigned, params.image, paths.ARRAYS, scheduler)
+    preprocess.cache_splits(raw, images, assigned, params.image, paths.ARRAYS, scheduler)
     alone = shortcuts.guard(open_split(paths.ARRAYS / "train"), params.data.on_shortcut)
-    write_csv(paths.PLOTS / "classes.csv", preprocessing.class_balance(images, assigned))
+    write_csv(paths.PLOTS / "classes.csv", preprocess.class_balance(images, assigned))
     write_json(paths.GUARDS, {"leaks": counts, "label_alone": alone})
 
 

@@ -3,10 +3,10 @@
 import shutil
 
 from cxr import paths
+from cxr.common.files import replacing
 from cxr.errors import run_stage
-from cxr.files import replacing
 from cxr.params import flat, read_params
-from cxr.report import figures, read_inputs, report
+from cxr.reporting.report import figures, read_inputs, report
 
 
 def main() -> None:

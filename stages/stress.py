@@ -1,7 +1,9 @@
 """Make the stress validation of the validation images."""
 
-from cxr import manifest, paths, stress
-from cxr.arrays import open_split, write_split
+from cxr import paths
+from cxr.augment import stress_test
+from cxr.common.arrays import open_split, write_split
+from cxr.data import manifest
 from cxr.errors import run_stage
 from cxr.params import read_params
 
@@ -9,9 +11,9 @@ from cxr.params import read_params
 def main() -> None:
     params = read_params()
     raw = paths.raw(params.data.source)
-    index = stress.stress_index(open_split(paths.ARRAYS / "val").index)
+    index = stress_test.stress_index(open_split(paths.ARRAYS / "val").index)
     hashes = dict(manifest.read(paths.MANIFEST)[["path", "sha256"]].itertuples(index=False))
-    images = stress.stressed(raw, index, hashes, params.image)
+    images = stress_test.stressed(raw, index, hashes, params.image)
     write_split(paths.ARRAYS / "stress", images, index)
 
 

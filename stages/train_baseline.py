@@ -1,15 +1,16 @@
 """Train the small CNN on the images as they are."""
 
-from cxr import distribution, reproducible, training
+from cxr.common import determinism
 from cxr.errors import run_stage
 from cxr.params import read_params
+from cxr.training import distribution, trainer
 
 
 def main() -> None:
     params = read_params()
-    reproducible.make_deterministic(params.seed)
+    determinism.make_deterministic(params.seed)
     with distribution.strategy_scope(params.train.distribution):
-        training.train_small_cnn("baseline", params.model, params.seed, resume=params.train.resume)
+        trainer.train_small_cnn("baseline", params.model, params.seed, resume=params.train.resume)
 
 
 if __name__ == "__main__":

@@ -1,26 +1,29 @@
 """Train the last layers of the backbone on the cached activations."""
 
-from cxr import activations, distribution, finetuning, paths, reproducible, training
-from cxr.arrays import open_split
-from cxr.datasets import image_input
+from cxr import paths
+from cxr.common import determinism
+from cxr.common.arrays import open_split
 from cxr.errors import run_stage
+from cxr.models import split_backbone
+from cxr.models.networks import image_input
 from cxr.params import read_params
+from cxr.training import distribution, finetuning, trainer
 
 
 def main() -> None:
     params = read_params()
-    reproducible.make_deterministic(params.seed)
+    determinism.make_deterministic(params.seed)
     fit, resume = params.finetune, params.train.resume
     with distribution.strategy_scope(params.train.distribution):
         train, val = open_split(paths.ARRAYS / "train"), open_split(paths.ARRAYS / "val")
         batches = finetuning.batches("train", train, fit, params.seed)
         val_batches = finetuning.batches("val", val, fit)
-        halves = activations.chosen_halves(params.transfer, fit)
+        halves = split_backbone.chosen_halves(params.transfer, fit)
         learner = finetuning.with_outputs(halves.tuned, fit)
-        training.train("finetuned", learner, batches, val_batches, fit, resume=resume)
+        trainer.train("finetuned", learner, batches, val_batches, fit, resume=resume)
         image = image_input(train)
         model = finetuning.whole_model(image, halves.frozen, learner, fit.zooms)
-        training.save("finetuned", model)
+        trainer.save("finetuned", model)
 
 
 if __name__ == "__main__":

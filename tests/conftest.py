@@ -3,12 +3,10 @@
 import contextlib
 import hashlib
 import os
-import re
 import shutil
 import socket
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -18,14 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 import hypothesis
 import pytest
-import threads  # noqa: F401  # before NumPy and TensorFlow
-from finished import finished_project
-from servers import Handler, Serve, Site
 
-from cxr import phantom
-from cxr.demo import PROJECT
-from cxr.known_sets import KNOWN_SETS
-from reliability.project import QUICK, Project
+from cxr.data import phantom
+from cxr.data.known_sets import KNOWN_SETS
+from cxr.tools.project_copy import PROJECT
+from tests.support import threads  # noqa: F401  # before NumPy and TensorFlow
+from tests.support.finished import finished_project
+from tests.support.project import Project
+from tests.support.servers import Handler, Serve, Site
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -33,8 +31,6 @@ if TYPE_CHECKING:
 # The same examples in every run, however slow the machine is.
 hypothesis.settings.register_profile("same", derandomize=True, deadline=None, database=None)
 hypothesis.settings.load_profile("same")
-
-__all__ = ["QUICK", "Project"]
 
 # Fixtures that run DVC, a browser or a server, or read thousands of images.
 SLOW = {"finished", "browser", "serve", "real_data"}
@@ -160,15 +156,3 @@ def finished(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFacto
     """A project after one `dvc repro`, committed. Tests leave it as they found it."""
     kept = PROJECT / ".pytest_cache" / "finished"
     return finished_project(kept, tmp_path_factory.mktemp("project") / "project")
-
-
-def wait_for_queue(project: Project, seconds: float = 400) -> str:
-    """Wait until no experiment of DVC's queue waits or runs; what `dvc queue status` says then."""
-    deadline = time.monotonic() + seconds
-    while re.search(r"(Queued|Running)$", status := project.run("dvc queue status"), re.MULTILINE):
-        if time.monotonic() > deadline:
-            logs = sorted((project.folder / ".dvc/tmp/exps").rglob("*.out"))
-            said = [f"{log}\n{log.read_text(errors='replace')}" for log in logs]
-            pytest.fail("\n".join([f"not done within {seconds} s", status, *said]))
-        time.sleep(5)  # asking takes a second of the processor's time
-    return status

@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from cxr import errors
-from cxr.demo import PROJECT
 from cxr.errors import CxrError, run_stage
+from cxr.tools.project_copy import PROJECT
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ import yaml
 from dvc.utils.hydra import apply_overrides
 from pydantic import ValidationError
 
+from cxr.common.files import read_yaml
 from cxr.errors import CxrError
-from cxr.files import read_yaml
 from cxr.params import Params, flat, leaves, read_params
 
 ROOT = Path(__file__).parents[1]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cxr import quiet
-from cxr.demo import PROJECT
+from cxr.tools.project_copy import PROJECT
 
 START = """\
 WARNING: All log messages before absl::InitializeLog() is called are written to STDERR
@@ -127,7 +127,7 @@ from stages import dataset_shift, fetch, intervals, preprocess, report, stress
 raw = Path({str(tmp_path / "raw")!r})
 data = fetch.read_params().data
 drawn = data.phantom.model_copy(update={{"patients": 8, "short_side": 32}})
-fetch.sources.ensure_raw(raw, data.model_copy(update={{"source": "phantom", "phantom": drawn}}))
+fetch.download.ensure_raw(raw, data.model_copy(update={{"source": "phantom", "phantom": drawn}}))
 print(*sorted({{"keras", "kagglehub", "tensorflow"}} & set(sys.modules)))
 """
     done = run(program)

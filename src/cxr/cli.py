@@ -13,12 +13,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeAlias
 
 from cxr import paths, quiet
-from cxr.drift import RULE, TOO_FEW, read_reference
+from cxr.common.files import replacing
+from cxr.data.dataset_folder import shown
+from cxr.data.images import ImageError
 from cxr.errors import CxrError, catch_every_interrupt, extra, run_stage, shortened
-from cxr.files import replacing
-from cxr.images import ImageError
-from cxr.layout import shown
-from cxr.predicting import (
+from cxr.export.drift import RULE, TOO_FEW, read_reference
+from cxr.inference.predict import (
     EXPLAINED,
     SUFFIXES,
     Answer,
@@ -256,7 +256,7 @@ def _named(paths: list[Path]) -> str:
 def run_serve(arguments: argparse.Namespace) -> None:
     """Serve until Ctrl-C."""
     with extra("serve", "cxr serve"):
-        from cxr.serving import serve  # only here: the web libraries take a second
+        from cxr.inference.serve import serve  # only here: the web libraries take a second
 
     serve(arguments.host, arguments.port, arguments.models, arguments.variant)
 
@@ -285,16 +285,16 @@ def run_predict(arguments: argparse.Namespace) -> None:
 
 def run_drift(arguments: argparse.Namespace) -> None:
     """Compare folders, taken together, with the reference; the exit code is the result."""
-    from cxr import monitor  # only here: it imports Matplotlib
+    from cxr.inference import drift_report  # only here: it imports Matplotlib
 
-    monitor.check_replaceable(arguments.into)
+    drift_report.check_replaceable(arguments.into)
     for folder in arguments.folders:
         if not folder.is_dir():
             raise CxrError(f"{folder} is no folder; name folders of radiographs")
     listing = _listed(arguments.folders)
     predictor = Predictor(arguments.models, arguments.variant)
     reference = read_reference(arguments.models, predictor.variant)
-    here, errors = monitor.measure(predictor, listing.files)
+    here, errors = drift_report.measure(predictor, listing.files)
     for file, reason in _shown(listing.skipped).items():
         print(f"skipped: {file}: {reason}", file=sys.stderr)
     for error in errors:
@@ -303,14 +303,14 @@ def run_drift(arguments: argparse.Namespace) -> None:
         raise CxrError(
             f"none of the {len(listing.files)} files in {_named(arguments.folders)} could be read"
         )
-    found = monitor.summary(predictor, reference, here, len(errors), len(listing.skipped))
-    monitor.write(arguments.into, found, reference, here)
+    found = drift_report.summary(predictor, reference, here, len(errors), len(listing.skipped))
+    drift_report.write(arguments.into, found, reference, here)
     print(
         f"variant {predictor.variant}, {len(here)} images, {len(errors)} could not be read, "
         f"{len(listing.skipped)} files or folders skipped"
     )
-    print(monitor.table(found).to_string(index=False))
-    print(f"{monitor.told(found)}\nmore in {arguments.into / monitor.PAGE}")
+    print(drift_report.table(found).to_string(index=False))
+    print(f"{drift_report.told(found)}\nmore in {arguments.into / drift_report.PAGE}")
     if found["marked"]:
         sys.exit(NO_TRUST)
     if errors or found["verdict"] == TOO_FEW:
@@ -319,16 +319,20 @@ def run_drift(arguments: argparse.Namespace) -> None:
 
 def run_evaluate(arguments: argparse.Namespace) -> None:
     """Evaluate a folder; images that cannot be read do not stop the others."""
-    from cxr import external, external_report, labelled  # only here: their imports take seconds
+    from cxr.inference import (
+        external_report,
+        external_validation,
+        labeled_folder,  # only here: their imports take seconds
+    )
 
     into = arguments.into.resolve()
-    external.check_replaceable(into)
-    source = labelled.find(arguments.folder, arguments.patients)
-    networks = external.AllVariants(arguments.models)
+    external_validation.check_replaceable(into)
+    source = labeled_folder.find(arguments.folder, arguments.patients)
+    networks = external_validation.AllVariants(arguments.models)
     with replacing(into) as part:
         part.mkdir()
-        found = external.evaluate(networks, source, arguments.prevalence)
-        external.write(found, part)
+        found = external_validation.evaluate(networks, source, arguments.prevalence)
+        external_validation.write(found, part)
         external_report.write(found, part)
     print(external_report.short(found))
     print(f"\nAll of it: {into / 'index.html'}")
@@ -352,7 +356,7 @@ def run_export(arguments: argparse.Namespace) -> None:
     """Write what was asked for, and say what it costs."""
     if not (arguments.onnx or arguments.int8):
         raise CxrError("name a format: --onnx, --int8 or both")
-    from cxr import formats  # only here: prediction needs none of its imports
+    from cxr.export import formats  # only here: prediction needs none of its imports
 
     predictor = Predictor(arguments.models, arguments.variant)
     if arguments.onnx:
@@ -406,7 +410,7 @@ def explainer(predictor: Predictor, into: Path) -> Explain:
     import imageio.v3 as iio
 
     with extra("train", "--explain"):
-        from cxr.explaining import Explainer  # only here: it imports TensorFlow
+        from cxr.inference.gradcam import Explainer  # only here: it imports TensorFlow
 
     explainer = Explainer(predictor.trained, predictor.members)
     taken: set[str] = set()

@@ -21,9 +21,9 @@ from pydantic import (
 )
 
 from cxr import paths
+from cxr.common.files import read_yaml
+from cxr.common.names import TRAINED
 from cxr.errors import CxrError
-from cxr.files import read_yaml
-from cxr.variants import TRAINED
 
 SHORT = Repr()  # of a value in an error, however long or deeply nested it is
 SHORT.maxlevel, SHORT.maxstring, SHORT.maxother = 2, 60, 60

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dicom_files import content_of, dataset, grey8, picture
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from pydicom.tag import Tag
 
-from cxr.images import ImageError, decode, to_grey
+from cxr.data.images import ImageError, decode, to_grey
 from cxr.inference import radiograph
 from cxr.inference.radiograph import from_bytes, read
+from tests.support.dicom_files import content_of, dataset, grey8, picture
 
 # As outside of tests: warnings of libraries are not errors.
 pytestmark = pytest.mark.filterwarnings("ignore")

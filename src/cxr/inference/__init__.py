@@ -1,1 +1,1 @@
-"""Image files and folders of any origin in; decoded radiographs and predictions for them out."""
+"""Radiographs in (JPEG, PNG, DICOM), predictions, heatmaps and reports out."""

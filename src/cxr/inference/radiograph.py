@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image
 
-from cxr.images import (
+from cxr.data.images import (
     FORMATS,
     MOST_PIXELS,
     ImageError,
@@ -81,7 +81,7 @@ def read(path: Path, enough: int = 0) -> Radiograph:
 
     Args:
         path: the file.
-        enough: pixels that suffice for the shorter side of a JPEG, as in `cxr.images.decode`; 0:
+        enough: pixels that suffice for the shorter side of a JPEG, as in `cxr.data.images.decode`; 0:
             decode it at full size.
 
     Raises:

@@ -1,1 +1,1 @@
-"""Metrics and predictions in, reports as Markdown and HTML out."""
+"""Metrics and predictions in, charts, tables and the report out."""

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from dicom_files import content_of, dataset, picture, ramp, shown, table
 from pydicom import uid
 from pydicom.dataset import Dataset
 from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut, apply_windowing
 
 from cxr.inference.dicom import display
 from cxr.inference.radiograph import read
+from tests.support.dicom_files import content_of, dataset, picture, ramp, shown, table
 
 # As outside of tests: warnings of libraries are not errors.
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -9,7 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from dicom_files import (
+from numpy.typing import NDArray
+from pydicom import dcmread, uid
+from pydicom.encaps import get_frame
+
+from cxr.data.images import ImageError
+from cxr.inference.dicom import stream
+from cxr.inference.radiograph import Radiograph, read
+from tests.support.dicom_files import (
     FOUND_AS,
     KINDS,
     PACKED,
@@ -27,13 +34,6 @@ from dicom_files import (
     refused,
     shown,
 )
-from numpy.typing import NDArray
-from pydicom import dcmread, uid
-from pydicom.encaps import get_frame
-
-from cxr.images import ImageError
-from cxr.inference.dicom import stream
-from cxr.inference.radiograph import Radiograph, read
 
 # As outside of tests: warnings of libraries are not errors.
 pytestmark = pytest.mark.filterwarnings("ignore")

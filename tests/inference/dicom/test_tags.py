@@ -4,11 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dicom_files import content_of, dataset, picture, shown
 from pydicom import uid
 
 from cxr.inference.dicom import tags
 from cxr.inference.radiograph import read
+from tests.support.dicom_files import content_of, dataset, picture, shown
 
 # As outside of tests: warnings of libraries are not errors.
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -25,7 +25,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from cxr.images import MOST_PIXELS
+from cxr.data.images import MOST_PIXELS
 
 # First bytes of DICOM data without the preamble: group 2 or 8 little-endian, group 8 big-endian.
 FIRST_GROUPS = (b"\x02\0", b"\x08\0", b"\0\x08")

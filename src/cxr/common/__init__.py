@@ -1,0 +1,1 @@
+"""What every stage shares: atomic writes, memory-mapped arrays, names, seeds."""

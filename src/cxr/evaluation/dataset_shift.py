@@ -1,0 +1,118 @@
+"""How alike the splits are: covariate shift, measured by a domain classifier (Ben-David 2010,
+Rabanser 2019). Everything here explains; nothing is chosen by it.
+"""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.random_projection import SparseRandomProjection
+
+from cxr.common.arrays import Split, evenly
+from cxr.common.names import LABELS
+from cxr.evaluation import metrics
+
+FOLDS = 5
+SEED = 1  # of the folds and of the projection
+STRENGTH = 0.001  # inverse regularisation: there are more features than test images of one class
+WIDEST = 4096  # features; flattened maps have 50 times as many and are projected to half of that
+LEAST_ALIKE = 0.25  # share of a class's test images that count as the least alike
+ENOUGH = 10_000  # images of a class and split to compare: of 2048 features, 80 MB
+
+Rows = NDArray[np.floating[Any]]
+
+
+def domain_probabilities(train: Rows, other: Rows, patients: pd.Series) -> NDArray[np.float64]:
+    """How surely a linear classifier tells images of another split from those of train.
+
+    Logistic regression on standardised features; each image is judged by the one of 5 classifiers
+    that has seen no image of its patient.
+
+    Args:
+        train: features (N, D).
+        other: features (M, D).
+        patients: of the N and the M images, in this order.
+
+    Returns:
+        Each image's probability (0 to 1) of belonging to the other split, (N + M,).
+    """
+    rows = np.concatenate([train, other])
+    if rows.shape[1] > WIDEST:
+        rows = SparseRandomProjection(WIDEST // 2, random_state=SEED).fit_transform(rows)
+    is_other = np.repeat([0, 1], [len(train), len(other)])
+    classifier = make_pipeline(
+        StandardScaler(), LogisticRegression(C=STRENGTH, class_weight="balanced", max_iter=1000)
+    )
+    folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=SEED)
+    return cross_val_predict(
+        classifier, rows, is_other, groups=patients, cv=folds, method="predict_proba"
+    )[:, 1]
+
+
+def told_apart(
+    splits: dict[str, Split], features: dict[str, Rows]
+) -> tuple[dict[str, dict[str, float]], pd.DataFrame]:
+    """Compare validation and test with train, each class by itself.
+
+    Returns:
+        `{split: {class: ROC AUC}}` of telling the split from train, 0.5 where they are alike (a
+        class of fewer than 5 patients is left out), and a table of the test images with the
+        columns path, label, unlikeness: the image's probability of not being a training image. Of
+        more than `ENOUGH` images of a class, so many are compared, evenly spaced.
+    """
+    aucs: dict[str, dict[str, float]] = {"val": {}, "test": {}}
+    tables = [pd.DataFrame(columns=["path", "label", "unlikeness"])]
+    train = splits["train"].index
+    for name, label in [(name, label) for name in aucs for label in LABELS]:
+        index = splits[name].index
+        mine, theirs = (_some(table, label) for table in (train, index))
+        patients = [train["patient"].iloc[mine], index["patient"].iloc[theirs]]
+        if min(names.nunique() for names in patients) < FOLDS:
+            continue
+        probabilities = domain_probabilities(
+            features["train"][mine], features[name][theirs], pd.concat(patients)
+        )
+        is_other = np.repeat([0, 1], [len(mine), len(theirs)])
+        aucs[name][label] = float(roc_auc_score(is_other, probabilities))
+        if name == "test":
+            table = index[["path", "label"]].iloc[theirs]
+            tables.append(table.assign(unlikeness=probabilities[len(mine) :]))
+    return aucs, pd.concat(tables, ignore_index=True)
+
+
+def _some(index: pd.DataFrame, label: str) -> NDArray[np.int64]:
+    """Row numbers of images of one class, not more than enough to compare."""
+    rows = np.flatnonzero(index["label"] == label)
+    return rows[evenly(len(rows), ENOUGH)]
+
+
+def on_least_alike(
+    unlike: pd.DataFrame, predictions: pd.DataFrame, variants: tuple[str, ...]
+) -> dict[str, Any]:
+    """Share of right calls at 0.5 on each class's least alike quarter of test, and on the rest.
+
+    Returns:
+        `{class: {images, variant: {least_alike, rest}}}`; for NORMAL the shares are specificity,
+        for PNEUMONIA recall.
+    """
+    result: dict[str, Any] = {}
+    test = predictions[predictions["split"] == "test"]
+    for label, table in unlike.merge(test.drop(columns="label"), on="path").groupby("label"):
+        table = table.sort_values(["unlikeness", "path"], ascending=False)
+        images = round(len(table) * LEAST_ALIKE)
+        is_ill = table[list(variants)] >= metrics.HALF
+        right = is_ill if label == "PNEUMONIA" else ~is_ill
+        result[str(label)] = {"images": images} | {
+            variant: {
+                "least_alike": float(right[variant].iloc[:images].mean()),
+                "rest": float(right[variant].iloc[images:].mean()),
+            }
+            for variant in variants
+        }
+    return result

@@ -1,0 +1,121 @@
+"""Acquisition styles: groups of radiographs that look alike, whatever they show.
+
+Averages hide groups on which a network fails, above all where a group is rare in training and tied
+to one label (Oakden-Rayner 2020, hidden stratification; Sagawa 2020, worst groups).
+"""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from sklearn.cluster import KMeans
+from sklearn.decomposition import PCA
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from cxr.common.arrays import evenly
+from cxr.common.names import EVALUATED
+
+SEED = 1
+STYLES = 6
+COMPONENTS = 32  # of the features, before they are clustered
+ENOUGH = 20_000  # images to find styles in: of 2048 features, 160 MB
+# Groups of test images that results are told of: title -> kind, class and group.
+NAMED = {
+    "NORMAL, other acquisition": ("acquisition", "NORMAL", "other"),
+    "NORMAL, the others": ("acquisition", "NORMAL", "usual"),
+    "PNEUMONIA, bacteria": ("pathogen", "PNEUMONIA", "bacteria"),
+    "PNEUMONIA, virus": ("pathogen", "PNEUMONIA", "virus"),
+}
+
+Rows = NDArray[np.floating[Any]]
+
+
+def find_styles(train: Rows) -> Pipeline:
+    """Clusters of the training images by the frozen backbone's features (N, D).
+
+    The principal components of standardised features, in k-means. `.predict` gives the style (0 to
+    `STYLES` - 1) of other images. Of many images, some are enough, evenly spaced.
+    """
+    train = train[evenly(len(train), ENOUGH)]
+    components = min(COMPONENTS, *train.shape)
+    clusters = KMeans(min(STYLES, len(train)), n_init=4, random_state=SEED)
+    pca = PCA(components, svd_solver="randomized", random_state=SEED)
+    return make_pipeline(StandardScaler(), pca, clusters).fit(train)
+
+
+def groups_of(
+    splits: dict[str, pd.DataFrame], features: dict[str, Rows], named: set[str]
+) -> pd.DataFrame:
+    """The groups that each image of the evaluated splits belongs to.
+
+    Args:
+        splits: index of train and of the evaluated splits, with the columns path, patient and
+            pathogen (bacteria, virus, none).
+        features: of the same splits, (N, D).
+        named: file names of the images of another acquisition, where somebody has looked at them.
+
+    Returns:
+        One row for each image and kind of group: columns path, kind, group. Kind `style` has the
+        clusters of `find_styles`, kind `pathogen` bacteria and virus where that is known, kind
+        `series` the data set's two series of NORMAL images, `IM-` and `NORMAL2-IM-`, where the
+        patient's name is of one, kind `acquisition` tells the named images (`other`) from the rest
+        (`usual`).
+    """
+    found = find_styles(features["train"])
+    tables = []
+    for name in EVALUATED:
+        path, patient, pathogen = (splits[name][c] for c in ("path", "patient", "pathogen"))
+        style = pd.Series(found.predict(features[name]), index=path.index).astype(str)
+        series = patient.str.extract(r"^((?:NORMAL2-)?IM-)\d+$", expand=False)
+        is_named = path.str.rsplit("/", n=1).str[-1].isin(named)
+        kinds = {"style": style, "series": series, "pathogen": pathogen.where(pathogen != "none")}
+        if is_named.any():
+            kinds["acquisition"] = is_named.map({True: "other", False: "usual"})
+        tables += [
+            pd.DataFrame({"path": path, "kind": kind, "group": group}).dropna()
+            for kind, group in kinds.items()
+        ]
+    return pd.concat(tables, ignore_index=True)
+
+
+def right_by_group(
+    predictions: pd.DataFrame, groups: pd.DataFrame, thresholds: dict[str, float]
+) -> pd.DataFrame:
+    """One row for each split, kind of group, class, group and variant: columns split, kind, label,
+    group, images, variant, right. The latter is the share of right calls at the variant's
+    threshold, which is specificity for NORMAL and recall for PNEUMONIA.
+
+    Args:
+        predictions: as in data/predictions.csv.
+        groups: as `groups_of` gives them.
+        thresholds: of each variant, 0 to 1.
+    """
+    evaluated = predictions[predictions["split"].isin(EVALUATED)]
+    table = evaluated.merge(groups, on="path")
+    ill = table["label"] == "PNEUMONIA"
+    for variant, threshold in thresholds.items():
+        table[variant] = (table[variant] >= threshold) == ill
+    by_group = table.groupby(["split", "kind", "label", "group"])
+    shares = by_group[list(thresholds)].mean().assign(images=by_group.size()).reset_index()
+    names = ["split", "kind", "label", "group", "images"]
+    return shares.melt(names, list(thresholds), var_name="variant", value_name="right").round(5)
+
+
+def named_groups(shares: pd.DataFrame) -> pd.DataFrame:
+    """Share of right calls on test in the groups of `NAMED` that there are: the title as index, the
+    column images, and a column for each variant.
+
+    Args:
+        shares: as `right_by_group` gives them.
+    """
+    test = shares[shares["split"] == "test"].set_index(["kind", "label", "group"])
+    rows = {
+        title: test.loc[place].set_index("variant")["right"].to_dict()
+        | {"images": int(test.loc[place]["images"].iloc[0])}
+        for title, place in NAMED.items()
+        if place in test.index
+    }
+    columns = ["images", *shares["variant"].unique()]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns)

@@ -1,0 +1,284 @@
+"""(y_true, y_prob) -> metrics, thresholds and curves; NumPy and scikit-learn only.
+
+Everywhere: y_true int (N,), 1 is PNEUMONIA; y_prob float (N,) in [0, 1]; an image is called
+PNEUMONIA where its probability is at least the threshold.
+"""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from sklearn import metrics
+
+from cxr.common.names import VARIANTS
+
+Labels = NDArray[np.int64]
+Probabilities = NDArray[np.float64]
+Number = Any  # a number or an array of numbers
+HALF = 0.5  # the threshold that needs no choosing
+BINS = 10  # of probabilities, for calibration
+
+
+def columns(
+    predictions: pd.DataFrame, split: str | tuple[str, ...], variant: str
+) -> tuple[Labels, Probabilities]:
+    """Labels and probabilities of one variant, on one split or several taken together."""
+    rows = predictions[predictions["split"].isin([split] if isinstance(split, str) else split)]
+    return pair(rows, variant)
+
+
+def pair(images: pd.DataFrame, variant: str) -> tuple[Labels, Probabilities]:
+    """Labels and probabilities of one variant, of all rows."""
+    is_ill = images["label"] == "PNEUMONIA"
+    return is_ill.to_numpy(np.int64), images[variant].to_numpy(np.float64)
+
+
+def at_threshold(y_true: Labels, y_prob: Probabilities, threshold: float) -> dict[str, float]:
+    """Counts and rates at one threshold.
+
+    Returns:
+        n, the rates (0 to 1) of `rates`, tn, fp, fn, tp.
+    """
+    _check(y_true, y_prob)
+    y_pred = (y_prob >= threshold).astype(np.int64)
+    tn, fp, fn, tp = (int(n) for n in metrics.confusion_matrix(y_true, y_pred, labels=[0, 1]).flat)
+    shares = {name: float(value) for name, value in rates(tn, fp, fn, tp).items()}
+    return {"n": len(y_true), **shares, "tn": tn, "fp": fp, "fn": fn, "tp": tp}
+
+
+def rates(tn: Number, fp: Number, fn: Number, tp: Number, empty: Number = 0.0) -> dict[str, Number]:
+    """Rates (0 to 1) from counts, one each or arrays of the same shape; without any case `empty`.
+
+    Returns:
+        accuracy, precision, recall, specificity (recall of NORMAL), f1.
+    """
+    return {
+        "accuracy": _share(tp + tn, tp + tn + fp + fn, empty),
+        "precision": _share(tp, tp + fp, empty),
+        "recall": _share(tp, tp + fn, empty),
+        "specificity": _share(tn, tn + fp, empty),
+        "f1": _share(2 * tp, 2 * tp + fp + fn, empty),
+    }
+
+
+def predictive_values(
+    recall: Number, specificity: Number, prevalence: float, empty: Number = 0.0
+) -> dict[str, Number]:
+    """Predictive values where the share `prevalence` of the patients is ill.
+
+    By Bayes' rule, as the share of ill images in a data set is seldom that of a clinic. Without any
+    case, or where recall or specificity is NaN, they are `empty`.
+
+    Returns:
+        ppv, the share of ill among those called PNEUMONIA, and npv, of well among called NORMAL.
+    """
+    ill, well = prevalence, 1 - prevalence
+    return {
+        "ppv": _share(recall * ill, recall * ill + (1 - specificity) * well, empty),
+        "npv": _share(specificity * well, specificity * well + (1 - recall) * ill, empty),
+    }
+
+
+def _share(part: Number, whole: Number, empty: Number) -> Number:
+    without = np.full(np.shape(whole), empty, np.float64)
+    return np.divide(part, whole, out=without, where=np.asarray(whole) > 0)
+
+
+def ranking(y_true: Labels, y_prob: Probabilities) -> dict[str, float]:
+    """Threshold-free metrics: roc_auc and average_precision (0 to 1)."""
+    _check(y_true, y_prob)
+    return {
+        "roc_auc": float(metrics.roc_auc_score(y_true, y_prob)),
+        "average_precision": float(metrics.average_precision_score(y_true, y_prob)),
+    }
+
+
+def calibration(y_true: Labels, y_prob: Probabilities) -> dict[str, float]:
+    """How far probabilities are from the share of ill: brier and ece, 0 (best) to 1.
+
+    brier is the mean squared error (Brier 1950). ece is the expected calibration error: the mean
+    over images of |mean probability - share of ill| of the image's bin, in 10 bins of equal width
+    (Naeini 2015).
+    """
+    _check(y_true, y_prob)
+    curve = calibration_curve(y_true, y_prob)
+    gaps = (curve["mean_probability"] - curve["share_ill"]).abs()
+    return {
+        "brier": float(metrics.brier_score_loss(y_true, y_prob)),
+        "ece": float(np.average(gaps, weights=curve["images"])),
+    }
+
+
+def calibration_curve(y_true: Labels, y_prob: Probabilities) -> pd.DataFrame:
+    """One row per bin that holds images: columns mean_probability, share_ill, images."""
+    table = pd.DataFrame({"probability": y_prob, "ill": y_true, "bin": probability_bin(y_prob)})
+    return (
+        table.groupby("bin")
+        .agg(
+            mean_probability=("probability", "mean"),
+            share_ill=("ill", "mean"),
+            images=("ill", "size"),
+        )
+        .reset_index(drop=True)
+    )
+
+
+def probability_bin(y_prob: Probabilities) -> NDArray[np.int64]:
+    """Number (0 to 9) of the bin of equal width that a probability falls into."""
+    return np.minimum((y_prob * BINS).astype(np.int64), BINS - 1)
+
+
+def operating_threshold(y_true: Labels, y_prob: Probabilities, min_recall: float) -> float:
+    """Threshold of the highest precision among those whose recall is at least `min_recall`.
+
+    Of several with that precision, the one with the highest recall. Every probability that occurs
+    is a candidate; the lowest has recall 1, so there always is one.
+    """
+    _check(y_true, y_prob)
+    precision, recall, thresholds = metrics.precision_recall_curve(y_true, y_prob)
+    candidates = pd.DataFrame(
+        {"precision": precision[:-1], "recall": recall[:-1], "threshold": thresholds}
+    )
+    enough = candidates[candidates["recall"] >= min_recall]
+    best = enough.sort_values(["precision", "recall"], kind="stable").iloc[-1]
+    return float(best["threshold"])
+
+
+def best(precision: Number, recall: Number, roc_auc: Number) -> NDArray[np.int64]:
+    """Which variant the rule picks: highest precision, of equals highest recall, then ROC AUC.
+
+    Args:
+        precision, recall: of each variant at its operating point on validation, (V,) or (V, B).
+        roc_auc: of each variant on validation, of the same shape.
+
+    Returns:
+        The variant's position; the first one of those equal in all three. Shape () or (B,).
+    """
+    order = np.lexsort([np.flip(key, axis=0) for key in (roc_auc, recall, precision)], axis=0)
+    return np.asarray(len(order) - 1 - order[-1])
+
+
+def roc_curve(y_true: Labels, y_prob: Probabilities) -> pd.DataFrame:
+    """ROC curve: columns fpr, tpr, from (0, 0) to (1, 1)."""
+    fpr, tpr, _ = metrics.roc_curve(y_true, y_prob)
+    return pd.DataFrame({"fpr": fpr, "tpr": tpr})
+
+
+def precision_recall_curve(y_true: Labels, y_prob: Probabilities) -> pd.DataFrame:
+    """Precision-recall curve: columns recall, precision, by rising recall."""
+    precision, recall, _ = metrics.precision_recall_curve(y_true, y_prob)
+    return pd.DataFrame({"recall": recall[::-1], "precision": precision[::-1]})
+
+
+def threshold_curve(y_true: Labels, y_prob: Probabilities) -> pd.DataFrame:
+    """Columns threshold, recall, precision; one row for every probability that occurs."""
+    precision, recall, thresholds = metrics.precision_recall_curve(y_true, y_prob)
+    return pd.DataFrame(
+        {"threshold": thresholds, "recall": recall[:-1], "precision": precision[:-1]}
+    )
+
+
+def confusion(y_true: Labels, y_prob: Probabilities, threshold: float) -> list[dict[str, Any]]:
+    """The four counts as rows: actual, predicted, images."""
+    counts = at_threshold(y_true, y_prob, threshold)
+    cells = [
+        ("NORMAL", "NORMAL", "tn"),
+        ("NORMAL", "PNEUMONIA", "fp"),
+        ("PNEUMONIA", "NORMAL", "fn"),
+        ("PNEUMONIA", "PNEUMONIA", "tp"),
+    ]
+    return [{"actual": a, "predicted": p, "images": counts[count]} for a, p, count in cells]
+
+
+def _check(y_true: Labels, y_prob: Probabilities) -> None:
+    if y_true.shape != y_prob.shape or y_true.ndim != 1 or not len(y_true):
+        raise ValueError(f"labels {y_true.shape} and probabilities {y_prob.shape} do not fit")
+    if not np.isin(y_true, (0, 1)).all():
+        raise ValueError("labels must be 0 or 1")
+    if not ((y_prob >= 0) & (y_prob <= 1)).all():  # also refuses NaN
+        raise ValueError("probabilities must be between 0 and 1")
+
+
+POINTS = {"at_half": "at 0.5", "operating_point": "operating point"}  # thresholds, as told
+# Short, as DVC puts one column beside the other.
+SHORT_NAMES = {"recall": "rec", "precision": "pre", "accuracy": "acc"}
+
+
+def classification_metrics(y_true: Labels, y_prob: Probabilities) -> dict[str, float]:
+    """Counts and rates at 0.5, and what needs no threshold: ranking and calibration.
+
+    Args:
+        y_true: int (N,), 1 is PNEUMONIA; both classes.
+        y_prob: float (N,), 0 to 1.
+    """
+    return {
+        **at_threshold(y_true, y_prob, HALF),
+        **ranking(y_true, y_prob),
+        **calibration(y_true, y_prob),
+    }
+
+
+def operating_rates(
+    y_true: Labels, y_prob: Probabilities, threshold: float, prevalence: float
+) -> dict[str, float]:
+    """accuracy, precision, recall, specificity at a threshold, and the predictive values ppv and
+    npv where the share `prevalence` of the patients is ill; all 0 to 1.
+    """
+    found = at_threshold(y_true, y_prob, threshold)
+    shown = {name: found[name] for name in ("accuracy", "precision", "recall", "specificity")}
+    values = predictive_values(shown["recall"], shown["specificity"], prevalence)
+    return {**shown, **{name: float(value) for name, value in values.items()}}
+
+
+def summary(evaluation: dict[str, Any]) -> dict[str, Any]:
+    """The numbers that DVC compares, for metrics/summary.json.
+
+    DVC shows them as columns such as `b.rec`: the initial of the variant, then `rec`, `pre` and
+    `acc` (recall, precision and accuracy on test at the operating point), `auc` (ROC AUC on test)
+    and `sel`, the ROC AUC to choose by: that on plain and stressed validation together.
+
+    Args:
+        evaluation: content of metrics/evaluation.json.
+
+    Returns:
+        Numbers from 0 to 1 with 3 decimals: enough to tell one image of 624, and a fourth would
+        make DVC's tables too wide.
+    """
+    found: dict[str, Any] = {}
+    for variant in VARIANTS:
+        rates = evaluation[variant]["operating_point"]["test"]
+        numbers = {short: rates[name] for name, short in SHORT_NAMES.items()}
+        numbers["auc"] = evaluation[variant]["test"]["roc_auc"]
+        numbers["sel"] = evaluation[variant]["selection"]["roc_auc"]
+        found[variant[0]] = {name: round(value, 3) for name, value in numbers.items()}
+    return found
+
+
+def curves(images: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Curves of every variant over some images: tables `roc` and `precision_recall`.
+
+    Args:
+        images: columns label, and for each variant the probability of PNEUMONIA.
+    """
+    makers = {"roc": roc_curve, "precision_recall": precision_recall_curve}
+    return {
+        name: pd.concat([maker(*pair(images, v)).assign(variant=v) for v in VARIANTS]).round(5)
+        for name, maker in makers.items()
+    }
+
+
+def confusions(images: pd.DataFrame, evaluation: dict[str, Any]) -> pd.DataFrame:
+    """Confusion matrices: columns variant, threshold (name), actual, predicted, images.
+
+    Args:
+        images: as `curves` takes them.
+        evaluation: holds each variant's `operating_point` with its `threshold`.
+    """
+    rows = []
+    for variant in VARIANTS:
+        chosen = evaluation[variant]["operating_point"]["threshold"]
+        for name, threshold in zip(POINTS.values(), (HALF, chosen), strict=True):
+            cells = confusion(*pair(images, variant), threshold)
+            rows += [{"variant": variant, "threshold": name, **cell} for cell in cells]
+    return pd.DataFrame(rows)

@@ -1,0 +1,154 @@
+"""Predictions of every variant, and their metrics."""
+
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from cxr import paths
+from cxr.common.arrays import Split, batches, open_rows, open_split
+from cxr.common.names import EVALUATED, REGISTRY, SELECTION, TRAINED, VARIANTS, CachedInput
+from cxr.errors import CxrError
+from cxr.evaluation import metrics
+from cxr.progress import Meter
+
+BATCH_SIZE = 32  # images; of no influence on the result
+
+
+def load_model(path: Path) -> keras.Model:
+    """Open a saved model, to predict. It may hold built-in layers of Keras only: code in the file
+    is refused, not run.
+
+    Raises:
+        CxrError: the file is missing, damaged, or holds anything else.
+    """
+    try:
+        return keras.saving.load_model(path, compile=False, safe_mode=True)
+    except Exception as error:  # what is in the file decides where in Keras it fails
+        reason = textwrap.shorten(str(error), 200)
+        raise CxrError(
+            f"{path} is damaged, or holds more than layers of Keras; run `dvc repro` ({reason})"
+        ) from error
+
+
+def predict(model: keras.Model, rows: NDArray[Any]) -> Any:
+    """Probability of PNEUMONIA for each row, float64 (N,), each row exactly once.
+
+    Args:
+        model: gives the probability (N, 1).
+        rows: what it takes (N, ...); float16 for float32 is converted batch by batch.
+
+    Raises:
+        CxrError: a probability is not a number.
+    """
+    stacked = (np.stack(batch, dtype=model.input.dtype) for batch in batches(rows, BATCH_SIZE))
+    probabilities = np.concatenate([model.predict_on_batch(batch) for batch in stacked])[:, 0]
+    if np.isnan(probabilities).any():
+        raise CxrError(f"model {model.name} gives NaN; train it again with a smaller learning rate")
+    return probabilities.astype(np.float64)
+
+
+def predict_from_cache(
+    model: keras.Model, split: Split, rows: NDArray[Any], cached: CachedInput, variant: str
+) -> Any:
+    """Probabilities of a variant from what is cached, which saves the backbone's run.
+
+    The first images go through the whole model as well, so that rows of another backbone, weights
+    file or order cannot slip in.
+
+    Args:
+        model: the whole, with the trained part as a layer.
+        split: the images.
+        rows: (V, N, ...), a block for each view of the images; probabilities are averaged.
+        cached: what the rows are.
+        variant: name of the model.
+
+    Raises:
+        CxrError: rows and images do not belong together.
+    """
+    trained = model.get_layer(cached.layer)
+    probabilities = np.mean([predict(trained, block) for block in rows], axis=0)
+    whole = predict(model, split.images[:BATCH_SIZE, ..., np.newaxis])
+    if not np.allclose(whole, probabilities[: len(whole)], atol=cached.tolerance):
+        raise CxrError(
+            f"{cached.path('').parent} and {paths.model(variant)} do not belong together; "
+            f"run `dvc repro --force {cached.stage}`"
+        )
+    return probabilities
+
+
+def predict_split(model: keras.Model, variant: str, name: str, split: Split) -> Any:
+    """Probabilities of one variant for the images of a split."""
+    if (cached := REGISTRY[variant].cached) is None:
+        return predict(model, split.images[..., np.newaxis])
+    rows = open_rows(cached.path(name))
+    views = rows if cached.has_views else rows[np.newaxis]
+    return predict_from_cache(model, split, views, cached, variant)
+
+
+def predict_all() -> pd.DataFrame:
+    """One row per image of validation, stress validation and test: path, patient, split, label,
+    pathogen, condition (of stress, else plain), and the probability of each trained variant.
+    """
+    models = {variant: load_model(paths.model(variant)) for variant in TRAINED}
+    names = dict.fromkeys((*SELECTION, *EVALUATED))
+    splits = {name: open_split(paths.ARRAYS / name) for name in names}
+    tables = []
+    count = len(models) * sum(len(split.index) for split in splits.values())
+    with Meter("evaluate", count, "predictions") as meter:
+        for name, split in splits.items():
+            table = split.index[["path", "patient", "label", "pathogen"]].copy()
+            table.insert(2, "split", name)
+            table["condition"] = split.index.get("condition", "plain")
+            for variant, model in models.items():
+                table[variant] = predict_split(model, variant, name, split)
+                meter.advance(len(split.index))
+            tables.append(table)
+    return pd.concat(tables, ignore_index=True)
+
+
+def evaluate(predictions: pd.DataFrame, min_recall: float, prevalence: float) -> dict[str, Any]:
+    """Metrics for metrics/evaluation.json: by variant and split, and at the operating point.
+
+    The operating point is chosen on plain and stressed validation together (`selection`). `stress`
+    holds, for each of its conditions, ROC AUC and the rates at the operating point.
+
+    Args:
+        predictions: as `predict_all` gives them, with a column for each variant.
+        min_recall: recall that the operating point must reach on the selection, 0 to 1.
+        prevalence: share of ill patients that the predictive values are for, 0 to 1.
+    """
+    result: dict[str, Any] = {}
+    for variant in VARIANTS:
+        data = {split: metrics.columns(predictions, split, variant) for split in EVALUATED}
+        data["selection"] = metrics.columns(predictions, SELECTION, variant)
+        threshold = metrics.operating_threshold(*data["selection"], min_recall)
+        result[variant] = {
+            split: metrics.classification_metrics(*pair) for split, pair in data.items()
+        }
+        result[variant]["operating_point"] = {"threshold": threshold} | {
+            split: metrics.operating_rates(*pair, threshold, prevalence)
+            for split, pair in data.items()
+        }
+        result[variant]["stress"] = _stress(predictions, variant, threshold)
+    majority = {
+        split: {"accuracy": float(metrics.columns(predictions, split, VARIANTS[0])[0].mean())}
+        for split in EVALUATED
+    }
+    return {**result, "majority": majority}
+
+
+def _stress(predictions: pd.DataFrame, variant: str, threshold: float) -> dict[str, Any]:
+    found = {}
+    for condition, rows in predictions[predictions["split"] == "stress"].groupby("condition"):
+        pair = metrics.columns(rows, "stress", variant)
+        at_threshold = metrics.at_threshold(*pair, threshold)
+        found[str(condition)] = {
+            "roc_auc": metrics.ranking(*pair)["roc_auc"],
+            **{name: at_threshold[name] for name in ("recall", "specificity")},
+        }
+    return found

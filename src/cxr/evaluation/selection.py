@@ -1,0 +1,17 @@
+"""The rule that chooses the recommended variant."""
+
+from typing import Any
+
+from cxr.common.names import VARIANTS
+from cxr.evaluation.metrics import best
+
+
+def best_variant(evaluation: dict[str, Any]) -> str:
+    """The variant that the rule of `cxr.reporting.recommendation` picks, by selection alone."""
+    points = [evaluation[variant]["operating_point"]["selection"] for variant in VARIANTS]
+    picked = best(
+        [point["precision"] for point in points],
+        [point["recall"] for point in points],
+        [evaluation[variant]["selection"]["roc_auc"] for variant in VARIANTS],
+    )
+    return VARIANTS[int(picked)]

@@ -1,0 +1,1 @@
+"""Trained models in, a folder out with all that prediction needs, without Keras."""

@@ -1,0 +1,184 @@
+"""Further formats of the exported networks, on request: ONNX, and OpenVINO in 8-bit integers.
+
+Each needs packages that nothing else here needs.
+"""
+
+import copy
+import importlib
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cxr import paths
+from cxr.common.arrays import Split, evenly, open_split
+from cxr.common.files import replacing
+from cxr.compute.runtimes import BATCH_SIZE, import_openvino, open_network, run_all
+from cxr.errors import CxrError
+from cxr.evaluation import metrics
+from cxr.inference.predict import Predictor
+
+CALIBRATION = 200  # training images that the ranges of 8-bit activations are taken from
+
+
+def write_onnx(predictor: Predictor, into: Path) -> list[Path]:
+    """Write `<network>.onnx` of a variant, of the ensemble one for each member, by Keras's export.
+
+    Args:
+        predictor: of the variant; the Keras models are in the parent of its folder.
+        into: folder to write into. Nothing is left there of a file that differs from Keras.
+
+    Returns:
+        the files.
+
+    Raises:
+        CxrError: a package, a model or the validation images are missing, the conversion failed,
+            or an output for a validation image is more than 1e-4 from Keras's.
+    """
+    _require("--onnx", "onnx", "onnxruntime", "tf2onnx")
+    from cxr.export.bundle import COMPARED  # only here: TensorFlow takes seconds
+
+    val = open_split(paths.ARRAYS / "val")
+    images = np.asarray(val.images[evenly(len(val.images), COMPARED)])
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(folder) / f"{name}.onnx" for name in predictor.members]
+        for file in files:
+            convert_to_onnx(predictor.trained / f"{file.stem}.keras", file, images)
+        return _copy(files, into)
+
+
+def convert_to_onnx(source: Path, target: Path, images: NDArray[np.uint8]) -> None:
+    """Convert a saved Keras model, and compare the outputs for `images` (N, S, S).
+
+    Raises:
+        CxrError: as `write_onnx`.
+    """
+    from cxr.evaluation.predictions import load_model
+    from cxr.export.bundle import LARGEST_DIFFERENCE, difference_from
+
+    model = load_model(source)
+    expected = run_all(model.predict_on_batch, images)
+    try:
+        model.export(target, format="onnx", verbose=False)
+        found = _run_onnx(target, images)
+    except Exception as error:  # tf2onnx and ONNX Runtime have many kinds
+        raise CxrError(f"{source} cannot be converted to ONNX: {error}") from error
+    difference = difference_from(expected, found)
+    if not difference <= LARGEST_DIFFERENCE:  # nor NaN
+        raise CxrError(f"{target.name} differs from Keras by {difference:.1g}; it was not kept")
+
+
+def _run_onnx(file: Path, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    # Without it ONNX Runtime reports its use to its makers, and keeps files in the home for that.
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    (image,) = session.get_inputs()
+    return run_all(lambda batch: session.run(None, {image.name: batch})[0], images)
+
+
+@dataclass(frozen=True)
+class Int8:
+    """What 8-bit integers cost and save.
+
+    Attributes:
+        before: recall and precision on validation at the operating point, in full precision.
+        after: the same with 8-bit integers.
+        megabytes: of the networks before and after.
+        files: those written; empty: recall fell too much.
+    """
+
+    before: dict[str, float]
+    after: dict[str, float]
+    megabytes: tuple[float, float]
+    files: list[Path]
+
+
+def write_int8(predictor: Predictor, models: Path, into: Path, max_recall_drop: float) -> Int8:
+    """Write `<network>_int8.xml` and `.bin` of a variant, of the ensemble for each member, by
+    post-training quantization, if validation recall at the operating point falls little by it.
+
+    Args:
+        predictor: of the variant.
+        models: folder of its networks.
+        into: folder to write into.
+        max_recall_drop: largest fall of recall with which files are kept, 0 to 1.
+
+    Raises:
+        CxrError: NNCF, or the training or validation images, are missing.
+    """
+    _require("--int8", "nncf")
+    train, val = (open_split(paths.ARRAYS / name) for name in ("train", "val"))
+    images = np.asarray(train.images[evenly(len(train.images), CALIBRATION)])
+    before = _rates(predictor, val)
+    sources = [models / f"{name}.xml" for name in predictor.members]
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(folder) / f"{name}_int8.xml" for name in predictor.members]
+        for source, file in zip(sources, files, strict=True):
+            quantize(source, file, images)
+        smaller = copy.copy(predictor)
+        smaller.networks = dict(zip(predictor.members, map(open_network, files), strict=True))
+        after = _rates(smaller, val)
+        kept = before["recall"] - after["recall"] <= max_recall_drop
+        megabytes = (_megabytes(sources), _megabytes(files))
+        written = _copy(_with_weights(files), into) if kept else []
+    return Int8(before, after, megabytes, written)
+
+
+def quantize(source: Path, target: Path, images: NDArray[np.uint8]) -> None:
+    """Write an OpenVINO network with weights and activations in 8-bit integers.
+
+    Args:
+        source: `.xml` in full precision.
+        target: `.xml` to write.
+        images: uint8 (N, S, S), from which the ranges of activations are taken.
+    """
+    openvino = import_openvino()  # ahead of NNCF, which would report its use as well
+    import nncf
+
+    nncf.set_log_level(logging.ERROR)
+    data = nncf.Dataset([image[np.newaxis, ..., np.newaxis] for image in images])
+    smaller = nncf.quantize(openvino.Core().read_model(source), data, subset_size=len(images))
+    openvino.save_model(smaller, target, compress_to_fp16=False)
+
+
+def _rates(predictor: Predictor, val: Split) -> dict[str, float]:
+    """Recall and precision at the operating point."""
+    batches = np.array_split(val.images[..., np.newaxis], -(-len(val.images) // BATCH_SIZE))
+    probabilities = np.concatenate([predictor.probabilities(batch) for batch in batches])
+    found = metrics.at_threshold(val.labels, probabilities, predictor.threshold)
+    return {name: found[name] for name in ("recall", "precision")}
+
+
+def _require(option: str, *packages: str) -> None:
+    for package in packages:
+        try:
+            importlib.import_module(package)
+        except ImportError as error:
+            raise CxrError(
+                f"{option} needs the package {error.name}: pip install 'cxr[onnx]'"
+            ) from error
+
+
+def _with_weights(files: Iterable[Path]) -> list[Path]:
+    return [part for file in files for part in (file, file.with_suffix(".bin"))]
+
+
+def _megabytes(files: Iterable[Path]) -> float:
+    return sum(file.stat().st_size for file in _with_weights(files)) / 1e6
+
+
+def _copy(files: Iterable[Path], into: Path) -> list[Path]:
+    targets = []
+    for file in files:
+        targets.append(into / file.name)
+        with replacing(targets[-1]) as part:
+            shutil.copyfile(file, part)
+    return targets

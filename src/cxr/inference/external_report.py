@@ -1,0 +1,129 @@
+"""Inputs of the report of an external evaluation. It names no file, as file names may identify
+patients, and shows no radiograph.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from cxr.common.files import replacing
+from cxr.common.names import LABELS, VARIANTS
+from cxr.evaluation import metrics
+from cxr.inference.external_validation import Evaluation
+from cxr.reporting import charts, tables
+from cxr.reporting.document import Document, percent
+from cxr.reporting.formatting import span
+from cxr.reporting.recommendation import kept
+
+# Of each class, for an external validation: a rule of thumb that is rather too low (Snell 2021,
+# 10.1016/j.jclinepi.2021.02.011).
+FEW_PATIENTS = 100
+SPLITS = ("test",)  # what the charts are drawn of
+
+
+def write(found: Evaluation, folder: Path) -> None:
+    """Write index.html and report.md, and the charts also as files, into an existing folder."""
+    drawn = draw(found)
+    report(found, drawn).write(folder / "report.md", folder / "index.html")
+    for name, svg in drawn.items():
+        with replacing(folder / "plots" / f"{name}.svg") as part:
+            part.write_text(svg, encoding="utf-8")
+
+
+def short(found: Evaluation) -> str:
+    """A table for the terminal: each variant at its operating point, the recommended one first."""
+    columns = found.intervals["columns"]
+    table = tables.metrics(columns, "operating_point")
+    table["ROC AUC"] = [span(columns[variant]["roc_auc"]) for variant in table["variant"]]
+    names = ["variant", "recall", "precision", "specificity", "ROC AUC"]
+    is_other = table["variant"] != found.recommended
+    table["variant"] = table["variant"].where(is_other, table["variant"] + " (recommended)")
+    ordered = table.assign(other=is_other).sort_values("other", kind="stable")[names]
+    text = str(ordered.to_string(index=False))
+    return "\n".join([_population(found), "", text, "", _selection(found)])
+
+
+def report(found: Evaluation, drawn: dict[str, str]) -> Document:
+    """The whole report.
+
+    Args:
+        found: the results.
+        drawn: what `draw` gives.
+    """
+    data, columns = found.metrics["data"], found.intervals["columns"]
+    point = columns[found.recommended]["operating_point"]
+    minimum, positives = found.evaluate.min_recall, found.intervals["ill_patients"]
+    values = {
+        **vars(found),
+        "data": data,
+        "population": _population(found),
+        "selection": _selection(found),
+        "operating": _operating(found),
+        "recall": kept(point["recall"], positives, minimum, "there are"),
+        "values": {name: span(point[name]) for name in ("ppv", "npv")},
+        "few": [label for label in LABELS if data[label]["patients"] < FEW_PATIENTS],
+        "few_patients": FEW_PATIENTS,
+        "skipped": len(found.left_out) - found.unreadable,
+        "prevalence": found.metrics["majority"]["accuracy"],
+        "tables": _tables(found, columns),
+        "charts": drawn,
+    }
+    return Document("external.md.j2", values)
+
+
+def draw(found: Evaluation) -> dict[str, str]:
+    """All charts as SVG text by name."""
+    images = found.images
+    points = tables.pictured(found.intervals["columns"], "operating_point")
+    return {
+        "intervals": charts.metric_intervals(points, "value with 95 % interval"),
+        "roc": charts.roc(images, SPLITS),
+        "precision_recall": charts.precision_recall(images, SPLITS),
+        "confusion": charts.confusions(metrics.confusions(images, found.metrics)),
+        "thresholds": charts.thresholds(images, _operating(found), SPLITS),
+        "calibration": charts.calibration(images),
+    }
+
+
+def _tables(found: Evaluation, columns: dict[str, Any]) -> dict[str, pd.DataFrame]:
+    ece = {variant: found.metrics[variant]["at_half"]["ece"] for variant in VARIANTS}
+    return {
+        "summary": tables.summary({"value and 95 % CI": columns[found.recommended]}),
+        "counts": pd.DataFrame({"class": c, **found.metrics["data"][c]} for c in LABELS),
+        "warnings": _warnings(found.images),
+        "at_operating_point": tables.metrics(columns, "operating_point"),
+        "at_half": tables.metrics(columns, "at_half"),
+        "differences": tables.differences(found.intervals["differences"]),
+        "confusion": tables.confusion(metrics.confusions(found.images, found.metrics)),
+        "calibration": tables.calibration(columns, ece),
+    }
+
+
+def _operating(found: Evaluation) -> dict[str, float]:
+    return {v: found.metrics[v]["operating_point"]["threshold"] for v in VARIANTS}
+
+
+def _population(found: Evaluation) -> str:
+    data = found.metrics["data"]
+    classes = ", ".join(f"{data[label]['images']} {label}" for label in LABELS)
+    return f"{data['images']} images ({classes}) of {data['patients']} patients."
+
+
+def _selection(found: Evaluation) -> str:
+    return (
+        "Variant and thresholds were chosen on the tuning set of the pipeline, not on these "
+        "images. Intervals are those of a bootstrap over patients "
+        f"({found.evaluate.resamples} resamples)."
+    )
+
+
+def _warnings(images: pd.DataFrame) -> pd.DataFrame:
+    """How many images of each class have each warning; empty if none has any."""
+    listed = images[["label", "warnings"]].explode("warnings").dropna()
+    sizes = images["label"].value_counts()
+    return pd.DataFrame(
+        {"warning": warning}
+        | {c: f"{(of == c).sum()} ({percent((of == c).sum() / sizes[c])})" for c in LABELS}
+        for warning, of in listed.groupby("warnings", sort=True)["label"]
+    )

@@ -1,0 +1,1 @@
+"""Parameters in, untrained Keras networks out: the small CNN, backbones and their split."""

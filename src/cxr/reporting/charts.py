@@ -1,0 +1,344 @@
+"""Charts as SVG text. Titles and alternative texts stand with what shows them, as `report.py`."""
+
+import io
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from sklearn.calibration import CalibrationDisplay
+from sklearn.metrics import ConfusionMatrixDisplay, PrecisionRecallDisplay, RocCurveDisplay
+
+from cxr.common.names import EVALUATED, LABELS, REGISTRY, SPLITS, VARIANTS
+from cxr.evaluation import metrics
+from cxr.evaluation.bootstrap import Interval
+
+# Okabe and Ito (2008): told apart by colour-blind readers as well.
+COLOURS = {name: variant.color for name, variant in REGISTRY.items()}
+CLASS_COLOURS = dict(zip(LABELS, ("#56B4E9", "#CC79A7"), strict=True))
+STYLES = {"val": "--", "test": "-"}
+SIZE = (4.4, 3.4)  # inches; a chart fills the width of a telephone
+STYLE: dict[Any, Any] = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "svg.fonttype": "path",  # looks the same whatever fonts the reader has
+    "svg.hashsalt": "cxr",  # the same chart gives the same bytes
+}
+
+
+def draw(painter: Callable[[Figure], None], size: tuple[float, float] = SIZE) -> str:
+    """SVG text of what `painter` draws on a figure of `size` inches."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=size, layout="constrained")
+        painter(figure)
+        file = io.StringIO()
+        figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
+    text = file.getvalue()
+    return text[text.index("<svg") :]
+
+
+def counts(images: pd.DataFrame) -> str:
+    """Bars: images by split and class. Columns split, label."""
+
+    def paint(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        table = pd.crosstab(images["split"], images["label"]).reindex(SPLITS, fill_value=0)
+        for offset, label in zip((-0.2, 0.2), LABELS, strict=True):
+            bars = axes.bar(
+                np.arange(len(SPLITS)) + offset,
+                table[label],
+                0.38,
+                color=CLASS_COLOURS[label],
+                label=label,
+            )
+            axes.bar_label(bars, fontsize=8)
+        axes.set_xticks(range(len(SPLITS)), SPLITS)
+        axes.set_ylabel("images")
+        axes.legend()
+
+    return draw(paint)
+
+
+def distributions(images: pd.DataFrame, column: str, xlabel: str) -> str:
+    """One small histogram per split, both classes, as fractions of their class."""
+
+    def paint(figure: Figure) -> None:
+        panels = figure.subplots(len(SPLITS), 1, sharex=True)
+        edges = bin_edges(images[column], 40)
+        for axes, split in zip(panels, SPLITS, strict=True):
+            for label in LABELS:
+                rows = images[(images["split"] == split) & (images["label"] == label)]
+                color = CLASS_COLOURS[label]
+                fractions = binned(rows[column], edges)
+                axes.stairs(fractions, edges, linewidth=1.5, color=color, label=label)
+            axes.set_title(split, loc="left", fontsize=9)
+            axes.set_yticks([])
+        panels[0].legend()
+        panels[-1].set_xlabel(xlabel)
+        figure.supylabel("fraction of the class", fontsize=9)
+
+    return draw(paint, (4.4, 4.4))
+
+
+def compared(reference: pd.Series, weights: NDArray[np.float64], here: pd.Series) -> str:
+    """Histograms of two sets of images as fractions: the weighted reference filled, the other as a
+    line.
+    """
+
+    def paint(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        edges = bin_edges(pd.concat([reference, here]), 30)
+        fractions = binned(reference, edges, weights)
+        axes.stairs(fractions, edges, fill=True, color="#56B4E9", label="reference")
+        axes.stairs(binned(here, edges), edges, linewidth=1.8, color="#D55E00", label="here")
+        axes.set_ylabel("fraction of the images")
+        figure.legend(loc="outside upper right", ncols=2)
+
+    return draw(paint, (4.4, 2.8))
+
+
+def bin_edges(values: pd.Series, bins: int) -> NDArray[np.float64]:
+    """Edges (bins + 1,) of bins of equal width that span 99.8 % of the values."""
+    low, high = values.quantile([0.001, 0.999])
+    if low == high:
+        low, high = low - 0.5, high + 0.5
+    return np.linspace(low, high, bins + 1)
+
+
+def binned(
+    values: pd.Series, edges: NDArray[np.float64], weights: NDArray[np.float64] | None = None
+) -> NDArray[np.float64]:
+    """Fraction (bins,) of the values in each bin; values beyond the edges count in the first and
+    the last bin.
+    """
+    counts, _ = np.histogram(np.clip(values, edges[0], edges[-1]), edges, weights=weights)
+    return counts / max(counts.sum(), 1e-9)
+
+
+def metric_intervals(
+    metrics: dict[str, dict[str, Interval]], xlabel: str = "value on test with 95 % interval"
+) -> str:
+    """Points with 95 % intervals: {metric: {variant: {value, low, high}}}; a point alone where
+    there is no interval.
+    """
+
+    def paint(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        for place, variant in enumerate(VARIANTS):
+            found = pd.DataFrame({name: metrics[name][variant] for name in metrics}).T
+            axes.errorbar(
+                found["value"],
+                np.arange(len(metrics)) + 0.15 * (place - 2),
+                # A value may lie outside the quantiles of its draws.
+                xerr=[
+                    (found["value"] - found["low"]).clip(lower=0),
+                    (found["high"] - found["value"]).clip(lower=0),
+                ],
+                fmt="o",
+                markersize=4,
+                capsize=2,
+                color=COLOURS[variant],
+                label=variant,
+            )
+        axes.set_yticks(range(len(metrics)), list(metrics))
+        axes.invert_yaxis()
+        axes.set_xlabel(xlabel)
+        figure.legend(loc="outside upper center", ncols=3)
+
+    return draw(paint)
+
+
+def roc(predictions: pd.DataFrame, splits: Sequence[str] = EVALUATED) -> str:
+    """ROC curves of all variants on some splits."""
+    labels = {"xlabel": "false positive rate (1 - specificity)", "ylabel": "recall"}
+    return _curves(predictions, splits, RocCurveDisplay, labels)
+
+
+def precision_recall(predictions: pd.DataFrame, splits: Sequence[str] = EVALUATED) -> str:
+    """Precision-recall curves of all variants on some splits."""
+    labels = {"xlabel": "recall", "ylabel": "precision"}
+    return _curves(predictions, splits, PrecisionRecallDisplay, labels)
+
+
+def _curves(
+    predictions: pd.DataFrame, splits: Sequence[str], display: Any, labels: dict[str, str]
+) -> str:
+    def paint(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        for split in splits:
+            for variant in VARIANTS:
+                style = {"linestyle": STYLES[split], "color": COLOURS[variant], "linewidth": 1.4}
+                display.from_predictions(
+                    *metrics.columns(predictions, split, variant),
+                    name=_named(variant, split, splits),
+                    ax=axes,
+                    curve_kwargs=style,
+                )
+        axes.set(**labels)
+
+    return draw(paint, (4.4, 4.4))
+
+
+def _named(series: str, split: str, splits: Sequence[str]) -> str:
+    """In a legend; one split alone need not be told from others."""
+    return series if len(splits) == 1 else f"{series}, {split}"
+
+
+def training(histories: dict[str, pd.DataFrame], column: str, ylabel: str) -> str:
+    """A column of the training histories, one panel per variant, train and validation."""
+
+    def paint(figure: Figure) -> None:
+        panels = figure.subplots(len(histories), 1)
+        for axes, (variant, table) in zip(panels, histories.items(), strict=True):
+            for name, style in ((f"val_{column}", "--"), (column, "-")):
+                label = "validation" if name.startswith("val_") else "train"
+                axes.plot(
+                    table["epoch"],
+                    table[name],
+                    style,
+                    marker=".",
+                    color=COLOURS[variant],
+                    label=label,
+                )
+            axes.xaxis.get_major_locator().set_params(integer=True)
+            axes.set_title(variant, loc="left", fontsize=9)
+        panels[0].legend(ncols=2)
+        panels[-1].set_xlabel("epoch")
+        figure.supylabel(ylabel, fontsize=9)
+
+    return draw(paint, (4.4, 4.8))
+
+
+def confusions(table: pd.DataFrame) -> str:
+    """Confusion matrices. Columns variant, threshold (name), actual, predicted, images."""
+
+    def paint(figure: Figure) -> None:
+        names = list(table["threshold"].unique())
+        panels = figure.subplots(len(VARIANTS), len(names), sharex=True, sharey=True)
+        for (variant, name), cells in table.groupby(["variant", "threshold"], sort=False):
+            axes = panels[VARIANTS.index(str(variant))][names.index(name)]
+            grid = cells.pivot(index="actual", columns="predicted", values="images")
+            display = ConfusionMatrixDisplay(grid.to_numpy(), display_labels=grid.index.str.lower())
+            display.plot(ax=axes, cmap="Blues", colorbar=False, xticks_rotation=25)
+            axes.set(title=f"{variant}\n{name}", xlabel="", ylabel="")
+            axes.title.set_fontsize(9)
+            axes.tick_params(labelsize=8)
+            axes.label_outer()
+            axes.grid(visible=False)
+        figure.supxlabel("predicted", fontsize=9)
+        figure.supylabel("actual", fontsize=9)
+
+    return draw(paint, (4.4, 7.4))
+
+
+def calibration(predictions: pd.DataFrame) -> str:
+    """Fraction of positives against mean probability, per bin of width 0.1, on test."""
+
+    def paint(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        for variant in VARIANTS:
+            y_true, y_prob = metrics.columns(predictions, "test", variant)
+            curve = metrics.calibration_curve(y_true, y_prob)
+            display = CalibrationDisplay(curve["share_ill"], curve["mean_probability"], y_prob)
+            style = {"marker": "o", "markersize": 4, "color": COLOURS[variant]}
+            display.plot(ax=axes, name=variant, **style)
+        axes.set(xlabel="mean predicted probability of the bin", ylabel="fraction of positives")
+
+    return draw(paint, (4.4, 4.0))
+
+
+def thresholds(
+    predictions: pd.DataFrame, operating: dict[str, float], splits: Sequence[str] = EVALUATED
+) -> str:
+    """Recall and precision against the threshold, one panel per variant; the operating point."""
+
+    def paint(figure: Figure) -> None:
+        panels = figure.subplots(len(VARIANTS), 1, sharex=True)
+        for axes, variant in zip(panels, VARIANTS, strict=True):
+            for split in splits:
+                table = metrics.threshold_curve(*metrics.columns(predictions, split, variant))
+                for metric, colour in (("recall", "#0072B2"), ("precision", "#D55E00")):
+                    axes.plot(
+                        table["threshold"],
+                        table[metric],
+                        STYLES[split],
+                        color=colour,
+                        linewidth=1.3,
+                        label=_named(metric, split, splits),
+                    )
+            axes.axvline(operating[variant], color="0.3", linewidth=1, linestyle=":")
+            axes.set_title(f"{variant} (dotted: operating point)", loc="left", fontsize=9)
+            axes.set_ylim(-0.02, 1.02)
+        panels[-1].legend(ncols=2, loc="lower left")
+        panels[-1].set_xlabel("threshold")
+
+    return draw(paint, (4.4, 5.6))
+
+
+def stress(evaluation: dict[str, Any]) -> str:
+    """ROC AUC of each variant on validation, each condition of the stress-test set, and test.
+
+    Args:
+        evaluation: content of metrics/evaluation.json.
+    """
+    columns = {
+        variant: {
+            "validation": found["val"]["roc_auc"],
+            **{
+                name.replace("_", " "): condition["roc_auc"]
+                for name, condition in found["stress"].items()
+            },
+            "test": found["test"]["roc_auc"],
+        }
+        for variant, found in ((variant, evaluation[variant]) for variant in VARIANTS)
+    }
+    return _dots(pd.DataFrame(columns), COLOURS, "ROC AUC", (4.4, 4.4))
+
+
+def groups(right: pd.DataFrame) -> str:
+    """Accuracy of each variant on test by subgroup, as `styles.named_groups` gives it."""
+    rows = [f"{name}\n({n} images)" for name, n in right["images"].items()]
+    table = right[list(VARIANTS)].set_axis(rows)
+    return _dots(table, COLOURS, "accuracy at the operating point")
+
+
+def label_alone(shift: dict[str, Any]) -> str:
+    """ROC AUC of plain numbers for the label, by split; `shift` is metrics/shift.json."""
+    table = pd.DataFrame(shift["label_alone"]).T[list(SPLITS)]
+    table.index = table.index.str.replace("_", " ")
+    colours = dict(zip(SPLITS, ("0.2", "#56B4E9", "#D55E00"), strict=True))
+    return _dots(table, colours, "ROC AUC of the number alone for the label", chance=0.5)
+
+
+def _dots(
+    table: pd.DataFrame,
+    colours: dict[str, str],
+    xlabel: str,
+    size: tuple[float, float] = SIZE,
+    chance: float | None = None,
+) -> str:
+    """A line of dots for each row of a table, a colour for each column."""
+
+    def paint(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        places = np.arange(len(table))
+        axes.hlines(places, table.min(axis=1), table.max(axis=1), color="0.85", zorder=1)
+        for column in table:
+            colour = colours[str(column)]
+            axes.scatter(table[column], places, 28, color=colour, label=column, zorder=2, alpha=0.9)
+        if chance is not None:
+            axes.axvline(chance, color="0.4", linewidth=1, linestyle=":")
+        axes.set_yticks(places, list(table.index))
+        axes.set_ylim(len(table) - 0.5, -0.5)
+        axes.set_xlabel(xlabel)
+        figure.legend(loc="outside upper center", ncols=min(3, len(table.columns)))
+
+    return draw(paint, size)

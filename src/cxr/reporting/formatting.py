@@ -1,0 +1,29 @@
+"""Numbers and confidence intervals as text."""
+
+from cxr.evaluation.bootstrap import DECIMALS, Interval, is_sure
+
+
+def signed(difference: float) -> str:
+    """A difference as text, `+0.012` or `-0.012`; `=` where it rounds to 0."""
+    return f"{difference:+.{DECIMALS}f}" if round(difference, DECIMALS) else "="
+
+
+def signed_span(found: Interval) -> str:
+    """A difference with its 95 % CI; bold where the CI excludes 0."""
+    text = f"{signed(found['value'])} ({_limits(found)})"
+    return f"**{text}**" if is_sure(found) else text
+
+
+def _limits(found: Interval) -> str:
+    low, high = found["low"], found["high"]
+    if low is None or high is None:
+        return "undefined"
+    return " to ".join(signed(limit).replace("=", "0") for limit in (low, high))
+
+
+def span(found: Interval) -> str:
+    """Value and 95 % interval as text: `0.982 (0.968-0.994)`."""
+    if found["low"] is None:
+        return f"{found['value']:.{DECIMALS}f} (undefined)"
+    value, low, high = (f"{found[name]:.{DECIMALS}f}" for name in ("value", "low", "high"))
+    return f"{value} ({low}-{high})"

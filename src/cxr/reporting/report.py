@@ -1,0 +1,381 @@
+"""Inputs of the report: the results of the previous stages as tables and charts."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from cxr import paths
+from cxr.common.arrays import Split, open_split
+from cxr.common.names import EVALUATED, LABELS, SPLITS, TRAINED, VARIANTS
+from cxr.data import shortcuts
+from cxr.evaluation import metrics
+from cxr.evaluation.groups import named_groups
+from cxr.params import EvaluateParams
+from cxr.reporting import charts, tables
+from cxr.reporting.document import Document, Figure, code
+from cxr.reporting.formatting import signed
+from cxr.reporting.recommendation import recommend
+from cxr.reporting.tables import TITLES
+
+MIN_GROUP_SIZE = 10  # images; the accuracy of a smaller group says little
+N_ERRORS = 6  # shown for each variant and kind
+REPORTED_SETTINGS = (  # at the top of the report
+    *("data.source", "split.test", "split.group_by", "image.size", "image.resize"),
+    *("transfer.backbone", "transfer.weights", "transfer.scaling", "seed"),
+)
+SECTIONS = {  # of params.yaml
+    "model": "the small CNN of baseline and augmented",
+    "augment": "augmentation of augmented",
+    "transfer": "the frozen backbone and its head",
+    "finetune": "the same backbone, its last layers trained",
+    "perturb": "augmentation of finetuned",
+}
+
+
+@dataclass(frozen=True)
+class ReportInputs:
+    """Results of the previous stages.
+
+    Attributes:
+        settings: the parameters of the run by their full names, as `transfer.backbone`.
+        evaluate: the parameters of the evaluation.
+        splits: images and index of train, val and test.
+        predictions: content of data/predictions.csv.
+        unlikeness: content of data/unlikeness.csv.
+        groups: content of plots/groups.csv.
+        evaluation: content of metrics/evaluation.json.
+        guards: content of metrics/guards.json.
+        intervals: content of metrics/intervals.json.
+        shift: content of metrics/shift.json.
+        confusions: content of plots/confusion.csv.
+        histories: training history of each variant.
+        experiments: content of docs/experiments.csv.
+    """
+
+    settings: dict[str, Any]
+    evaluate: EvaluateParams
+    splits: dict[str, Split]
+    predictions: pd.DataFrame
+    unlikeness: pd.DataFrame
+    groups: pd.DataFrame
+    evaluation: dict[str, Any]
+    guards: dict[str, Any]
+    intervals: dict[str, Any]
+    shift: dict[str, Any]
+    confusions: pd.DataFrame
+    histories: dict[str, pd.DataFrame]
+    experiments: pd.DataFrame
+
+    @property
+    def test(self) -> pd.DataFrame:
+        """Predictions of the test images with the size of their files, in pixels."""
+        index = self.splits["test"].index
+        sizes = shortcuts.sizes(index)[["size"]].assign(path=index["path"])
+        return self.predictions[self.predictions["split"] == "test"].merge(sizes, on="path")
+
+    @property
+    def files(self) -> pd.DataFrame:
+        """All images: split, label, patient, and the columns of `shortcuts.sizes`."""
+        return pd.concat(
+            [
+                shortcuts.sizes(split.index)
+                .join(split.index[["label", "patient"]])
+                .assign(split=name)
+                for name, split in self.splits.items()
+            ]
+        )
+
+    @property
+    def thresholds(self) -> dict[str, dict[str, float]]:
+        """{name of the threshold: {variant: threshold}}."""
+        operating = {v: self.evaluation[v]["operating_point"]["threshold"] for v in VARIANTS}
+        return {"at 0.5": dict.fromkeys(VARIANTS, metrics.HALF), "operating point": operating}
+
+
+def read_inputs(settings: dict[str, Any], evaluate: EvaluateParams) -> ReportInputs:
+    """Read the outputs of the previous stages."""
+    evaluation, guards, intervals, shift = (
+        json.loads(path.read_text())
+        for path in (paths.EVALUATION, paths.GUARDS, paths.INTERVALS, paths.SHIFT)
+    )
+    return ReportInputs(
+        settings=settings,
+        evaluate=evaluate,
+        splits={name: open_split(paths.ARRAYS / name) for name in SPLITS},
+        predictions=pd.read_csv(paths.PREDICTIONS, keep_default_na=False),
+        unlikeness=pd.read_csv(paths.UNLIKENESS),
+        groups=pd.read_csv(paths.GROUPS, dtype={"group": str}),
+        evaluation=evaluation,
+        guards=guards,
+        intervals=intervals,
+        shift=shift,
+        confusions=pd.read_csv(paths.PLOTS / "confusion.csv"),
+        histories={variant: pd.read_csv(paths.history(variant)) for variant in TRAINED},
+        experiments=pd.read_csv(paths.EXPERIMENTS, keep_default_na=False, dtype={"commit": str}),
+    )
+
+
+def report(inputs: ReportInputs) -> Document:
+    """The whole report; the same inputs give the same document."""
+    groups, test = named_groups(inputs.groups), inputs.test
+    values = {
+        **vars(inputs),
+        "recommendation": recommend(
+            inputs.evaluation, inputs.intervals, inputs.evaluate.min_recall
+        ),
+        "reported_settings": REPORTED_SETTINGS,
+        "sections": SECTIONS,
+        "parameters": {section: _parameters(inputs.settings, section) for section in SECTIONS},
+        "operating": inputs.thresholds["operating point"],
+        "prevalence": (test["label"] == "PNEUMONIA").mean(),
+        "one_image_each": not inputs.files["patient"].duplicated().any(),
+        "equal_side": _equal_side(inputs.files),
+        "errors": {variant: _errors(inputs, test, variant) for variant in VARIANTS},
+        "atypical": _atypical_radiographs(inputs),
+        "experiments_path": paths.EXPERIMENTS,
+        "tables": _tables(inputs, test, groups),
+        "charts": _charts(inputs, groups),
+    }
+    return Document("report.md.j2", values)
+
+
+def figures(inputs: ReportInputs) -> dict[str, str]:
+    """Charts that pages in docs/ show, as SVG text by file name; none shows an image."""
+    found = {
+        "stress.svg": charts.stress(inputs.evaluation),
+        "label_alone.svg": charts.label_alone(inputs.shift),
+    }
+    groups = named_groups(inputs.groups)
+    return found if groups.empty else found | {"groups.svg": charts.groups(groups)}
+
+
+def _charts(inputs: ReportInputs, groups: pd.DataFrame) -> dict[str, str]:
+    """SVG text by name; empty where there is nothing to draw."""
+    predictions, images = inputs.predictions, inputs.files
+    columns = inputs.intervals["test"]["columns"]
+    return {
+        "metrics": charts.metric_intervals(tables.pictured(columns, "at_half")),
+        "roc": charts.roc(predictions),
+        "precision_recall": charts.precision_recall(predictions),
+        "stress": charts.stress(inputs.evaluation),
+        "groups": "" if groups.empty else charts.groups(groups),
+        "confusions": charts.confusions(inputs.confusions),
+        "thresholds": charts.thresholds(predictions, inputs.thresholds["operating point"]),
+        "calibration": charts.calibration(predictions),
+        "loss": charts.training(inputs.histories, "loss", "cross-entropy"),
+        "accuracy": charts.training(inputs.histories, "accuracy", "accuracy"),
+        "label_alone": charts.label_alone(inputs.shift),
+        "counts": charts.counts(images),
+        "aspect_ratio": charts.distributions(images, "aspect_ratio", "width / height"),
+        "size": charts.distributions(images, "size", "square root of width x height (pixels)"),
+    }
+
+
+def _tables(inputs: ReportInputs, test: pd.DataFrame, groups: pd.DataFrame) -> dict[str, Any]:
+    columns = {split: inputs.intervals[split]["columns"] for split in EVALUATED}
+    ece = {variant: inputs.evaluation[variant]["test"]["ece"] for variant in VARIANTS}
+    pathogens = test["pathogen"][test["label"] == "PNEUMONIA"].sort_values()
+    sizes = _terciles(test["size"].sort_values())
+    return {
+        "test_at_half": tables.metrics(columns["test"], "at_half"),
+        "val_at_half": tables.metrics(columns["val"], "at_half"),
+        "test_at_operating_point": tables.metrics(columns["test"], "operating_point"),
+        "differences": tables.differences(inputs.intervals["test"]["differences"]),
+        "stress": {name: _stress(inputs, name) for name in ("roc_auc", "recall", "specificity")},
+        "worst_groups": _worst_groups(inputs.groups),
+        "groups": groups[[*VARIANTS, "images"]].rename_axis("subgroup"),
+        "confusion": tables.confusion(inputs.confusions),
+        "calibration": tables.calibration(columns["test"], ece),
+        "training": _training(inputs.histories),
+        "pathogens": None
+        if set(pathogens) == {"none"}
+        else _accuracy_by(pathogens, "pathogen", inputs, test, "PNEUMONIA"),
+        "recall_by_size": _accuracy_by(sizes, "size", inputs, test, "PNEUMONIA"),
+        "specificity_by_size": _accuracy_by(sizes, "size", inputs, test, "NORMAL"),
+        "losses": _losses(inputs.evaluation),
+        "domain_auc": _domain_auc(inputs.shift["told_from_train"]),
+        "atypical": _atypical(inputs.shift["least_alike_test_images"]),
+        "label_alone": _label_alone(inputs.shift["label_alone"]),
+        "redrawn": _redrawn(inputs),
+        "data": _counts(inputs.files),
+    }
+
+
+def _stress(inputs: ReportInputs, metric: str) -> pd.DataFrame:
+    found = {
+        variant: {
+            name.replace("_", " "): condition[metric]
+            for name, condition in inputs.evaluation[variant]["stress"].items()
+        }
+        for variant in VARIANTS
+    }
+    return pd.DataFrame(found).rename_axis("condition")
+
+
+def _worst_groups(groups: pd.DataFrame) -> pd.DataFrame:
+    """The lowest accuracy of each variant by split, kind and class, without small groups."""
+    large = groups[groups["images"] >= MIN_GROUP_SIZE]
+    names = ["split", "kind", "label"]
+    worst = large.pivot_table("right", names, "variant", aggfunc="min")
+    return worst.reindex(columns=list(VARIANTS))
+
+
+def _training(histories: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    rows = []
+    for variant, history in histories.items():
+        best = history[history["kept"] == 1].iloc[0]
+        row = {"variant": variant, "epochs": len(history), "selected epoch": int(best["epoch"])}
+        titles = {"loss": "loss", "val_loss": "validation loss"}
+        titles |= {"val_accuracy": "validation accuracy"}
+        rows.append(row | {title: f"{best[name]:.4f}" for name, title in titles.items()})
+    return pd.DataFrame(rows)
+
+
+def _parameters(settings: dict[str, Any], section: str) -> list[str]:
+    """The parameters of a section, as `epochs 6`."""
+    found = {
+        key.removeprefix(f"{section}."): list(value) if isinstance(value, tuple) else value
+        for key, value in settings.items()
+        if key.startswith(f"{section}.")
+    }
+    return [f"{key} {str(value).lower()}" for key, value in found.items()]
+
+
+def _equal_side(files: pd.DataFrame) -> int | None:
+    """The shorter side of all images in pixels, where the longer one alone differs."""
+    if files["shorter"].nunique() > 1 or files["size"].nunique() == 1:
+        return None
+    return round(files["shorter"].iloc[0])
+
+
+def _terciles(sizes: pd.Series) -> pd.Series:
+    """The tercile of each image by size, as `256 to 298 pixels`.
+
+    Images whose sizes are equal in whole pixels stay together, so that no two terciles have one
+    name.
+    """
+    pixels = sizes.round().astype(int)
+    tercile = np.ceil(3 * pixels.rank() / len(pixels))
+    groups = pixels.groupby(tercile)
+    first, last = groups.transform("min"), groups.transform("max")
+    names = first.astype(str).where(first == last, first.astype(str) + " to " + last.astype(str))
+    return names + " pixels"
+
+
+def _accuracy_by(
+    groups: pd.Series, title: str, inputs: ReportInputs, test: pd.DataFrame, label: str
+) -> pd.DataFrame:
+    """Accuracy on a class's test images by group (in their order), variant and threshold."""
+    images = test[test["label"] == label]
+    correct = pd.DataFrame(
+        {
+            f"{variant}, {name}": (images[variant] >= threshold) == (label == "PNEUMONIA")
+            for name, thresholds in inputs.thresholds.items()
+            for variant, threshold in thresholds.items()
+        }
+    )
+    of_class = groups[groups.index.isin(images.index)]
+    by_group = correct.groupby(of_class)
+    table = by_group.mean().reindex(of_class.unique()).rename_axis(title)
+    table.insert(0, "images", by_group.size())
+    return table
+
+
+def _errors(
+    inputs: ReportInputs, test: pd.DataFrame, variant: str
+) -> tuple[pd.DataFrame, list[Figure]]:
+    """The most confident errors of a variant as a table and as radiographs."""
+    positive = test["label"] == "PNEUMONIA"
+    predicted = test[variant] >= metrics.HALF
+    false_positives = test[~positive & predicted].sort_values([variant, "path"], ascending=False)
+    false_negatives = test[positive & ~predicted].sort_values([variant, "path"])
+    worst = pd.concat([false_positives.head(N_ERRORS), false_negatives.head(N_ERRORS)])
+    listed = worst[["path", "label"]].assign(probability=worst[variant].map("{:.4f}".format))
+    radiographs = [
+        _radiograph(inputs, path, f"p = {probability}")
+        for path, probability in zip(listed["path"], listed["probability"], strict=True)
+    ]
+    return listed.assign(path=listed["path"].map(code)), radiographs
+
+
+def _radiograph(inputs: ReportInputs, path: str, remark: str) -> Figure:
+    test = inputs.splits["test"]
+    row = int(np.flatnonzero(test.index["path"] == path)[0])
+    caption = f"{path}, {remark}"
+    return caption, test.images[row], f"Radiograph: {caption}"
+
+
+def _losses(evaluation: dict[str, Any]) -> pd.DataFrame:
+    rows = []
+    for variant in VARIANTS:
+        row = {"variant": variant}
+        for name in ("recall", "specificity"):
+            val, test = (evaluation[variant][split][name] for split in EVALUATED)
+            row |= {f"{name}: val": val, f"{name}: test": test}
+            row[f"{name}: change"] = signed(test - val)
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _domain_auc(aucs: dict[str, Any]) -> pd.DataFrame:
+    return pd.DataFrame(
+        {"split": split} | {label: aucs[split].get(label, "too few patients") for label in LABELS}
+        for split in EVALUATED
+    )
+
+
+def _atypical(accuracy: dict[str, Any]) -> pd.DataFrame:
+    """Empty where every class has too few patients."""
+    return pd.DataFrame(
+        {"class": label, "group": title} | {variant: of[variant][key] for variant in VARIANTS}
+        for label, of in accuracy.items()
+        for key, title in {
+            "least_alike": f"most atypical ({of['images']} images)",
+            "rest": "rest",
+        }.items()
+    )
+
+
+def _atypical_radiographs(inputs: ReportInputs) -> list[list[Figure]]:
+    ordered = inputs.unlikeness.sort_values(["unlikeness", "path"], ascending=False)
+    return [
+        [
+            _radiograph(inputs, row.path, f"domain score {row.unlikeness:.3f}")
+            for row in ordered[ordered["label"] == label].head(N_ERRORS).itertuples()
+        ]
+        for label in LABELS
+    ]
+
+
+def _label_alone(aucs: dict[str, Any]) -> pd.DataFrame:
+    table = pd.DataFrame(aucs).T[list(SPLITS)]
+    return table.set_axis(table.index.str.replace("_", " ")).rename_axis("feature")
+
+
+def _redrawn(inputs: ReportInputs) -> pd.DataFrame:
+    """The recorded experiment whose test is sampled like validation; empty if there is none."""
+    known = inputs.experiments
+    is_same = (known["changed"] == "split.test=redrawn") & (
+        known["seed"] == inputs.settings["seed"]
+    )
+    rows = known[is_same & (inputs.settings["data.source"] == "kaggle")]
+    metrics = ["recall", "precision", "accuracy", "specificity", "roc_auc"]
+    found = {name: rows[name].map(code) for name in ("commit", "changed")}
+    found |= {"variant": rows["variant"]} | {name: rows[f"test_{name}"] for name in metrics}
+    return pd.DataFrame(found).rename(columns=TITLES)
+
+
+def _counts(images: pd.DataFrame) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "split": name,
+            **{label: int((rows["label"] == label).sum()) for label in LABELS},
+            "images": len(rows),
+            "prevalence": (rows["label"] == "PNEUMONIA").mean(),
+            "patients": rows["patient"].nunique(),
+        }
+        for name, rows in images.groupby("split", sort=False)
+    )

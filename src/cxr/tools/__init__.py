@@ -1,0 +1,1 @@
+"""The project in; the demo, records of experiments and texts for pull requests out."""

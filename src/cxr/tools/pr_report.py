@@ -1,0 +1,266 @@
+"""The comment on a pull request: what changed against its target branch, and whether it is real.
+
+    make pr-report BASE=main
+
+Reads metrics, parameters and, where DVC has them, predictions of both sides; changes nothing.
+"""
+
+import argparse
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import dvc.api
+import pandas as pd
+from dvc.exceptions import DvcException
+
+from cxr import paths
+from cxr.common.files import parse_yaml
+from cxr.common.names import EVALUATED, VARIANTS
+from cxr.errors import CxrError, run_stage
+from cxr.evaluation.bootstrap import intervals, thresholds
+from cxr.evaluation.selection import best_variant
+from cxr.params import WITHOUT_RESULT, leaves, read_params
+from cxr.reporting.formatting import signed, signed_span
+from cxr.reporting.recommendation import recommend
+
+TITLES = {"val": "Validation", "test": "Test"}
+HEADLINE = ("recall", "precision", "accuracy", "specificity", "roc_auc")
+
+
+def comment(base: str) -> str:
+    """The whole comment in Markdown, the workspace against the commit `base`.
+
+    Raises:
+        CxrError: `base` is no commit, or a file of results is damaged.
+    """
+    name = f"`{base}`"
+    commit = _git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{base}^{{commit}}")
+    if commit is None:
+        raise CxrError(f"{base} is no commit here; bring it with `git fetch origin {base}`")
+    commit = commit.strip()  # for DVC, to which HEAD is another one after an interrupted run
+    now, before = _read(paths.EVALUATION, None), _read(paths.EVALUATION, base)
+    parts = [
+        f"## Results against {name}",
+        _stale(None, "here"),
+        _stale(base, f"on {name}"),
+        _recommendation(now, before, name),
+        *(_headline(now, before, split, name) for split in EVALUATED),
+        _paired(now, before, base, commit),
+        "### Parameters that differ",
+        _dvc_table("params", commit, name) or f"None: the parameters are those of {name}.",
+        "### Metrics that differ",
+        _dvc_table("metrics", commit, name) or f"None: the metrics are those of {name}.",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _content(path: Path, revision: str | None) -> str | None:
+    """Text of a file, of the workspace or a commit; None if it is not there."""
+    if revision is not None:
+        return _git("show", f"{revision}:{path.as_posix()}")
+    return path.read_text(encoding="utf-8") if path.exists() else None
+
+
+def _read(path: Path, revision: str | None) -> dict[str, Any]:
+    """Content of a JSON or YAML file; empty if it is not there.
+
+    Raises:
+        CxrError: it is damaged.
+    """
+    text = _content(path, revision)
+    try:
+        found = {} if text is None else parse_yaml(text)  # JSON is YAML
+    except ValueError as error:
+        found = error
+    if not isinstance(found, dict):
+        where = f"{path} of {revision}" if revision else str(path)
+        raise CxrError(f"{where} cannot be read ({found}); make it anew with `dvc repro`")
+    return found
+
+
+def _git(*arguments: str) -> str | None:
+    done = subprocess.run(["git", *arguments], capture_output=True, text=True)
+    return done.stdout if done.returncode == 0 else None
+
+
+def _recorded(revision: str | None) -> dict[str, dict[str, Any]]:
+    """The parameters that each stage of the recorded run used, by full name, from dvc.lock.
+
+    Raises:
+        CxrError: the file is damaged.
+    """
+    stages = _read(paths.LOCK, revision).get("stages", {})
+    try:
+        return {
+            name: leaves(stage.get("params", {}).get(paths.PARAMS.name, {}))
+            for name, stage in stages.items()
+        }
+    except AttributeError as error:
+        raise CxrError(
+            f"{paths.LOCK} is not as DVC writes it ({error}); make it anew with `dvc repro`"
+        ) from error
+
+
+def _stale(revision: str | None, where: str) -> str:
+    """A warning where params.yaml is not what the results were made with."""
+    # Stage by stage: after a run of some stages, the others may have used other values.
+    used = [item for params in _recorded(revision).values() for item in params.items()]
+    if not used:
+        return ""  # nothing was run yet
+    stands = leaves(_read(paths.PARAMS, revision))
+    other = {key for key, value in used if key not in stands or stands[key] != value}
+    other |= set(stands) - {key for key, _ in used} - WITHOUT_RESULT
+    if not other:
+        return ""
+    keys = ", ".join(f"`{key}`" for key in sorted(other))
+    return (
+        f"> **The results {where} were made with other parameters** ({keys}): `params.yaml` and "
+        "`dvc.lock` differ. Run `dvc repro` and commit both."
+    )
+
+
+def _recommendation(now: dict[str, Any], before: dict[str, Any], name: str) -> str:
+    again = "run `dvc repro` and commit `metrics/`."
+    for path in (paths.EVALUATION, paths.INTERVALS):
+        if not path.exists():
+            return f"`{path}` is missing here; {again}"
+    try:
+        min_recall = _recorded(None)["evaluate"]["evaluate.min_recall"]
+        found = recommend(now, _read(paths.INTERVALS, None), min_recall)
+    except KeyError as key:
+        return f"`metrics/` is not what this code makes ({key} is missing); {again}"
+    chosen, *reasons = found.sentences
+    compared = _compared(found.variant, before, name)
+    return "\n".join([f"{chosen} {compared}", "", *(f"- {reason}" for reason in reasons)])
+
+
+def _compared(chosen: str, before: dict[str, Any], name: str) -> str:
+    try:
+        old = best_variant(before)
+    except KeyError:
+        return f"{name} has no metrics of every variant to compare with."
+    same = "the same" if old == chosen else f"**{old}**"
+    return f"On {name} the recommendation is {same}."
+
+
+def _headline(now: dict[str, Any], before: dict[str, Any], split: str, name: str) -> str:
+    if not now:
+        return ""
+    rows = [
+        {"variant": variant}
+        | {
+            m: _changed(_at(now, variant, split, m), _at(before, variant, split, m))
+            for m in HEADLINE
+        }
+        for variant in VARIANTS
+    ]
+    title = f"### {TITLES[split]} at 0.5, in brackets the change from {name}"
+    return f"{title}\n\n{_markdown(pd.DataFrame(rows))}"
+
+
+def _at(metrics: dict[str, Any], *keys: str) -> float | None:
+    found: Any = metrics
+    for key in keys:
+        found = found.get(key) if isinstance(found, dict) else None
+    return found
+
+
+def _changed(now: float | None, before: float | None) -> str:
+    if now is None:
+        return "missing" if before is None else f"missing (was {before:.3f})"
+    if before is None:
+        return f"{now:.3f} (new)"
+    return f"{now:.3f} ({signed(now - before)})"
+
+
+def _paired(now: dict[str, Any], before: dict[str, Any], base: str, commit: str) -> str:
+    """Differences on the same images with intervals, where DVC has both predictions."""
+    if now == before or not all(variant in side for variant in VARIANTS for side in (now, before)):
+        return ""
+    title = "### Is the difference real?\n\n"
+    try:
+        with dvc.api.open(paths.PREDICTIONS.as_posix(), rev=commit) as file:
+            old = pd.read_csv(file)
+        new = pd.read_csv(paths.PREDICTIONS)
+    except (DvcException, OSError):
+        return title + (
+            f"Intervals of the differences need the predictions of both sides: `dvc pull "
+            f"{paths.PREDICTIONS}` here and on `{base}`, then `make pr-report BASE={base}`."
+        )
+    try:
+        tables = [_paired_table(now, before, new, old, split, base) for split in EVALUATED]
+    except KeyError as key:
+        return title + f"The two sides are not made by the same code ({key} is missing on one)."
+    return title + (
+        "New minus old on the same images, with the 95 % interval of a bootstrap over patients; "
+        "bold where it leaves out 0; what is not listed is equal. It holds the choice of "
+        "patients, not the chance of training: another seed may change as much (`make summary`). "
+        "Choose by validation.\n\n" + "\n\n".join(tables)
+    )
+
+
+def _paired_table(
+    now: dict[str, Any],
+    before: dict[str, Any],
+    new: pd.DataFrame,
+    old: pd.DataFrame,
+    split: str,
+    base: str,
+) -> str:
+    new, old = (side[side["split"] == split] for side in (new, old))
+    images = (set(zip(side["path"], side["label"], strict=True)) for side in (new, old))
+    if len(set(map(frozenset, images))) > 1:
+        return (
+            f"The {TITLES[split].lower()} images are not the same on both sides: nothing to pair."
+        )
+    rows = []
+    params = read_params().evaluate
+    stages = [_recorded(revision).get("evaluate", {}) for revision in (None, base)]
+    recalls = {stage.get("evaluate.min_recall") for stage in stages}
+    # Validation chose the thresholds: let each draw choose anew, where both sides do it alike.
+    min_recall = recalls.pop() if split == "val" and len(recalls) == 1 else None
+    sides = {"old": thresholds(before), "new": thresholds(now)}
+    known = old.set_index("path").loc[new["path"]]
+    for variant in VARIANTS:
+        both = new[["patient", "label"]].assign(old=known[variant].to_numpy(), new=new[variant])
+        points = {side: sides[side][variant] for side in sides}
+        found = intervals(both, points, params.prevalence, params.resamples, min_recall)
+        of_pair = found["differences"]["new - old"]
+        for point, title in (("at_half", "0.5"), ("operating_point", "operating point")):
+            differences = of_pair[point] | {"roc_auc": of_pair["roc_auc"]}
+            if any(any(difference.values()) for difference in differences.values()):
+                row = {TITLES[split].lower(): variant, "threshold": title}
+                rows.append(row | {name: signed_span(d) for name, d in differences.items()})
+    if not rows:
+        return f"On {TITLES[split].lower()} nothing differs."
+    return _markdown(pd.DataFrame(rows))
+
+
+def _markdown(table: pd.DataFrame) -> str:
+    return str(table.to_markdown(index=False, disable_numparse=True))
+
+
+def _dvc_table(kind: str, commit: str, name: str) -> str:
+    """Table of `dvc metrics diff` or `dvc params diff`; empty where nothing differs."""
+    done = subprocess.run(
+        ["dvc", kind, "diff", "--md", commit, "--quiet"], capture_output=True, text=True
+    )
+    if done.returncode:
+        raise CxrError(f"`dvc {kind} diff {commit}` failed: {done.stderr.strip()}")
+    table = re.sub(" {2,}", " ", done.stdout.strip())  # GitHub takes 65536 characters
+    table = table.replace(f"| {commit} | workspace |", f"| {name} | here |", 1)
+    return table if len(table.splitlines()) > 2 else ""  # a head and a rule have no row
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m cxr.tools.pr_report", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument("--base", required=True, metavar="COMMIT", help="branch or commit")
+    print(comment(parser.parse_args().base), end="")
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,48 @@
+"""A copy of the project with other parameters, for the demo, benchmarks and tests."""
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from ruamel.yaml import YAML
+
+PROJECT = Path(__file__).resolve().parents[3]
+PIPELINE = (
+    *("dvc.yaml", "params.yaml", ".dvcignore", ".dvc/config", ".dvc/plots", "stages", "src"),
+    "docs/experiments.csv",
+    "docs/other_acquisition.txt",
+    "docs/patients.csv",
+)
+
+
+def copy_project(target: Path) -> None:
+    """Copy what the pipeline needs to run into an empty folder `target`."""
+    for name in PIPELINE:
+        source = PROJECT / name
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, target / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, target / name)
+
+
+def set_params(path: Path, settings: dict[str, object]) -> None:
+    """Change keys of a params.yaml, named with dots, that it already has; comments stay."""
+    yaml = YAML()
+    content = yaml.load(path.read_text(encoding="utf-8"))
+    for key, value in settings.items():
+        *sections, name = key.split(".")
+        section = content
+        for part in sections:
+            section = section[part]
+        if name not in section:
+            raise KeyError(key)
+        section[name] = value
+    yaml.dump(content, path)
+
+
+def environment() -> dict[str, str]:
+    """Variables for commands that find `dvc` and `python` beside the Python that runs now."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    return os.environ | {"PATH": path}

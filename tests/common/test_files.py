@@ -1,0 +1,243 @@
+"""Files and folders are written whole or not at all; YAML is read as DVC reads it."""
+
+import errno
+import json
+import math
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from cxr.common.files import parse_yaml, read_yaml, remove, replacing, write_csv, write_json
+from cxr.errors import CxrError
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def fill(part: Path, kind: str, content: str) -> None:
+    if kind == "folder":
+        part.mkdir()
+        part = part / "inside.txt"
+    part.write_text(content)
+
+
+def content(path: Path) -> str:
+    return (path / "inside.txt" if path.is_dir() else path).read_text()
+
+
+KINDS = pytest.mark.parametrize("kind", ["file", "folder"])
+
+
+@KINDS
+def test_result_gets_its_name_and_missing_parents(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "a" / "b" / "result.txt"
+    with replacing(path) as part:
+        assert part.parent == path.parent
+        assert part.suffix == path.suffix
+        fill(part, kind, "new")
+        assert not path.exists()
+    assert content(path) == "new"
+    assert names(path.parent) == ["result.txt"]
+
+
+@KINDS
+def test_result_replaces_the_old_one(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "result"
+    fill(path, kind, "old")
+    if kind == "folder":
+        (path / "left over.txt").write_text("old")
+    with replacing(path) as part:
+        fill(part, kind, "new")
+        assert content(path) == "old"
+    assert content(path) == "new"
+    assert names(tmp_path) == ["result"]
+    assert kind == "file" or names(path) == ["inside.txt"]
+
+
+def test_folder_replaces_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "result"
+    path.write_text("old")
+    with replacing(path) as part:
+        fill(part, "folder", "new")
+    assert content(path) == "new"
+
+
+@KINDS
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_error_keeps_the_old_result_and_leaves_nothing_else(
+    tmp_path: Path, kind: str, error: type[BaseException]
+) -> None:
+    path = tmp_path / "result"
+    fill(path, kind, "old")
+    with pytest.raises(error), replacing(path) as part:
+        fill(part, kind, "half")
+        raise error
+    assert content(path) == "old"
+    assert names(tmp_path) == ["result"]
+
+
+@KINDS
+def test_error_leaves_nothing_where_nothing_was(tmp_path: Path, kind: str) -> None:
+    with pytest.raises(ValueError, match="no"), replacing(tmp_path / "result") as part:
+        fill(part, kind, "half")
+        raise ValueError("no")
+    assert names(tmp_path) == []
+
+
+@KINDS
+def test_leftover_of_a_killed_run_is_removed_first(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "result"
+    ended = subprocess.run(["sh", "-c", "echo $$"], stdout=subprocess.PIPE, check=True).stdout
+    for pid in (int(ended), os.getpid()):  # a number may be given again
+        fill(tmp_path / f".part-{pid}-result", kind, "stale")
+    with replacing(path) as part:
+        assert names(tmp_path) == []
+        part.write_text("new")
+    assert names(tmp_path) == ["result"]
+    assert content(path) == "new"
+
+
+@KINDS
+def test_a_process_that_still_writes_the_same_result_is_let_be(tmp_path: Path, kind: str) -> None:
+    """A stage goes on for a while when its `dvc repro` was killed, and the next one starts."""
+    path, other = tmp_path / "result", tmp_path / f".part-{os.getppid()}-result"
+    fill(other, kind, "other")
+    with replacing(path) as part:
+        part.write_text("new")
+    assert content(path) == "new"
+    assert content(other) == "other"
+
+
+def test_what_cannot_be_written_is_named(tmp_path: Path) -> None:
+    with (
+        pytest.raises(CxrError, match=r"result.csv cannot be written: .*No space left"),
+        replacing(tmp_path / "result.csv"),
+    ):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # as a full disk does
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(CxrError, match="result cannot be written"):
+        write_json(tmp_path / "file" / "result", {})
+    assert names(tmp_path) == ["file"]
+
+
+def test_link_is_replaced_and_its_target_kept(tmp_path: Path) -> None:
+    """DVC may link results into its cache, whose files must never change."""
+    target, link = tmp_path / "cached", tmp_path / "result"
+    target.write_text("cached")
+    link.symlink_to(target)
+    with replacing(link) as part:
+        part.write_text("new")
+    assert content(link) == "new"
+    assert content(target) == "cached"
+
+
+def test_remove_follows_no_link(tmp_path: Path) -> None:
+    target, link = tmp_path / "folder", tmp_path / "link"
+    fill(target, "folder", "kept")
+    link.symlink_to(target)
+    remove(link)
+    remove(tmp_path / "nothing")
+    assert names(tmp_path) == ["folder"]
+    assert content(target) == "kept"
+
+
+def test_json_is_readable_text_with_a_line_end(tmp_path: Path) -> None:
+    path = tmp_path / "value.json"
+    value = {"b": {"a": 0.1, "n": 3}, "text": "ä"}
+    write_json(path, value)
+    text = path.read_text(encoding="utf-8")
+    assert json.loads(text) == value
+    assert text.endswith("}\n")
+    assert len(text.splitlines()) > 4
+    assert text.index('"b"') < text.index('"text"')
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
+def test_json_refuses_what_is_no_number(tmp_path: Path, number: float) -> None:
+    path = tmp_path / "value.json"
+    write_json(path, {"auc": 0.5})
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(path, {"auc": {"test": number}})
+    assert json.loads(path.read_text()) == {"auc": 0.5}
+    assert names(tmp_path) == ["value.json"]
+
+
+def test_csv_has_no_index_and_plain_line_ends(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "table.csv"
+    write_csv(path, pd.DataFrame({"name": ["a,b", "c"], "n": [1, 2]}, index=[7, 8]))
+    assert path.read_bytes() == b'name,n\n"a,b",1\nc,2\n'
+    assert names(path.parent) == ["table.csv"]
+
+
+def test_csv_of_an_empty_table_keeps_the_columns(tmp_path: Path) -> None:
+    write_csv(tmp_path / "table.csv", pd.DataFrame(columns=["path", "reason"]))
+    assert (tmp_path / "table.csv").read_bytes() == b"path,reason\n"
+
+
+@pytest.mark.parametrize(
+    ("literal", "value"),
+    [
+        *(("1e-05", 1e-5), ("1E3", 1000.0), ("-2.5e+3", -2500.0), ("1.", 1.0), (".5", 0.5)),
+        *((".inf", math.inf), ("-.INF", -math.inf), ("0", 0), ("-12", -12), ("+3", 3)),
+        *(("true", True), ("False", False), ("null", None), ("~", None), ("", None)),
+        # Numbers, booleans and dates of YAML 1.1 only.
+        *((word, word) for word in ("yes", "no", "on", "off", "Y", "n", "none", "1:30", "0x1F")),
+        *((word, word) for word in ("2026-01-01", "1_000", "1e", "e5", ".", "+")),
+        *(("'1e-05'", "1e-05"), ('"true"', "true"), ("[1, 1e-3]", [1, 1e-3])),
+        ("{a: &x {b: 1}, c: {<<: *x, b: 2}}", {"a": {"b": 1}, "c": {"b": 2}}),
+    ],
+)
+def test_values_of_yaml_1_2(literal: str, value: Any) -> None:
+    found = parse_yaml(f"key: {literal}")["key"]
+    assert (found, type(found)) == (value, type(value))
+
+
+def test_json_is_yaml() -> None:
+    value = {"a": [1, 1.5e-7, -2e20, None, True, "ä\n\"'"], "b": {"c": {}, "d": []}}
+    for indent in (None, 2):
+        assert parse_yaml(json.dumps(value, indent=indent)) == value
+    assert math.isnan(parse_yaml("[.nan]")[0])
+
+
+@pytest.mark.parametrize(
+    "text", ["a: 1\nb: 2\na: 3", "x: {a: 1, b: 2, a: 3}", 'a: 1\n"a": 2', "[{a: 1, a: 1}]"]
+)
+def test_a_key_that_is_given_twice_is_an_error(text: str) -> None:
+    with pytest.raises(ValueError, match=r"^duplicate key a in line \d, column \d+$"):
+        parse_yaml(text)
+
+
+BROKEN = [
+    *(
+        b"seed: [1\n",
+        b"seed: 1\n\timage: 2\n",
+        b"seed: 'one\n",
+        b"a: b: c\n",
+        b"<<<<<<< HEAD\na: 1",
+    ),
+    *(b"seed: 1\n---\nseed: 2\n", b"seed: \x00\n", b"seed: \xff\xfe\n", b"? [a]\n: b\n", b"a: *b"),
+    *(b"seed: !!python/object:os.system 1\n", b"seed: !!timestamp 2026-13-45\n"),
+    *(b"seed: !!int one\n", b"seed: !!bool x\n", b"seed: !!timestamp x\n", b"seed: !!int ''\n"),
+    *(b"seed: " + b"[" * 5000, b"seed: " + b"1" * 5000),
+]
+
+
+@pytest.mark.parametrize("content", BROKEN, ids=lambda content: repr(content[:30]))
+def test_a_damaged_yaml_file_is_one_error_of_one_line(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_bytes(content)
+    with pytest.raises(CxrError, match=f"^{path} cannot be read: .+; `git checkout {path}` .+$"):
+        read_yaml(path)
+
+
+@pytest.mark.parametrize("content", ["", "# only a comment\n", "- seed: 1\n", "seed\n", "1\n"])
+def test_a_yaml_file_without_keys_is_an_error(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text(content)
+    with pytest.raises(CxrError, match=f"^{path} has no keys; "):
+        read_yaml(path)

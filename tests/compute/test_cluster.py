@@ -1,0 +1,284 @@
+"""A Dask cluster on loopback gives what this machine gives alone, byte for byte."""
+
+import operator
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import dask.config
+import distributed
+import keras
+import numpy as np
+import pytest
+
+from cxr.compute import cluster
+from cxr.compute.engines import run_over
+from cxr.data.images import ImageError
+from cxr.data.preprocess import TASK, read_all
+from cxr.data.transforms import read_prepared
+from cxr.errors import CxrError
+from cxr.params import ImageParams
+from cxr.tools.project_copy import PROJECT
+
+PARAMS = ImageParams(size=32, resize="crop")
+
+pytestmark = pytest.mark.slow
+
+
+class Cluster:
+    """A scheduler with workers, each under a nanny, which is the process that is started here."""
+
+    def __init__(self, folder: Path, workers: int = 2, **environment: str) -> None:
+        self.folder, self.workers = folder, []
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+        port = self.address.rsplit(":", 1)[1]
+        self.scheduler = self.start(
+            "scheduler", "--host=127.0.0.1", f"--port={port}", **environment
+        )
+        for _ in range(workers):
+            self.add_worker()
+        # However slow the machine is.
+        with distributed.Client(self.address, timeout=300, set_as_default=False) as client:
+            client.wait_for_workers(workers, timeout=300)
+
+    def start(self, *arguments: str, **environment: str) -> subprocess.Popen[bytes]:
+        here = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+        return subprocess.Popen(
+            [sys.executable, "-m", "dask", *arguments, "--no-dashboard"],
+            cwd=self.folder,
+            env={**here, **environment},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
+    def add_worker(self, *options: str, **environment: str) -> subprocess.Popen[bytes]:
+        options = ("--nthreads=1", f"--local-directory={self.folder}", *options)
+        self.workers.append(self.start("worker", self.address, *options, **environment))
+        return self.workers[-1]
+
+    @contextmanager
+    def with_another(self, *options: str, **environment: str) -> Iterator[None]:
+        """While a further worker is there."""
+        process = self.add_worker(*options, **environment)
+        try:
+            yield
+        finally:
+            process.terminate()
+            process.wait()
+
+    def run(self, function: Callable[[], Any]) -> dict[str, Any]:
+        """Results of a function on each worker."""
+        with distributed.Client(self.address, set_as_default=False) as client:
+            return dict(client.run(function))
+
+    def __enter__(self) -> "Cluster":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in (*self.workers, self.scheduler):
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture(scope="module")
+def dask_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Two workers. Leave them alive."""
+    with Cluster(tmp_path_factory.mktemp("dask")) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def files(phantoms: Path) -> list[Path]:
+    return sorted(phantoms.rglob("*.jpeg"))
+
+
+def test_images_are_those_of_this_machine(dask_cluster: Cluster, files: list[Path]) -> None:
+    assert len(files) > 2 * TASK
+    found = np.stack(list(read_all(files, PARAMS, dask_cluster.address)))
+    assert np.array_equal(found, np.stack(list(read_all(files, PARAMS))))
+
+
+def test_a_model_gives_the_same_on_workers(dask_cluster: Cluster) -> None:
+    keras.utils.set_random_seed(1)
+    image = keras.Input((32, 32, 1), dtype="uint8")
+    maps = keras.layers.Conv2D(8, 3)(keras.layers.Rescaling(1 / 255)(image))
+    model = keras.Model(image, keras.layers.GlobalAveragePooling2D()(maps))
+    drawn = np.random.default_rng(1).integers(0, 256, (7, 4, 32, 32, 1), np.uint8)
+    here, there = (
+        np.concatenate(list(run_over(model, "openvino", drawn, scheduler)))
+        for scheduler in ("", dask_cluster.address)
+    )
+    assert here.shape == (28, 8)
+    assert np.array_equal(here, there)
+    processes = dask_cluster.run(os.getpid)
+    next(run_over(model, "openvino", drawn, dask_cluster.address))
+    assert dask_cluster.run(os.getpid) == processes  # they had the model already
+
+
+def test_workers_come_and_go(
+    tmp_path: Path, files: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that joins late gets the code, one that dies is survived, none left is an error."""
+    with Cluster(tmp_path, workers=1) as started:
+        images = read_all(files * 30, PARAMS, started.address)
+        first = next(images)
+        ((_, crashing),) = started.run(os.getpid).items()
+        os.kill(crashing, signal.SIGKILL)  # its nanny starts another
+        found = [first, *(next(images) for _ in range(5 * len(files)))]
+        started.add_worker()
+        os.kill(started.workers[0].pid, signal.SIGKILL)
+        found += images
+        expected = np.stack([read_prepared(path, PARAMS) for path in files])
+        assert np.array_equal(found, np.concatenate([expected] * 30))
+
+        images = read_all(files * 30, PARAMS, started.address)
+        next(images)
+        monkeypatch.setattr(cluster, "TIMEOUT", 2)
+        started.workers[1].kill()
+        with pytest.raises(CxrError, match="has no worker"):
+            list(images)
+        with pytest.raises(CxrError, match="has no worker"):  # from the start
+            list(read_all(files, PARAMS, started.address))
+
+
+def test_a_damaged_image_is_named(dask_cluster: Cluster, files: list[Path], tmp_path: Path) -> None:
+    damaged = tmp_path / "damaged.jpeg"
+    damaged.write_bytes(files[0].read_bytes()[:200])
+    with pytest.raises(ImageError, match=r"damaged\.jpeg"):
+        list(read_all([*files, damaged], PARAMS, dask_cluster.address))
+
+
+def test_a_file_that_a_worker_does_not_find_is_named(dask_cluster: Cluster, tmp_path: Path) -> None:
+    """It is not taken for the end of the connection."""
+    missing = str(tmp_path / "missing.csv")
+    with pytest.raises(CxrError, match=r"the worker tcp://.*No such file.*missing\.csv") as caught:
+        list(cluster.over(os.stat, [missing], dask_cluster.address))
+    assert dask_cluster.address not in str(caught.value)
+
+
+def test_other_libraries_are_refused(
+    dask_cluster: Cluster, files: list[Path], tmp_path: Path
+) -> None:
+    """Of a worker that joins during a run, and of one that is there at its start."""
+    (tmp_path / "pillow-1.0.dist-info").mkdir()
+    (tmp_path / "pillow-1.0.dist-info" / "METADATA").write_text("Name: pillow\nVersion: 1.0\n")
+    naps = cluster.over(time.sleep, [0.1] * 1200, dask_cluster.address)
+    next(naps)
+    with dask_cluster.with_another(PYTHONPATH=str(tmp_path)):
+        for results in (naps, read_all(files, PARAMS, dask_cluster.address)):
+            with pytest.raises(CxrError, match=r"worker tcp://.* has pillow 1\.0, not \d+"):
+                list(results)
+
+
+def test_a_worker_that_cannot_receive_code_is_refused(
+    dask_cluster: Cluster, files: list[Path]
+) -> None:
+    naps = cluster.over(time.sleep, [0.1] * 1200, dask_cluster.address)
+    next(naps)
+    with dask_cluster.with_another("--no-nanny"):
+        for results in (naps, read_all(files, PARAMS, dask_cluster.address)):
+            with pytest.raises(CxrError, match=r"worker .*the code of this run.*--no-nanny"):
+                list(results)
+
+
+def test_workers_run_todays_code(
+    dask_cluster: Cluster, files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many = files * 4  # work for both workers
+    assert np.stack(list(read_all(many, PARAMS, dask_cluster.address))).any()
+    processes = dask_cluster.run(os.getpid)
+    assert np.stack(list(read_all(many, PARAMS, dask_cluster.address))).any()
+    assert dask_cluster.run(os.getpid) == processes  # they had the code already
+    package = tmp_path / "other" / "cxr"
+    shutil.copytree(cluster.PACKAGE, package)
+    transforms = package / "data/transforms.py"
+    code = transforms.read_text(encoding="utf-8")
+    changed = code.replace("return to_square(", "return below.FACTOR * to_square(")
+    transforms.write_text(f"from cxr.sub import below\n{changed}", encoding="utf-8")
+    (package / "sub").mkdir()
+    (package / "sub" / "below.py").write_text("FACTOR = 0\n", encoding="utf-8")
+    monkeypatch.setattr(cluster, "PACKAGE", package)
+    assert not np.stack(list(read_all(many, PARAMS, dask_cluster.address))).any()
+
+
+def test_a_second_run_waits(dask_cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
+    first = cluster.over(operator.neg, range(20), dask_cluster.address)
+    found = [next(first)]
+    others: list[int] = []
+    second = threading.Thread(
+        target=lambda: others.extend(cluster.over(abs, [-1, -2], dask_cluster.address))
+    )
+    second.start()
+    said = ""
+    while second.is_alive() and not said:
+        time.sleep(0.1)
+        said += capsys.readouterr().err
+    assert f"the cluster {dask_cluster.address} is locked by another run: waiting" in said
+    assert not others
+    found += first
+    second.join()
+    assert found == [-number for number in range(20)] and others == [1, 2]
+
+
+HOLDER = """
+import operator, sys
+from cxr.compute.cluster import over
+results = over(operator.neg, range(100), sys.argv[1])
+print(next(results), flush=True)
+sys.stdin.readline()
+list(results)
+"""
+
+
+@pytest.fixture
+def quick_to_free(tmp_path: Path) -> Iterator[tuple[Cluster, subprocess.Popen[str]]]:
+    """A cluster that frees its lock after two seconds, and a run that holds it."""
+    locks = "DASK_DISTRIBUTED__SCHEDULER__LOCKS__LEASE_"
+    with (
+        Cluster(tmp_path, workers=1, **{f"{locks}VALIDATION_INTERVAL": "500ms"}) as started,
+        subprocess.Popen(
+            [sys.executable, "-c", HOLDER, started.address],
+            env={**os.environ, f"{locks}TIMEOUT": "2s", "PYTHONPATH": str(PROJECT / "src")},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as holder,
+        dask.config.set({"distributed.scheduler.locks.lease-timeout": "2s"}),
+    ):
+        assert holder.stdout and holder.stdout.readline() == "0\n"
+        yield started, holder
+        holder.kill()
+
+
+def test_a_run_that_hangs_loses_the_cluster(
+    quick_to_free: tuple[Cluster, subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    """As does one that was killed: the scheduler does not hear of either."""
+    started, holder = quick_to_free
+    (tmp_path / "other code").touch()
+    holder.send_signal(signal.SIGSTOP)
+    mine = cluster.over(operator.neg, range(20), started.address, tmp_path / "other code")
+    found = [next(mine)]
+    holder.send_signal(signal.SIGCONT)
+    _, errors = holder.communicate("continue\n", timeout=60)
+    assert "another run took the cluster" in errors
+    found += mine
+    assert found == [-number for number in range(20)]
+
+
+def test_no_scheduler_is_an_error(files: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "TIMEOUT", 1)
+    with pytest.raises(CxrError, match=r"tcp://127\.0\.0\.1:9: no scheduler answers"):
+        list(read_all(files, PARAMS, "tcp://127.0.0.1:9"))

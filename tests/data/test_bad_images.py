@@ -1,0 +1,628 @@
+"""Every kind of bad or odd image: decoded to the right pixels, or refused by name in one error.
+
+`KINDS` is the list. All of them lie in one folder, which is verified as a whole and brought in by
+each source; and each one is read alone, as preprocessing and predictions read it.
+"""
+
+import base64
+import io
+import os
+import re
+import shutil
+import socket
+import struct
+import tempfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import kagglehub
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from cxr.common.files import write_csv
+from cxr.data import manifest
+from cxr.data.download import SourceError, ensure_raw
+from cxr.data.images import ImageError, read_file
+from cxr.data.manifest import verify
+from cxr.data.transforms import read_prepared
+from cxr.errors import CxrError
+from cxr.params import ImageParams, read_params
+from cxr.tools.project_copy import PROJECT
+from tests.support.servers import Serve, zipped
+
+# As outside of tests: Pillow's warnings stop nothing.
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+Levels = list[list[int]]
+
+GREYS: Levels = [[40, 200], [120, 80]]  # of the four quarters of most images here
+COLOURS = [[(255, 0, 0), (0, 255, 0)], [(0, 0, 255), (255, 255, 255)]]
+LUMINANCE: Levels = [[76, 150], [29, 255]]  # of these
+PLACE = "train/NORMAL"
+DATA = read_params(PROJECT / "params.yaml").data
+PARAMS = ImageParams(size=32, resize="squash")
+NOBODY = 65534
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of image.
+
+    Attributes:
+        put: content of the file, or what puts something in its place.
+        pixels: grey values of the four quarters; None: not to be read.
+        reason: what the refusal says; empty: not refused. With `pixels` it is refused only as a
+            part of a folder: what is wrong is its name or its place.
+        name: of the file; empty: made from the kind.
+    """
+
+    put: bytes | Callable[[Path], object]
+    pixels: Levels | None = None
+    reason: str = ""
+    name: str = ""
+
+
+# --- how they are made ---------------------------------------------------------------------------
+
+
+def quarters(levels: Any = GREYS, width: int = 64, height: int = 64) -> Image.Image:
+    pixels = np.array(levels, np.uint8)
+    return Image.fromarray(pixels.repeat(height // 2, axis=0).repeat(width // 2, axis=1))
+
+
+def noise() -> Image.Image:
+    return Image.fromarray(np.random.default_rng(1).integers(0, 256, (64, 64), np.uint8))
+
+
+def encoded(image: Image.Image, file_format: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, file_format, **options)
+    return buffer.getvalue()
+
+
+def jpeg(image: Image.Image, **options: Any) -> bytes:
+    return encoded(image, "JPEG", **{"quality": 95, **options})
+
+
+def png(image: Image.Image, **options: Any) -> bytes:
+    return encoded(image, "PNG", **options)
+
+
+def chunk(name: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+def raw_png(
+    width: int, height: int, depth: int, colour: int, rows: bytes, interlaced: int = 0
+) -> bytes:
+    """A PNG of the given header and rows, each with its filter byte; none where it is empty."""
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, interlaced)
+    data = chunk(b"IDAT", zlib.compress(rows)) if rows else b""
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + data + chunk(b"IEND", b"")
+
+
+def rows_of(pixels: NDArray[Any]) -> bytes:
+    """Rows of a PNG, big-endian, without filters."""
+    data = pixels.astype(pixels.dtype.newbyteorder(">"))
+    return b"".join(b"\0" + row.tobytes() for row in data)
+
+
+def interlaced() -> bytes:
+    pixels = np.asarray(quarters())
+    passes = [(0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2)]
+    passes.append((1, 0, 2, 1))
+    rows = (rows_of(pixels[top::down, left::right]) for top, left, down, right in passes)
+    return raw_png(64, 64, 8, 0, b"".join(rows), interlaced=1)
+
+
+def deep(channels: tuple[int, ...], colour: int) -> bytes:
+    """16 bits for each of the channels: the grey value in `channels` times, then 0."""
+    high = np.asarray(quarters()).astype(np.uint16) * 256 + 0x5A
+    planes = np.stack([high * channel for channel in channels], axis=-1)
+    return raw_png(64, 64, 16, colour, rows_of(planes))
+
+
+def two_bits() -> bytes:
+    """Four pixels a byte: black, dark, light, white in the quarters."""
+    half = [b"\0" + bytes([left] * 8 + [right] * 8) for left, right in ((0, 0x55), (0xAA, 0xFF))]
+    return raw_png(64, 64, 2, 0, half[0] * 32 + half[1] * 32)
+
+
+def exif_of(orientation: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif
+
+
+def exif_with(tag: int, kind: int) -> bytes:
+    """Turned by EXIF, with another field of a wrong kind beside it."""
+    entries = [(0x0112, 3, 6), (tag, kind, 1)]
+    body = b"".join(struct.pack("<HHII", t, k, 1, v) for t, k, v in entries)
+    return b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", 2) + body + b"\0" * 8
+
+
+def with_frame_header(offset: int, value: bytes) -> bytes:
+    """A JPEG whose frame header is changed: 4 precision, 5 height, 7 width."""
+    content = bytearray(jpeg(quarters()))
+    start = content.index(b"\xff\xc0") + offset
+    content[start : start + len(value)] = value
+    return bytes(content)
+
+
+def parts(content: bytes) -> Iterator[tuple[int, bytes]]:
+    """The file cut off at every tenth of its length."""
+    return ((tenth, content[: len(content) * tenth // 10]) for tenth in range(1, 10))
+
+
+def without_checksum(content: bytes) -> bytes:
+    """The checksum of the header is spoiled."""
+    end = content.index(b"IDAT") - 4
+    return content[: end - 4] + b"\0\0\0\0" + content[end:]
+
+
+def with_broken_chunk() -> bytes:
+    """The second part of the pixels has another name."""
+    content = png(Image.fromarray(np.random.default_rng(1).integers(0, 256, (300, 300), np.uint8)))
+    before, _, after = content.rpartition(b"IDAT")
+    return before + b"\0\0\0\0" + after
+
+
+def without_tables(content: bytes) -> bytes:
+    """Without Huffman tables, as cameras send films; the usual ones are meant."""
+    return re.sub(rb"\xff\xc4.*(?=\xff\xda)", b"", content, flags=re.DOTALL)
+
+
+def flipped(content: bytes, share: float) -> bytes:
+    spoiled = bytearray(content)
+    spoiled[int(len(content) * share)] ^= 255
+    return bytes(spoiled)
+
+
+def packed_text() -> bytes:
+    text = PngInfo()
+    text.add_text("comment", "x" * 3_000_000, zip=True)
+    return png(quarters(), pnginfo=text)
+
+
+def link_to(target: Callable[[Path], Path]) -> Callable[[Path], None]:
+    return lambda path: path.symlink_to(target(path))
+
+
+def outside(path: Path) -> Path:
+    """An image beside the folder of all images."""
+    found = path.parents[3] / "outside.png"
+    found.write_bytes(png(quarters()))
+    return found
+
+
+def beside(path: Path) -> Path:
+    """An image in the same folder, hidden."""
+    found = path.with_name(".hidden.png")
+    found.write_bytes(png(quarters()))
+    return Path(found.name)
+
+
+def listening(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as door, tempfile.TemporaryDirectory() as short:
+        door.bind(f"{short}/s")  # a socket's own path has to be short
+        Path(short, "s").rename(path)
+
+
+def unreadable(path: Path) -> None:
+    path.write_bytes(png(quarters()))
+    path.chmod(0)
+
+
+SMALL = png(quarters())
+ARITHMETIC = base64.b64decode(  # by jpegtran -arithmetic of libjpeg-turbo
+    "/9j/4AAQSkZJRgABAQAAAQABAAD/2wBDAAMCAgMCAgMDAwMEAwMEBQgFBQQEBQoHBwYIDAoMDAsKCwsNDhIQDQ4RDgsLEBYQ"
+    "ERMUFRUVDA8XGBYUGBIUFRT/yQALCAAQABABAREA/8wABgAQEAX/2gAIAQEAAD8A/wDmqvqKl8O4/9k="
+)
+UPRIGHT = {  # the quarters as they are seen, by the EXIF orientation
+    1: [[40, 200], [120, 80]],
+    2: [[200, 40], [80, 120]],
+    3: [[80, 120], [200, 40]],
+    4: [[120, 80], [40, 200]],
+    5: [[40, 120], [200, 80]],
+    6: [[120, 40], [80, 200]],
+    7: [[80, 200], [120, 40]],
+    8: [[200, 80], [40, 120]],
+}
+
+DECODED: dict[str, Kind] = {
+    "grey jpeg": Kind(jpeg(quarters()), GREYS),
+    "grey png": Kind(SMALL, GREYS),
+    "colour jpeg": Kind(jpeg(quarters(COLOURS)), LUMINANCE),
+    "colour jpeg of coarse colours": Kind(jpeg(quarters(COLOURS), subsampling=2), LUMINANCE),
+    "colour png": Kind(png(quarters(COLOURS)), LUMINANCE),
+    "progressive jpeg": Kind(jpeg(quarters(), progressive=True), GREYS),
+    "progressive colour jpeg": Kind(jpeg(quarters(COLOURS), progressive=True), LUMINANCE),
+    "arithmetic-coded jpeg": Kind(ARITHMETIC, [[40, 200], [120, 200]]),
+    "cmyk jpeg": Kind(jpeg(quarters(COLOURS).convert("CMYK")), LUMINANCE),
+    "progressive cmyk jpeg": Kind(
+        jpeg(quarters(COLOURS).convert("CMYK"), progressive=True), LUMINANCE
+    ),
+    "jpeg without tables": Kind(without_tables(jpeg(quarters())), GREYS),
+    "jpeg with comment": Kind(jpeg(quarters(), comment=b"x" * 60_000), GREYS),
+    "jpeg with a profile": Kind(jpeg(quarters(), icc_profile=b"x" * 100_000), GREYS),
+    "jpeg with more after its end": Kind(jpeg(quarters()) + b"more" * 999, GREYS),
+    "two jpegs in one file": Kind(jpeg(quarters()) + jpeg(noise()), GREYS),
+    "jpeg of several pictures": Kind(
+        encoded(quarters(), "MPO", quality=95, save_all=True, append_images=[noise()]), GREYS
+    ),
+    "interlaced png": Kind(interlaced(), GREYS),
+    "palette": Kind(png(quarters(COLOURS).convert("P")), LUMINANCE),
+    "palette with transparency": Kind(
+        png(quarters(COLOURS).convert("P"), transparency=b"\0\x80\xff"), LUMINANCE
+    ),
+    "alpha": Kind(png(quarters(COLOURS).convert("RGBA")), LUMINANCE),
+    "grey with alpha": Kind(png(quarters().convert("LA")), GREYS),
+    "one colour transparent": Kind(png(quarters(), transparency=40), GREYS),
+    "one bit": Kind(png(quarters([[0, 255], [255, 0]]).convert("1")), [[0, 255], [255, 0]]),
+    "two bits": Kind(two_bits(), [[0, 85], [170, 255]]),
+    "16-bit": Kind(deep((1,), 0), GREYS),
+    "16-bit colour": Kind(deep((1, 1, 1), 2), GREYS),
+    "16-bit with alpha": Kind(deep((1, 0), 4), GREYS),
+    "16-bit extremes": Kind(
+        raw_png(
+            64,
+            64,
+            16,
+            0,
+            rows_of(np.array([[0, 65535], [65535, 0]], np.uint16).repeat(32, 0).repeat(32, 1)),
+        ),
+        [[0, 255], [255, 0]],
+    ),
+    "all black": Kind(png(Image.new("L", (64, 64), 0)), [[0, 0], [0, 0]]),
+    "all white": Kind(png(Image.new("L", (64, 64), 255)), [[255, 255], [255, 255]]),
+    "animated png": Kind(png(quarters(), save_all=True, append_images=[noise()]), GREYS),
+    "1 pixel png": Kind(png(Image.new("L", (1, 1), 90)), [[90, 90], [90, 90]]),
+    "1 pixel jpeg": Kind(jpeg(Image.new("L", (1, 1), 90)), [[90, 90], [90, 90]]),
+    "1 pixel wide": Kind(png(Image.new("L", (1, 500), 90)), [[90, 90], [90, 90]]),
+    "30000 x 4 png": Kind(png(quarters(width=30_000, height=4)), GREYS),
+    "30000 x 4 jpeg": Kind(jpeg(quarters([[40, 200]] * 2, 30_000, 4)), [[40, 200], [40, 200]]),
+    "4 x 30000": Kind(png(quarters(width=4, height=30_000)), GREYS),
+    "large": Kind(jpeg(quarters(width=600, height=500)), GREYS),
+    "png named jpeg": Kind(SMALL, GREYS, name="a png.jpeg"),
+    "jpeg named png": Kind(jpeg(quarters()), GREYS, name="a jpeg.png"),
+    "suffix in capitals": Kind(jpeg(quarters()), GREYS, name="CAPITALS.JPEG"),
+    "two suffixes": Kind(SMALL, GREYS, name="two.tar.gz.png"),
+    "png without its end": Kind(SMALL[:-12], GREYS),
+    "png with more after its end": Kind(SMALL + b"more" * 999, GREYS),
+    **{
+        f"exif-rotated jpeg, {number}": Kind(jpeg(quarters(), exif=exif_of(number)), levels)
+        for number, levels in UPRIGHT.items()
+    },
+    **{
+        f"exif-rotated png, {number}": Kind(png(quarters(), exif=exif_of(number)), levels)
+        for number, levels in UPRIGHT.items()
+    },
+    **{
+        f"exif of unknown rotation, {number}": Kind(jpeg(quarters(), exif=exif_of(number)), GREYS)
+        for number in (0, 9, 65535)
+    },
+    **{
+        f"damaged exif field {tag:x}": Kind(jpeg(quarters(), exif=exif_with(tag, kind)), UPRIGHT[6])
+        for tag, kind in ((0x011A, 2), (0x0213, 7), (0x02BC, 2))
+    },
+    "very long name": Kind(SMALL, GREYS, name="n" * 251 + ".png"),
+    "very long name, not ASCII": Kind(SMALL, GREYS, name="ü" * 125 + ".png"),
+    "name full of spaces": Kind(SMALL, GREYS, name="  name   full  of spaces  .png"),
+    "name of spaces alone": Kind(SMALL, GREYS, name=f"{' ' * 200}.png"),
+    "name of marks": Kind(SMALL, GREYS, name="a,b;\"c'd`e$(f)|&<g>*?#%.png"),
+    "name with a backslash": Kind(SMALL, GREYS, name="back\\slash.png"),
+    "name like a number": Kind(SMALL, GREYS, name="1e5.png"),
+    "name like a gap": Kind(SMALL, GREYS, name="NA.png"),
+    "name like an option": Kind(SMALL, GREYS, name="--help.png"),
+    "name of other scripts": Kind(SMALL, GREYS, name="胸部\u00a0ทรวงอก\u202f🩻.png"),
+    "link within the folder": Kind(link_to(beside), GREYS),
+}
+
+REFUSED: dict[str, Kind] = {
+    "zero bytes": Kind(b"", reason="empty file"),
+    **{
+        f"{name} cut at {tenth}0 %": Kind(content, reason="truncated")
+        for name, whole in (
+            ("jpeg", jpeg(noise())),
+            ("progressive jpeg", jpeg(noise(), progressive=True)),
+            ("png", png(noise())),
+        )
+        for tenth, content in parts(whole)
+    },
+    "arithmetic-coded jpeg, cut": Kind(ARITHMETIC[:-12], reason="Truncated"),
+    "zeros": Kind(bytes(5000), reason="cannot identify"),
+    "random bytes": Kind(np.random.default_rng(2).bytes(5000), reason="cannot identify"),
+    "web page": Kind(b"<html>not found</html>", reason="cannot identify"),
+    "text": Kind("ceci n'est pas une image".encode("utf-16"), reason="cannot identify"),
+    "pointer of git lfs": Kind(
+        b"version https://git-lfs.github.com/spec/v1\n", reason="cannot identify"
+    ),
+    "dicom": Kind(bytes(128) + b"DICM" + bytes(500), reason="cannot identify"),
+    **{
+        f"{name.lower()} named jpeg": Kind(encoded(quarters(), name), reason="cannot identify")
+        for name in ("GIF", "BMP", "TIFF", "WEBP", "PPM", "PDF", "JPEG2000")
+    },
+    "jpeg of begin and end alone": Kind(b"\xff\xd8\xff\xd9", reason="cannot identify"),
+    "jpeg of 12 bits": Kind(with_frame_header(4, b"\x0c"), reason="cannot identify"),
+    "jpeg without height": Kind(with_frame_header(5, b"\0\0"), reason="cannot identify"),
+    "jpeg with a gigapixel header": Kind(with_frame_header(5, b"\xff\xdc" * 2), reason="bomb"),
+    "png with a gigapixel header": Kind(raw_png(100_000, 100_000, 8, 0, b"\0"), reason="bomb"),
+    "png of 81 million pixels": Kind(raw_png(9_000, 9_000, 8, 0, b"\0"), reason="bomb"),
+    "png of 144 million pixels": Kind(raw_png(12_000, 12_000, 8, 0, b"\0"), reason="bomb"),
+    "text that unpacks to a huge one": Kind(packed_text(), reason="too large"),
+    "png without width": Kind(raw_png(0, 64, 8, 0, b"\0"), reason="cannot identify"),
+    "png of an unknown kind": Kind(raw_png(64, 64, 8, 5, b"\0" * 999), reason="cannot identify"),
+    "png without pixels": Kind(raw_png(64, 64, 8, 0, b""), reason="cannot load"),
+    "png with flipped bits": Kind(flipped(png(noise()), 0.5), reason="broken data"),
+    "png with a wrong checksum": Kind(without_checksum(SMALL), reason="cannot identify"),
+    "png with a broken chunk": Kind(with_broken_chunk(), reason="broken PNG"),
+    "link out of the folder": Kind(link_to(outside), GREYS, reason="symbolic link"),
+    "relative link out of the folder": Kind(
+        link_to(lambda path: Path("../../..") / outside(path).name), GREYS, reason="symbolic link"
+    ),
+    "link to nothing": Kind(link_to(lambda path: Path("nothing.png")), reason="symbolic link"),
+    "link to itself": Kind(link_to(lambda path: Path(path.name)), reason="symbolic link"),
+    "link to the folder above": Kind(link_to(lambda path: Path("..")), reason="symbolic link"),
+    "unreadable permissions": Kind(unreadable, reason="ermission denied"),
+    "folder named jpeg": Kind(Path.mkdir, reason="not a file"),
+    "full folder named jpeg": Kind(
+        lambda path: [path.mkdir(), (path / "x.png").write_bytes(SMALL)], reason="not a file"
+    ),
+    "pipe": Kind(os.mkfifo, reason="not a file"),
+    "socket": Kind(listening, reason="not a file"),
+    "name that is not UTF-8": Kind(SMALL, GREYS, "not UTF-8", os.fsdecode(b"caf\xe9.png")),
+    "name with a line feed": Kind(SMALL, GREYS, "control", "line\nfeed.png"),
+    "name with a carriage return": Kind(SMALL, GREYS, "control", "carriage\rreturn.png"),
+    "name with an escape": Kind(SMALL, GREYS, "control", "\x1b[2Jescape.png"),
+}
+
+KINDS = DECODED | REFUSED
+
+
+def name_of(kind: str) -> str:
+    put = KINDS[kind].put
+    suffix = "jpeg" if isinstance(put, bytes) and put[:2] == b"\xff\xd8" else "png"
+    return KINDS[kind].name or f"{kind}.{suffix}"
+
+
+def listed(kind: str) -> str:
+    """How errors and tables name the file: on one line, in UTF-8."""
+    signs = (f"\\x{ord(s):02x}" if ord(s) < 32 else s for s in name_of(kind))
+    text = "".join(signs).replace("\\x0a", "\\n").replace("\\x0d", "\\r")
+    return f"{PLACE}/{text.encode('utf-8', 'backslashreplace').decode()}"
+
+
+def put(path: Path, kind: str) -> Path:
+    made = KINDS[kind].put
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(made, bytes):
+        path.write_bytes(made)
+    else:
+        made(path)
+    return path
+
+
+@contextmanager
+def unprivileged() -> Iterator[None]:
+    """As a user whom permissions bind; root is not."""
+    if os.getuid():
+        yield
+        return
+    os.setresuid(NOBODY, NOBODY, 0)
+    try:
+        yield
+    finally:
+        os.setresuid(0, 0, 0)
+
+
+@pytest.fixture(scope="module")
+def home() -> Iterator[Path]:
+    """A place that every user may enter, unlike pytest's own."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+@pytest.fixture(scope="module")
+def folder(home: Path) -> Path:
+    """All kinds, and one image of the other class. Do not change it."""
+    found = home / "images"
+    for kind in KINDS:
+        put(found / PLACE / name_of(kind), kind)
+    (found / "test/PNEUMONIA").mkdir(parents=True)
+    (found / "test/PNEUMONIA/good.png").write_bytes(SMALL)
+    verify(found, "skip")  # loads what an unprivileged user may not be permitted to
+    return found
+
+
+GOOD = sorted(["test/PNEUMONIA/good.png", *map(listed, DECODED)])
+
+
+# --- all of them in a folder ---------------------------------------------------------------------
+
+
+def test_there_are_enough_kinds() -> None:
+    assert len(KINDS) >= 40
+    assert len(set(map(name_of, KINDS))) == len(KINDS)
+    assert all(kind.pixels and not kind.reason for kind in DECODED.values())
+    assert all(kind.reason for kind in REFUSED.values())
+
+
+def test_one_error_names_every_bad_file_and_no_other(folder: Path) -> None:
+    with pytest.raises(CxrError, match=f"^{len(REFUSED)} file") as caught, unprivileged():
+        verify(folder, "error")
+    first, *lines, last = str(caught.value).splitlines()
+    assert str(folder) in first
+    assert "on_bad_image" in last
+    assert len(lines) == len(REFUSED)
+    for kind, wanted in REFUSED.items():
+        (line,) = [line for line in lines if line.startswith(f"  {listed(kind)}: ")]
+        reason = line.removeprefix(f"  {listed(kind)}: ")
+        assert wanted.reason in reason
+        assert len(reason) > 5
+        assert str(folder) not in reason
+
+
+def test_the_others_are_listed_right_and_the_bad_ones_told(folder: Path, tmp_path: Path) -> None:
+    with unprivileged():
+        found = verify(folder, "skip")
+    good = sorted([*GOOD, f"{PLACE}/{name_of('full folder named jpeg')}/x.png"])
+    assert list(found.images["path"]) == good
+    for row in found.images.itertuples():
+        content = (folder / row.path).read_bytes()
+        assert (row.bytes, row.sha256) == (len(content), sha256(content).hexdigest())
+        with Image.open(io.BytesIO(content)) as image:
+            assert {row.width, row.height} == set(image.size)
+    assert sorted(found.rejects["path"]) == sorted(map(listed, REFUSED))
+    assert found.rejects["reason"].str.len().min() > 5
+    for name, table in (("manifest.csv", found.images), ("rejects.csv", found.rejects)):
+        write_csv(tmp_path / name, table)
+    assert list(manifest.read(tmp_path / "manifest.csv")["path"]) == good
+
+
+def test_a_folder_that_cannot_be_read_is_named(home: Path) -> None:
+    closed = home / "closed/train/NORMAL"
+    closed.mkdir(parents=True)
+    closed.chmod(0)
+    try:
+        with pytest.raises(CxrError, match=r"NORMAL cannot be read: Permission"), unprivileged():
+            verify(home / "closed", "skip")
+    finally:
+        closed.chmod(0o755)
+
+
+@pytest.mark.parametrize("then", [b"", SMALL[:200], png(noise())], ids=["gone", "cut", "another"])
+def test_a_file_that_changes_while_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, then: bytes
+) -> None:
+    """Size and hash are those of the bytes that were decoded."""
+    first = png(quarters(width=20, height=10))
+    for label in ("NORMAL", "PNEUMONIA"):
+        (tmp_path / "train" / label).mkdir(parents=True)
+        (tmp_path / "train" / label / "x.png").write_bytes(first)
+
+    def changes(path: Path) -> bytes:
+        content = read_file(path)
+        path.write_bytes(then)
+        return content
+
+    monkeypatch.setattr(manifest, "read_file", changes)
+    for row in verify(tmp_path, "error").images.itertuples():
+        assert (row.width, row.height, row.bytes) == (20, 10, len(first))
+        assert row.sha256 == sha256(first).hexdigest()
+
+
+# --- each of them alone --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_right_pixels_or_refused(kind: str, folder: Path) -> None:
+    path = folder / PLACE / name_of(kind)
+    if KINDS[kind].pixels is None:
+        with pytest.raises(ImageError) as caught, unprivileged():
+            read_prepared(path, PARAMS)
+        assert str(caught.value).startswith(f"{path}: ")
+        assert len(str(caught.value)) > len(f"{path}: ") + 5
+        return
+    found = read_prepared(path, PARAMS)
+    assert (found.shape, found.dtype) == ((32, 32), np.uint8)
+    np.testing.assert_allclose(found[8::16, 8::16].astype(int), KINDS[kind].pixels, atol=3)
+
+
+@pytest.mark.parametrize("kind", DECODED)
+@pytest.mark.parametrize("resize", ["crop", "pad"])
+def test_every_way_to_prepare_takes_it(kind: str, folder: Path, resize: str) -> None:
+    params = PARAMS.model_copy(update={"resize": resize})
+    found = read_prepared(folder / PLACE / name_of(kind), params)
+    assert (found.shape, found.dtype) == ((32, 32), np.uint8)
+
+
+@pytest.mark.xfail(reason="Pillow fills in what is missing and says nothing", strict=True)
+@pytest.mark.parametrize(
+    "content",
+    [
+        with_frame_header(5, b"\x0f\xff"),
+        jpeg(noise())[:2000] + b"\xff\xd9",
+        raw_png(64, 64, 8, 0, rows_of(np.asarray(quarters())[:40])),
+    ],
+    ids=["jpeg with a wrong height", "jpeg that ends early", "png with too few rows"],
+)
+def test_content_that_ends_early_by_its_own_word(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "x.png").write_bytes(content)
+    with pytest.raises(ImageError):
+        read_prepared(tmp_path / "x.png", PARAMS)
+
+
+# --- by each source ------------------------------------------------------------------------------
+
+# What cannot be copied stops a source; what only cannot be decoded is for `verify` to tell.
+UNCOPIED = {
+    kind: of
+    for kind, of in REFUSED.items()
+    if not isinstance(of.put, bytes) or of.pixels is not None
+}
+COPIED = {kind: of for kind, of in REFUSED.items() if kind not in UNCOPIED}
+
+
+def in_place(raw: Path, good: list[str]) -> None:
+    """The images that can be copied are there, as they were in the folder."""
+    found = verify(raw, "skip")
+    assert list(found.images["path"]) == good
+    assert sorted(found.rejects["path"]) == sorted(map(listed, COPIED))
+    with pytest.raises(CxrError, match=f"^{len(COPIED)} file"):
+        verify(raw, "error")
+
+
+@pytest.fixture
+def brought(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Bring a folder into place by one of the sources that copy files."""
+
+    def bring(raw: Path, folder: Path) -> None:
+        monkeypatch.setattr(kagglehub, "dataset_download", lambda _: str(folder))
+        given = {"source": request.param, "directory": str(folder)}
+        ensure_raw(raw, DATA.model_copy(update=given))
+
+    return bring
+
+
+@pytest.mark.parametrize("brought", ["directory", "kaggle"], indirect=True)
+def test_a_source_names_all_that_it_cannot_copy(
+    brought: Callable[..., None], folder: Path, home: Path, request: pytest.FixtureRequest
+) -> None:
+    raw = home / request.node.name / "raw"
+    raw.parent.mkdir()
+    raw.parent.chmod(0o777)
+    with pytest.raises(SourceError, match=f"^{len(UNCOPIED)} image") as caught, unprivileged():
+        brought(raw, folder)
+    _, *lines, _ = str(caught.value).splitlines()
+    assert len(lines) == len(UNCOPIED)
+    for kind, wanted in UNCOPIED.items():
+        (line,) = [line for line in lines if line.startswith(f"  {listed(kind)}: ")]
+        assert wanted.reason in line
+    assert not list(raw.parent.iterdir())
+
+
+@pytest.mark.parametrize("brought", ["directory", "kaggle"], indirect=True)
+def test_a_source_copies_all_else(
+    brought: Callable[..., None], folder: Path, tmp_path: Path
+) -> None:
+    names = {name_of(kind) for kind in UNCOPIED}
+    shutil.copytree(folder, tmp_path / "rest", ignore=lambda _, found: names & {*found})
+    brought(tmp_path / "raw", tmp_path / "rest")
+    in_place(tmp_path / "raw", GOOD)
+
+
+def test_an_archive_brings_all_that_has_content(serve: Serve, folder: Path, tmp_path: Path) -> None:
+    names = [f"{PLACE}/{name_of(kind)}" for kind in DECODED | COPIED]
+    tree = {f"chest_xray/{name}": (folder / name).read_bytes() for name in names}
+    serve(zipped({**tree, "chest_xray/test/PNEUMONIA/good.png": SMALL}))
+    ensure_raw(tmp_path / "mendeley", DATA.model_copy(update={"source": "mendeley"}))
+    in_place(tmp_path / "mendeley", GOOD)

@@ -1,0 +1,251 @@
+"""Which files of a folder are the data set's images."""
+
+from dataclasses import FrozenInstanceError
+from pathlib import Path, PurePosixPath
+
+import pytest
+
+from cxr.data.dataset_folder import (
+    SourceError,
+    found,
+    head_in,
+    list_files,
+    lost_links,
+    refuse_unplaced,
+    select_images,
+    size_in,
+)
+from cxr.errors import CxrError
+
+
+def paths(*names: str) -> list[PurePosixPath]:
+    return [PurePosixPath(name) for name in names]
+
+
+def test_images_come_sorted_with_split_and_label() -> None:
+    selection = select_images(
+        paths("val/PNEUMONIA/c.png", "train/NORMAL/b.JPG", "test/NORMAL/a.jpeg")
+    )
+    assert list(selection.images.items()) == [
+        (PurePosixPath("test/NORMAL/a.jpeg"), ("test", "NORMAL")),
+        (PurePosixPath("train/NORMAL/b.JPG"), ("train", "NORMAL")),
+        (PurePosixPath("val/PNEUMONIA/c.png"), ("val", "PNEUMONIA")),
+    ]
+    assert (selection.stray, selection.nested, selection.other) == (0, 0, 0)
+
+
+def test_kaggle_zip_unpacked_as_it_is() -> None:
+    selection = select_images(
+        paths(
+            "chest_xray/train/NORMAL/a.jpeg",
+            "chest_xray/val/NORMAL/b.jpeg",
+            "chest_xray/chest_xray/train/NORMAL/a.jpeg",
+            "chest_xray/chest_xray/val/NORMAL/b.jpeg",
+            "chest_xray/__MACOSX/train/NORMAL/._a.jpeg",
+            "__MACOSX/chest_xray/train/NORMAL/a.jpeg",
+            "chest_xray/.DS_Store",
+            "chest_xray/train/NORMAL/.DS_Store",
+        )
+    )
+    assert list(map(str, selection.images)) == [
+        "chest_xray/train/NORMAL/a.jpeg",
+        "chest_xray/val/NORMAL/b.jpeg",
+    ]
+    assert (selection.stray, selection.nested, selection.other) == (4, 2, 0)
+    assert selection.unplaced == []
+    assert selection.root == PurePosixPath("chest_xray")
+
+
+def test_an_image_that_only_a_deeper_copy_holds_is_not_left_out_in_silence() -> None:
+    selection = select_images(
+        paths("train/NORMAL/a.jpeg", "more/train/NORMAL/a.jpeg", "more/train/NORMAL/b.jpeg")
+    )
+    assert selection.unplaced == paths("more/train/NORMAL/b.jpeg")
+    assert selection.nested == 1
+
+
+def test_a_deeper_image_of_the_same_name_and_another_size_is_no_copy(tmp_path: Path) -> None:
+    """As where the folders of two hospitals lie in each other, each with images 1, 2, ..."""
+    for name, content in {
+        **{"train/NORMAL/1.png": b"here", "train/NORMAL/2.png": b"here"},
+        **{"more/train/NORMAL/1.png": b"copy", "more/train/NORMAL/2.png": b"another"},
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    selection = select_images(list_files(tmp_path)[0], size=size_in(tmp_path))
+    assert list(selection.images) == paths("train/NORMAL/1.png", "train/NORMAL/2.png")
+    assert (selection.unplaced, selection.nested) == (paths("more/train/NORMAL/2.png"), 1)
+    assert size_in(tmp_path)(PurePosixPath("none")) == size_in(tmp_path)(PurePosixPath("\0")) == -1
+
+
+def test_images_of_one_name_in_different_folders_of_a_class_are_no_copies() -> None:
+    placed = paths("train/PNEUMONIA/bacteria/1.jpeg", "train/PNEUMONIA/virus/2.jpeg")
+    deeper = paths("more/train/PNEUMONIA/bacteria/2.jpeg", "more/train/PNEUMONIA/virus/1.jpeg")
+    selection = select_images([*placed, *deeper])
+    assert list(selection.images) == placed
+    assert (selection.unplaced, selection.nested) == (deeper, 0)
+
+
+@pytest.mark.parametrize("folder", ["val", "valid", "validation"])
+def test_folders_that_mean_val(folder: str) -> None:
+    path = PurePosixPath(folder, "NORMAL/x.jpeg")
+    assert select_images([path]).images == {path: ("val", "NORMAL")}
+
+
+@pytest.mark.parametrize("below", ["virus", "a/b", "x.jpeg"])
+def test_folders_below_a_class_are_read(below: str) -> None:
+    path = PurePosixPath("train/PNEUMONIA", below, "x.jpeg")
+    assert select_images([path]).images == {path: ("train", "PNEUMONIA")}
+
+
+@pytest.mark.parametrize("suffix", [".jpe", ".jfif", ".JFIF", ".Png"])
+def test_suffixes_of_images(suffix: str) -> None:
+    path = PurePosixPath(f"train/NORMAL/x{suffix}")
+    assert list(select_images([path]).images) == [path]
+
+
+JPEG = b"\xff\xd8\xff\xe0"
+
+
+@pytest.mark.parametrize("name", ["x", "DOE.JOHN", "x.jpeg_large", "x.img", "x.1.2.840"])
+def test_other_suffixes_are_decided_by_content(tmp_path: Path, name: str) -> None:
+    for place, content in (("train/NORMAL", JPEG), ("notes", JPEG), ("train/PNEUMONIA", b"x")):
+        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / place / name).write_bytes(content)
+    files, _ = list_files(tmp_path)
+    selection = select_images(files, head_in(tmp_path))
+    assert list(selection.images) == paths(f"train/NORMAL/{name}")
+    assert selection.unplaced == paths(f"notes/{name}")
+    assert selection.other == 1
+
+
+def test_what_has_no_first_bytes(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    for name in ("folder", "missing", "zero\0"):
+        assert head_in(tmp_path)(PurePosixPath(name)) == b""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "sizes.csv",
+        "train/README",
+        "train/NORMAL/Thumbs.db",
+        "sub/origin.json",
+    ],
+)
+def test_anything_else_is_other(name: str) -> None:
+    selection = select_images(paths("train/NORMAL/a.jpeg", name))
+    assert list(selection.images) == paths("train/NORMAL/a.jpeg")
+    assert (selection.stray, selection.nested, selection.other) == (0, 0, 1)
+    assert selection.unplaced == []
+
+
+UNPLACED = [
+    "NORMAL/x.jpeg",
+    "holdout/NORMAL/x.jpeg",
+    "train/BACTERIA/x.jpeg",
+    "train/COVID/x.jpeg",
+    "train/NORMAL/PNEUMONIA/x.jpeg",
+    "train/NORMAL/test/x.jpeg",
+    "train/PNEUMONIA/virus/Validation/x.jpeg",
+    "train/PNEUMONIA/normal/x.jpeg",
+    "train/normal/x.jpeg",
+    "Train/NORMAL/x.jpeg",
+    "train/x.jpeg",
+    "x.jpeg",
+]
+
+
+@pytest.mark.parametrize("name", UNPLACED)
+def test_an_image_without_a_place_is_named(name: str) -> None:
+    selection = select_images(paths("train/NORMAL/a.jpeg", name))
+    assert list(selection.images) == paths("train/NORMAL/a.jpeg")
+    assert (selection.stray, selection.nested, selection.other) == (0, 0, 0)
+    assert selection.unplaced == paths(name)
+
+
+def test_unplaced_images_are_refused_by_folder_or_left_out(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    names = [f"train/{label}/{n}.png" for label in ("normal", "pneumonia") for n in range(20)]
+    selection = select_images(paths("train/NORMAL/a.jpeg", *names))
+    assert found(selection) == "40 images in train/normal, train/pneumonia"
+    with pytest.raises(SourceError) as caught:
+        refuse_unplaced("/my/images", selection, paths("val"), "error")
+    first, *lines = str(caught.value).splitlines()
+    assert first.startswith("/my/images: 40 images in train/normal, train/pneumonia ")
+    assert lines[:2] == ["  train/normal: 20 images", "  train/pneumonia: 20 images"]
+    assert lines[2].startswith("  val: a symbolic link")
+    assert "NORMAL/ and PNEUMONIA/, in capitals" in lines[3]
+    assert "data.on_unplaced" in lines[4]
+    refuse_unplaced("/my/images", selection, [], "skip")
+    assert "train/normal: 20 images" in capsys.readouterr().out
+    refuse_unplaced("/my/images", select_images(paths("train/NORMAL/a.jpeg")), [], "error")
+
+
+def test_of_many_folders_the_first_are_named() -> None:
+    selection = select_images(paths(*(f"{n:02}/x.png" for n in range(15))))
+    assert found(selection).endswith("07, 08, 09, and 5 more folders")
+    with pytest.raises(SourceError, match="09: 1 image\n  and 5 more"):
+        refuse_unplaced("here", selection, [], "error")
+
+
+def test_own_origin_is_not_counted_and_a_path_counts_once() -> None:
+    selection = select_images(paths("origin.json", "train/NORMAL/a.jpeg", "train/NORMAL/a.jpeg"))
+    assert len(selection.images) == 1
+    assert (selection.stray, selection.nested, selection.other) == (0, 0, 0)
+
+
+def test_nothing_selected_from_nothing() -> None:
+    assert select_images([]).images == {}
+
+
+def test_two_equally_shallow_roots_are_named() -> None:
+    with pytest.raises(SourceError, match=r"(?s)\bold\b.*\bnew\b|\bnew\b.*\bold\b"):
+        select_images(paths("old/train/NORMAL/a.jpeg", "new/test/NORMAL/a.jpeg"))
+
+
+def test_two_deeper_roots_do_not_matter() -> None:
+    selection = select_images(
+        paths("train/NORMAL/a.jpeg", "x/train/NORMAL/a.jpeg", "y/train/NORMAL/a.jpeg")
+    )
+    assert (len(selection.images), selection.nested) == (1, 2)
+
+
+def test_selection_is_frozen_and_its_error_ends_a_stage_politely() -> None:
+    with pytest.raises(FrozenInstanceError):
+        select_images([]).stray = 1  # type: ignore[misc]
+    assert issubclass(SourceError, CxrError)
+
+
+def test_list_files_follows_no_link_out_of_the_folder(tmp_path: Path) -> None:
+    home, outside = tmp_path / "home", tmp_path / "outside"
+    for folder in (home / "a", outside):
+        folder.mkdir(parents=True)
+        (folder / "x.jpeg").write_bytes(b"x")
+    (home / "inner.jpeg").symlink_to("a/x.jpeg")
+    (home / "outer.jpeg").symlink_to(outside / "x.jpeg")
+    (home / "broken.jpeg").symlink_to("nowhere")
+    (home / "folder").symlink_to(outside)
+    (home / "loop").symlink_to(home)
+    (home / ".hidden").symlink_to(outside)
+    (home / "notes").symlink_to("nowhere")
+    files, links = list_files(home)
+    assert files == paths("a/x.jpeg", "inner.jpeg")
+    assert len(links) == 6
+    # Behind the others is nothing, or what is listed where it lies.
+    assert lost_links(home, links) == paths("broken.jpeg", "folder", "outer.jpeg")
+
+
+def test_list_files_enters_a_folder_that_is_a_link(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "x.jpeg").write_bytes(b"x")
+    (tmp_path / "real" / "y.jpeg").symlink_to("x.jpeg")
+    (tmp_path / "link").symlink_to("real")
+    assert list_files(tmp_path / "link") == (paths("x.jpeg", "y.jpeg"), [])
+
+
+def test_list_files_does_not_pass_over_what_it_cannot_read(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="missing"):
+        list_files(tmp_path / "missing")

@@ -1,0 +1,317 @@
+"""What is read as an image, and how it becomes a grey square."""
+
+import io
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import ExifTags, Image
+
+from cxr.data.images import (
+    HEAD_BYTES,
+    ImageError,
+    begins_as_image,
+    decode,
+    read_file,
+    to_grey,
+    to_square,
+    uses_little_range,
+)
+from cxr.errors import CxrError
+
+RESIZES = ["crop", "squash", "pad"]
+RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
+LUMINANCE = [[76, 150], [29, 255]]  # of these four
+
+
+def colours(mode: str = "RGB") -> Image.Image:
+    """Red, green / blue, white: 32 pixels each."""
+    pixels = np.array([[RED, GREEN], [BLUE, WHITE]], np.uint8)
+    return Image.fromarray(pixels.repeat(32, axis=0).repeat(32, axis=1)).convert(mode)
+
+
+def noise(height: int = 64, width: int = 64) -> NDArray[np.uint8]:
+    return np.random.default_rng(1).integers(0, 256, (height, width), np.uint8)
+
+
+def encoded(image: Image.Image, file_format: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, file_format, **options)
+    return buffer.getvalue()
+
+
+def open_image(path: Path, enough: int = 0) -> Image.Image:
+    return decode(read_file(path), path, enough)
+
+
+def grey(path: Path, content: bytes) -> NDArray[np.uint8]:
+    path.write_bytes(content)
+    image = to_grey(open_image(path))
+    assert image.mode == "L"
+    return np.asarray(image)
+
+
+def middles(pixels: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Centres of the four quarters."""
+    height, width = pixels.shape
+    return pixels[height // 4 :: height // 2, width // 4 :: width // 2].astype(int)
+
+
+def read_square(path: Path, size: int, resize: str) -> np.ndarray:
+    return to_square(to_grey(open_image(path)), size, resize)
+
+
+@pytest.mark.parametrize("mode", ["L", "LA"])
+def test_grey_stays_as_it_is(tmp_path: Path, mode: str) -> None:
+    pixels = noise(5, 7)
+    found = grey(tmp_path / "x.png", encoded(Image.fromarray(pixels).convert(mode), "PNG"))
+    np.testing.assert_array_equal(found, pixels)
+
+
+def test_one_bit_becomes_black_and_white(tmp_path: Path) -> None:
+    pixels = noise(9, 9) > 127
+    found = grey(tmp_path / "x.png", encoded(Image.fromarray(pixels), "PNG"))
+    np.testing.assert_array_equal(found, pixels * 255)
+
+
+def test_16_bit_keeps_the_high_byte(tmp_path: Path) -> None:
+    pixels = np.array([[0, 255, 256], [0x12FF, 0x8000, 0xFFFF]], np.uint16)
+    found = grey(tmp_path / "x.png", encoded(Image.fromarray(pixels), "PNG"))
+    np.testing.assert_array_equal(found, [[0, 0, 1], [0x12, 0x80, 0xFF]])
+
+
+def with_sbit(content: bytes, *bits: int, first: bytes = b"") -> bytes:
+    """A PNG with an sBIT chunk behind its header, and another chunk before that if given."""
+    chunks = [(b"sBIT", bytes(bits))]
+    if first:
+        chunks.insert(0, (first, b"x" * 300))
+    data = b"".join(
+        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+        for name, body in chunks
+    )
+    return content[:33] + data + content[33:]
+
+
+TWELVE = np.array([[0, 16, 256], [2048, 4000, 4095]], np.uint16)
+
+
+@pytest.mark.parametrize("first", [b"", b"teSt"], ids=["first", "behind another chunk"])
+def test_values_in_the_low_bits_that_sbit_names_are_scaled(tmp_path: Path, first: bytes) -> None:
+    """12 bits in 16: 0 to 4095 become 0 to 255, not 0 to 15."""
+    content = encoded(Image.fromarray(TWELVE), "PNG")
+    plain = grey(tmp_path / "plain.png", content)
+    found = grey(tmp_path / "sbit.png", with_sbit(content, 12, first=first))
+    np.testing.assert_array_equal(found, [[0, 1, 16], [128, 250, 255]])
+    assert plain.max() == 15
+    assert uses_little_range(Image.fromarray(plain))
+    assert not uses_little_range(Image.fromarray(found))
+
+
+def test_sbit_of_an_8_bit_image_and_a_turned_one(tmp_path: Path) -> None:
+    content = encoded(Image.fromarray(np.array([[0, 8], [16, 31]], np.uint8)), "PNG")
+    found = grey(tmp_path / "x.png", with_sbit(content, 5))
+    np.testing.assert_array_equal(found, [[0, 65], [131, 255]])
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 3
+    turned = encoded(Image.fromarray(TWELVE), "PNG", exif=exif)
+    found = grey(tmp_path / "turned.png", with_sbit(turned, 12))
+    np.testing.assert_array_equal(found, [[255, 250, 128], [16, 1, 0]])
+
+
+@pytest.mark.parametrize("bits", [(12,), (0,), (16,), (17,), (12, 12, 12), ()], ids=str)
+def test_values_that_were_scaled_when_written_stay(tmp_path: Path, bits: tuple[int, ...]) -> None:
+    """As the PNG specification wants it; also where the chunk is damaged."""
+    pixels = np.array([[0, 0x1200], [0x8000, 0xFFF0]], np.uint16)
+    found = grey(tmp_path / "x.png", with_sbit(encoded(Image.fromarray(pixels), "PNG"), *bits))
+    np.testing.assert_array_equal(found, [[0, 0x12], [0x80, 0xFF]])
+
+
+def test_a_black_image_of_no_significant_bits_is_black(tmp_path: Path) -> None:
+    black = encoded(Image.fromarray(np.zeros((2, 3), np.uint16)), "PNG")
+    assert not grey(tmp_path / "x.png", with_sbit(black, 0)).any()
+
+
+def test_sbit_of_channels_changes_nothing(tmp_path: Path) -> None:
+    found = grey(tmp_path / "x.png", with_sbit(encoded(colours(), "PNG"), 5, 5, 5))
+    np.testing.assert_array_equal(middles(found), LUMINANCE)
+
+
+@pytest.mark.parametrize(("least", "most"), [(0, 31), (0, 32), (100, 131), (100, 132), (7, 7)])
+def test_an_eighth_of_the_range(least: int, most: int) -> None:
+    image = Image.fromarray(np.array([[least, most]], np.uint8))
+    assert uses_little_range(image) == (most - least < 32)
+
+
+def test_a_white_letter_does_not_hide_that_the_rest_is_black() -> None:
+    pixels = np.arange(6400, dtype=np.uint16).reshape(80, 80).astype(np.uint8) % 16
+    pixels[:4, :4] = 255
+    assert uses_little_range(Image.fromarray(pixels))
+    pixels[:, :2] = 255
+    assert not uses_little_range(Image.fromarray(pixels))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "JPEG2000"])
+def test_an_image_is_told_by_its_first_bytes(kind: str) -> None:
+    assert begins_as_image(encoded(colours(), kind)[:HEAD_BYTES])
+
+
+def test_what_is_no_image_by_its_first_bytes() -> None:
+    assert begins_as_image(bytes(128) + b"DICM")
+    for head in (b"", b"BM, the notes of a physician", b"RIFF1234AVI ", bytes(200), b"PK\3\4"):
+        assert not begins_as_image(head[:HEAD_BYTES])
+
+
+def test_32_bit_integers_are_taken_as_16_bit() -> None:
+    pixels = np.array([[-5, 0, 0x12FF, 0xFFFF, 70_000]], np.int32)
+    np.testing.assert_array_equal(
+        np.asarray(to_grey(Image.fromarray(pixels))), [[0, 0, 0x12, 0xFF, 0xFF]]
+    )
+
+
+def test_missing_file_and_folder(tmp_path: Path) -> None:
+    for path in (tmp_path / "none.png", tmp_path):
+        with pytest.raises(ImageError, match=path.name):
+            open_image(path)
+    assert issubclass(ImageError, CxrError)
+
+
+def test_no_file_stays_open(tmp_path: Path) -> None:
+    path = tmp_path / "x.png"
+    path.write_bytes(encoded(colours(), "PNG"))
+    image = open_image(path)
+    path.write_bytes(b"")
+    np.testing.assert_array_equal(np.asarray(image), np.asarray(colours()))
+
+
+def smooth(side: int) -> Image.Image:
+    """Colours without edges, as a photograph has them."""
+    return Image.fromarray(np.random.default_rng(2).integers(0, 256, (9, 9, 3), np.uint8)).resize(
+        (side, side), Image.Resampling.BICUBIC
+    )
+
+
+@pytest.mark.parametrize(
+    ("enough", "side"), [(0, 400), (201, 400), (200, 200), (150, 200), (100, 100), (50, 50)]
+)
+def test_no_more_of_a_jpeg_is_decoded_than_is_enough(
+    tmp_path: Path, enough: int, side: int
+) -> None:
+    path = tmp_path / "x.jpeg"
+    path.write_bytes(encoded(smooth(400), "JPEG", quality=95))
+    found = to_grey(open_image(path, enough))
+    assert found.size == (side, side)
+    whole = to_square(to_grey(open_image(path)), 40, "crop").astype(int)
+    assert np.abs(to_square(found, 40, "crop") - whole).mean() < 1
+
+
+def test_a_png_is_decoded_whole(tmp_path: Path) -> None:
+    path = tmp_path / "x.png"
+    path.write_bytes(encoded(smooth(400), "PNG"))
+    assert open_image(path, 100).size == (400, 400)
+
+
+def test_turned_jpegs_are_upright_at_any_size(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    path = tmp_path / "x.jpeg"
+    path.write_bytes(encoded(smooth(400).crop((0, 0, 400, 300)), "JPEG", exif=exif))
+    assert open_image(path, 100).size == (150, 200)
+
+
+def thirds(axis: int) -> NDArray[np.uint8]:
+    """90 x 30 pixels (30 x 90 for axis 0): black, mid grey, white."""
+    bands = np.repeat(np.uint8([0, 128, 255]), 30)
+    wide = np.broadcast_to(bands, (30, 90)).copy()
+    return wide if axis else wide.T.copy()
+
+
+def along(pixels: NDArray[np.uint8], axis: int) -> NDArray[np.uint8]:
+    """With the long side lying, as in `thirds(1)`."""
+    return pixels if axis else pixels.T
+
+
+AXES = pytest.mark.parametrize("axis", [0, 1], ids=["tall", "wide"])
+
+
+@AXES
+def test_crop_keeps_the_centre(axis: int) -> None:
+    found = to_square(Image.fromarray(thirds(axis)), 24, "crop")
+    np.testing.assert_array_equal(found[2:-2, 2:-2], 128)
+    np.testing.assert_allclose(found, 128, atol=15)  # antialiasing looks just over the edge
+
+
+@AXES
+def test_squash_keeps_everything_and_fills(axis: int) -> None:
+    found = along(to_square(Image.fromarray(thirds(axis)), 24, "squash"), axis)
+    for number, value in enumerate((0, 128, 255)):
+        np.testing.assert_array_equal(found[:, 8 * number + 2 : 8 * number + 6], value)
+
+
+@AXES
+def test_pad_keeps_everything_between_black_bars(axis: int) -> None:
+    found = along(to_square(Image.fromarray(255 - thirds(axis)), 24, "pad"), axis)
+    assert not found[:8].any()
+    assert not found[16:].any()
+    for number, value in enumerate((255, 127, 0)):
+        np.testing.assert_array_equal(found[8:16, 8 * number + 2 : 8 * number + 6], value)
+
+
+@pytest.mark.parametrize("resize", RESIZES)
+def test_square_image_of_the_wanted_size_is_unchanged(resize: str) -> None:
+    np.testing.assert_array_equal(to_square(Image.fromarray(noise()), 64, resize), noise())
+
+
+@pytest.mark.parametrize("resize", RESIZES)
+def test_neither_turned_nor_mirrored(resize: str) -> None:
+    found = to_square(colours("L"), 20, resize)
+    np.testing.assert_allclose(middles(found), LUMINANCE, atol=1)
+
+
+@pytest.mark.parametrize("resize", RESIZES)
+def test_smaller_means_average_and_not_every_nth_pixel(resize: str) -> None:
+    board = (np.indices((128, 128)).sum(axis=0) % 2 * 255).astype(np.uint8)
+    found = to_square(Image.fromarray(board), 16, resize)
+    np.testing.assert_allclose(found, 127.5, atol=2)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 50), (50, 1), (2, 900), (640, 480), (16, 20)])
+@pytest.mark.parametrize("resize", RESIZES)
+@pytest.mark.parametrize("side", [16, 64])
+def test_size_and_type(size: tuple[int, int], resize: str, side: int) -> None:
+    found = to_square(Image.new("L", size, 200), side, resize)
+    assert found.shape == (side, side)
+    assert found.dtype == np.uint8
+    assert found.min() == (200 if resize != "pad" or size[0] == size[1] else 0)
+    assert resize == "pad" or found.max() == 200
+
+
+def test_unknown_way() -> None:
+    with pytest.raises(ValueError, match="stretch"):
+        to_square(colours("L"), 16, "stretch")
+
+
+@pytest.mark.parametrize("resize", RESIZES)
+def test_file_to_square(tmp_path: Path, resize: str) -> None:
+    path = tmp_path / "x.jpeg"
+    path.write_bytes(encoded(colours("CMYK"), "JPEG", quality=95))
+    found = read_square(path, 32, resize)
+    assert (found.shape, found.dtype) == ((32, 32), np.uint8)
+    np.testing.assert_allclose(middles(found), LUMINANCE, atol=3)
+
+
+def test_file_that_is_no_image_to_square(tmp_path: Path) -> None:
+    path = tmp_path / "x.jpeg"
+    path.write_text("text")
+    with pytest.raises(ImageError, match=r"x\.jpeg"):
+        read_square(path, 32, "crop")
+
+
+def test_palette_with_transparency_makes_no_warning(tmp_path: Path) -> None:
+    image = Image.new("P", (4, 4))
+    image.putpalette([10, 10, 10, 200, 200, 200])
+    image.save(tmp_path / "x.png", transparency=b"\x00\x80")
+    assert (read_square(tmp_path / "x.png", 4, "crop") == 10).all()

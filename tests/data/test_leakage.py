@@ -1,0 +1,203 @@
+"""Patients and copies on two sides, on made-up tables and on images copied in ways that happen."""
+
+import io
+from pathlib import Path, PurePosixPath
+
+import imagehash
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image, ImageEnhance
+
+from cxr.data import leakage, manifest, phantom, splits
+from cxr.errors import CxrError
+from cxr.params import read_params
+from cxr.tools.project_copy import PROJECT
+
+RNG = np.random.default_rng(4)
+HASHES = [RNG.bytes(32).hex() for _ in range(8)]
+
+
+def table(*rows: tuple[str, str, str, int, int]) -> tuple[pd.DataFrame, pd.Series]:
+    """Manifest and splits of rows (patient, label, split, number of the file, of the hash)."""
+    images = pd.DataFrame(
+        {
+            "path": f"{number}.png",
+            "label": label,
+            "patient": patient,
+            "sha256": f"{file}",
+            "phash": HASHES[phash],
+        }
+        for number, (patient, label, _, file, phash) in enumerate(rows)
+    )
+    images.index = pd.Index(range(10, 10 + len(rows)))  # as after a selection
+    return images, pd.Series([row[2] for row in rows], index=images.index)
+
+
+def found(
+    *rows: tuple[str, str, str, int, int], group_by: str = "patient"
+) -> list[tuple[str, ...]]:
+    """Kind, path and twin."""
+    result = leakage.find(*table(*rows), group_by)
+    assert list(result.columns) == leakage.COLUMNS
+    return list(result[["kind", "path", "other_path"]].itertuples(index=False, name=None))
+
+
+def test_each_on_its_side() -> None:
+    rows = [("a", "NORMAL", "train", 1, 1), ("a", "NORMAL", "train", 1, 1)]
+    rows += [("b", "NORMAL", "val", 2, 2), ("c", "PNEUMONIA", "test", 3, 3)]
+    assert found(*rows) == []
+
+
+def test_the_image_further_from_test_goes() -> None:
+    train, val = ("a", "NORMAL", "train", 1, 1), ("b", "NORMAL", "val", 1, 1)
+    test = ("c", "NORMAL", "test", 1, 1)
+    assert found(train, val) == found(("a", "NORMAL", "train", 1, 1), val)
+    assert found(val, train) == [("identical", "1.png", "0.png")]
+    assert found(train, val, test) == [
+        ("identical", "0.png", "1.png"),
+        ("identical", "0.png", "2.png"),
+        ("identical", "1.png", "2.png"),
+    ]
+
+
+def test_a_patient_on_two_sides() -> None:
+    rows = [("a", "NORMAL", "train", 1, 1), ("a", "NORMAL", "test", 2, 2)]
+    rows += [("a", "NORMAL", "val", 3, 3), ("a", "NORMAL", "test", 4, 4)]
+    assert found(*rows) == [("patient", "0.png", "1.png"), ("patient", "2.png", "1.png")]
+
+
+def test_by_image_a_patient_may_be_on_two_sides_but_no_other_copy() -> None:
+    rows = [("a", "NORMAL", "train", 1, 1), ("a", "NORMAL", "val", 1, 1)]
+    rows += [("b", "NORMAL", "train", 2, 2), ("c", "NORMAL", "val", 2, 2)]
+    assert found(*rows, group_by="image") == [("identical", "2.png", "3.png")]
+    both = [("a", "NORMAL", "train", 1, 1), ("a", "PNEUMONIA", "train", 1, 1)]
+    assert [kind for kind, _, _ in found(*both, group_by="image")] == ["label_conflict"] * 2
+
+
+def test_near_copies() -> None:
+    near = bytearray.fromhex(HASHES[0])
+    for byte in range(leakage.NEAR):
+        near[byte] ^= 1
+    images, assigned = table(("a", "NORMAL", "train", 1, 0), ("b", "NORMAL", "test", 2, 1))
+    images.loc[11, "phash"] = near.hex()
+    assert list(leakage.find(images, assigned, "patient")["kind"]) == ["near_identical"]
+    near[leakage.NEAR] ^= 1
+    images.loc[11, "phash"] = near.hex()
+    assert leakage.find(images, assigned, "patient").empty
+
+
+def test_copies_under_two_labels_go_both_whatever_their_side() -> None:
+    rows = [("a", "NORMAL", "train", 1, 1), ("b", "PNEUMONIA", "train", 1, 1)]
+    conflicts = [("label_conflict", "0.png", "1.png"), ("label_conflict", "1.png", "0.png")]
+    assert found(*rows) == conflicts
+    assert found(rows[0], ("b", "PNEUMONIA", "test", 1, 1)) == conflicts
+
+
+def test_every_pair_is_looked_at_whatever_the_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [("abcdefg"[n], "NORMAL", ("train", "val")[n % 2], n, n // 2) for n in range(7)]
+    whole = found(*rows)
+    assert [row[1] for row in whole] == ["0.png", "2.png", "4.png"]
+    for block in (1, 2, 3):
+        monkeypatch.setattr(leakage, "BLOCK", block)
+        assert found(*rows) == whole
+
+
+def test_what_the_guard_does(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [(f"p{n}", "NORMAL", ("train", "test")[n % 2], n // 2, n // 2) for n in range(16)]
+    rows += [(f"q{n}", "NORMAL", ("train", "test")[n % 2], n // 2, n // 2) for n in range(16)]
+    result = leakage.find(*table(*rows), "patient")
+    with pytest.raises(CxrError, match=r"16 image.*identical 16.*\n  0\.png \(train\)") as caught:
+        leakage.guard(result, "error", "patient")
+    assert "data.on_leak" in str(caught.value)
+    assert f"and {len(result) - leakage.LISTED} more, in data/leaks.csv" in str(caught.value)
+    nothing = dict.fromkeys(leakage.KINDS, 0)
+    assert leakage.guard(result, "warn", "patient") == nothing | {"identical": 16, "dropped": 0}
+    assert "kept" in capsys.readouterr().out
+    assert leakage.guard(result, "drop", "patient") == nothing | {"identical": 16, "dropped": 16}
+    assert "left out" in capsys.readouterr().out
+    assert leakage.guard(result.head(0), "error", "patient") == nothing | {"dropped": 0}
+    # Patients that were not compared are not said to be none.
+    assert leakage.guard(result.head(0), "error", "image") == nothing | {
+        "patient": None,
+        "dropped": 0,
+    }
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "label"),
+    [
+        ("NORMAL-1003233-0001.jpeg", "NORMAL-1003233-0002.jpeg", "NORMAL"),
+        ("BACTERIA-7422-0001.jpeg", "VIRUS-7422-0002.jpeg", "PNEUMONIA"),
+        ("person1_virus_6.jpeg", "person1_virus_7_jpeg.rf.0123456789abcdef.jpg", "PNEUMONIA"),
+        ("IM-0115-0001.jpeg", "im-0115-0001 (1).jpeg", "NORMAL"),
+        ("IM-0115-0001.jpeg", "IM-0115-0002_resized.png", "NORMAL"),
+    ],
+)
+def test_a_patient_is_found_on_two_sides_under_every_published_name(
+    one: str, other: str, label: str
+) -> None:
+    paths = [f"train/{label}/{one}", f"test/{label}/{other}"]
+    patients = [manifest.identify(PurePosixPath(path), label)[0] for path in paths]
+    rows = [
+        (patient, label, split, number, number)
+        for number, (patient, split) in enumerate(zip(patients, ("train", "test"), strict=True))
+    ]
+    assert found(*rows) == [("patient", "0.png", "1.png")]
+
+
+def test_left_out_images_are_in_no_split() -> None:
+    labels = ("NORMAL", "PNEUMONIA")
+    rows = [(f"{n}", labels[n % 2], ("train", "val", "test")[n % 3], n, 0) for n in range(12)]
+    images, assigned = table(*rows)
+    params = read_params(PROJECT / "params.yaml").split
+    kept, sides = splits.leave_out(pd.Series(["0.png", "3.png"]), images, assigned, params)
+    assert set(images["path"]) - set(kept["path"]) == {"0.png", "3.png"}
+    assert sides.equals(assigned[kept.index])
+    gone = images["path"][(assigned == "val") & (images["label"] == "NORMAL")]
+    with pytest.raises(CxrError, match="no image for val/NORMAL"):
+        splits.leave_out(gone, images, assigned, params)
+
+
+def copies(image: Image.Image) -> dict[str, Image.Image]:
+    """What happens to images on their way from one data set to another."""
+    compressed = io.BytesIO()
+    image.save(compressed, "JPEG", quality=20)
+    return {
+        "compressed": Image.open(compressed),
+        "smaller": image.resize((image.width // 2, image.height // 2)),
+        "brighter": ImageEnhance.Brightness(image).enhance(1.2),
+        "paler": ImageEnhance.Contrast(image).enhance(0.8),
+        "squashed": image.resize((224, 224)),
+    }
+
+
+def differing_bits(image: Image.Image, other: Image.Image) -> int:
+    first, second = (imagehash.phash(part, manifest.HASH_SIDE) for part in (image, other))
+    return int(first - second)
+
+
+def test_copies_of_phantoms_are_near() -> None:
+    for seed in range(5):
+        drawn = phantom.draw(np.random.default_rng(seed), "virus", short_side=128)
+        for name, copy in copies(Image.fromarray(drawn)).items():
+            assert differing_bits(Image.fromarray(drawn), copy) <= leakage.NEAR, name
+
+
+@pytest.mark.slow
+@pytest.mark.real_data
+def test_of_real_images_only_copies_are_near(real_data: Path) -> None:
+    images = manifest.verify(real_data, "error").images
+    pairs = np.concatenate(
+        [np.stack(pair, axis=1) for pair in leakage.near_copies(images["phash"])]
+    )
+    patients, files = (images[key].to_numpy()[pairs] for key in ("patient", "sha256"))
+    of_two = patients[:, 0] != patients[:, 1]
+    assert 0 < of_two.sum() < len(pairs)
+    assert (files[of_two, 0] == files[of_two, 1]).all()
+    for path in images["path"].sample(40, random_state=1):
+        with Image.open(real_data / path) as image:
+            grey = image.convert("L")
+        for name, copy in copies(grey).items():
+            assert differing_bits(grey, copy) <= leakage.NEAR, (path, name)

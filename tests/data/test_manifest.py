@@ -1,0 +1,662 @@
+"""The list of the images: who is on them, what is wrong with them, how many there are."""
+
+import hashlib
+import json
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import imagehash
+import imageio.v3 as iio
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from cxr.common.files import write_csv
+from cxr.common.names import LABELS, SPLITS
+from cxr.data import manifest
+from cxr.data.manifest import (
+    COLUMNS,
+    Verified,
+    describe,
+    identify,
+    is_unknown,
+    notes,
+    read,
+    read_patients,
+    summarise,
+    verify,
+)
+from cxr.errors import CxrError
+
+OWN = ""  # the image stands for a patient of its own
+
+SMALL = [
+    "train/NORMAL/IM-0001-0001.png",
+    "train/PNEUMONIA/person1_bacteria_2.png",
+    "val/NORMAL/NORMAL2-IM-0001-0001.png",
+    "test/PNEUMONIA/person1_virus_6.png",
+]
+
+
+def put(folder: Path, *names: str, mode: str = "L") -> Path:
+    """Images of 8 x 6 pixels, each with a colour of its own."""
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.full((6, 8, 3), list(hashlib.sha256(name.encode()).digest()[:3]), np.uint8)
+        Image.fromarray(pixels).convert(mode).save(path)
+    return folder
+
+
+def spoil(folder: Path, *names: str) -> Path:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"no image")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "label", "patient", "pathogen"),
+    [
+        ("person1_bacteria_2.jpeg", "PNEUMONIA", "person1_bacteria", "bacteria"),
+        ("person1_virus_6.jpeg", "PNEUMONIA", "person1_virus", "virus"),
+        ("person447_virus_921_1.jpeg", "PNEUMONIA", "person447_virus", "virus"),
+        ("person1_virus_6.PNG", "PNEUMONIA", "person1_virus", "virus"),
+        ("IM-0115-0001.jpeg", "NORMAL", "IM-0115", "none"),
+        ("IM-0115-0001-0002.jpeg", "NORMAL", "IM-0115", "none"),
+        ("NORMAL2-IM-0383-0001.jpeg", "NORMAL", "NORMAL2-IM-0383", "none"),
+        ("NORMAL2-IM-1406-0001-0002.jpeg", "NORMAL", "NORMAL2-IM-1406", "none"),
+        # the third published version: the number is the patient's, whatever the disease
+        ("NORMAL-1003233-0001.jpeg", "NORMAL", "patient1003233", "none"),
+        ("NORMAL-1003233-0002.jpeg", "NORMAL", "patient1003233", "none"),
+        ("BACTERIA-1003233-0003.jpeg", "PNEUMONIA", "patient1003233", "bacteria"),
+        ("VIRUS-7422-0001.jpeg", "PNEUMONIA", "patient7422", "virus"),
+        # what programs and people make of names
+        (
+            f"person1_bacteria_2_jpeg.rf.{'0a' * 16}.jpg",
+            "PNEUMONIA",
+            "person1_bacteria",
+            "bacteria",
+        ),
+        (f"IM-0115-0001_jpeg.rf.{'9f' * 16}.jpg", "NORMAL", "IM-0115", "none"),
+        (f"NORMAL2-IM-0383-0001_jpeg.rf.{'9f' * 16}.jpg", "NORMAL", "NORMAL2-IM-0383", "none"),
+        (f"VIRUS-7422-0001_jpeg.rf.{'12' * 16}.jpg", "PNEUMONIA", "patient7422", "virus"),
+        ("person1_virus_2 copy.jpeg", "PNEUMONIA", "person1_virus", "virus"),
+        ("person1_virus_2 (1).jpeg", "PNEUMONIA", "person1_virus", "virus"),
+        ("IM-0115-0001(1).jpeg", "NORMAL", "IM-0115", "none"),
+        ("person1_virus_6_resized.png", "PNEUMONIA", "person1_virus", "virus"),
+        ("IM-0115-0001_resized.png", "NORMAL", "IM-0115", "none"),
+        ("IM-0115-0001-resized.png", "NORMAL", "IM-0115", "none"),
+        ("resized_person1_virus_6.png", "PNEUMONIA", "person1_virus", "virus"),
+        ("person1_virus_6.jpeg.png", "PNEUMONIA", "person1_virus", "virus"),
+        ("Person1_Virus_6.jpg", "PNEUMONIA", "person1_virus", "virus"),
+        ("person1-virus-6.jpg", "PNEUMONIA", "person1_virus", "virus"),
+        ("normal2-im-0383-0001.jpeg", "NORMAL", "NORMAL2-IM-0383", "none"),
+        ("virus-7422-0001.jpeg", "PNEUMONIA", "patient7422", "virus"),
+        ("NORMAL_original_IM-0115-0001.jpeg_ab.png", "NORMAL", "IM-0115", "none"),
+        # a patient of its own
+        ("0012.jpeg", "NORMAL", OWN, "none"),
+        ("scan 3.png", "PNEUMONIA", OWN, "none"),
+        ("a.b.jpeg", "NORMAL", OWN, "none"),
+        ("person1_fungus_2.jpeg", "PNEUMONIA", OWN, "none"),
+        ("person_virus_2.jpeg", "PNEUMONIA", OWN, "none"),
+        ("person1_virus.jpeg", "PNEUMONIA", OWN, "none"),
+        ("xperson1_virus_2.jpeg", "PNEUMONIA", OWN, "none"),
+        ("IM-0115.jpeg", "NORMAL", OWN, "none"),
+        ("dim-0115-0001.jpeg", "NORMAL", OWN, "none"),
+        ("NORMAL3-IM-0383-0001.jpeg", "NORMAL", OWN, "none"),
+        ("Normal-12.png", "NORMAL", OWN, "none"),
+        ("Normal-12-3.png", "NORMAL", OWN, "none"),
+        ("NORMAL-12-00015.png", "NORMAL", OWN, "none"),
+        ("person\u0661_virus_2.jpeg", "PNEUMONIA", OWN, "none"),
+        # the other class: still that patient, whom the guards have to find
+        ("person1_bacteria_2.jpeg", "NORMAL", "person1_bacteria", "none"),
+        ("IM-0115-0001.jpeg", "PNEUMONIA", "IM-0115", "none"),
+        ("NORMAL-7422-0001.jpeg", "PNEUMONIA", "patient7422", "none"),
+    ],
+)
+def test_name_tells_patient_and_pathogen(
+    name: str, label: str, patient: str, pathogen: str
+) -> None:
+    path = PurePosixPath("test", label, name)
+    assert identify(path, label) == (str(path) if patient is OWN else patient, pathogen)
+
+
+@pytest.mark.parametrize(
+    ("path", "label", "pathogen"),
+    [
+        ("train/PNEUMONIA/virus/1.png", "PNEUMONIA", "virus"),
+        ("train/PNEUMONIA/BACTERIA/1.png", "PNEUMONIA", "bacteria"),
+        ("train/PNEUMONIA/Viral Pneumonia/x/1.png", "PNEUMONIA", "virus"),
+        ("PNEUMONIA/bacterial/1.png", "PNEUMONIA", "bacteria"),
+        ("train/PNEUMONIA/bacteria/viral/1.png", "PNEUMONIA", "virus"),
+        ("train/PNEUMONIA/virus/person1_bacteria_2.png", "PNEUMONIA", "bacteria"),
+        ("train/PNEUMONIA/virus/IM-0001-0001.png", "PNEUMONIA", "virus"),
+        ("virus/train/PNEUMONIA/1.png", "PNEUMONIA", "none"),
+        ("train/NORMAL/virus/1.png", "NORMAL", "none"),
+        ("train/PNEUMONIA/virus.png", "PNEUMONIA", "none"),
+    ],
+)
+def test_a_folder_of_the_class_tells_the_pathogen(path: str, label: str, pathogen: str) -> None:
+    assert identify(PurePosixPath(path), label)[1] == pathogen
+
+
+@given(st.sampled_from(["bacteria", "virus"]), st.lists(st.integers(0, 10**6), min_size=2))
+def test_names_of_pneumonia_as_published(pathogen: str, numbers: list[int]) -> None:
+    patient, *rest = (f"{number:04}" for number in numbers)
+    path = PurePosixPath(f"train/PNEUMONIA/person{patient}_{pathogen}_{'_'.join(rest)}.jpeg")
+    assert identify(path, "PNEUMONIA") == (f"person{patient}_{pathogen}", pathogen)
+    assert identify(path, "NORMAL") == (f"person{patient}_{pathogen}", "none")
+
+
+@given(st.sampled_from(["IM", "NORMAL2-IM"]), st.lists(st.integers(0, 10**6), min_size=2))
+def test_names_of_normal_as_published(series: str, numbers: list[int]) -> None:
+    patient, *rest = (f"{number:04}" for number in numbers)
+    path = PurePosixPath(f"train/NORMAL/{series}-{patient}-{'-'.join(rest)}.jpeg")
+    assert identify(path, "NORMAL") == (f"{series}-{patient}", "none")
+    assert identify(path, "PNEUMONIA") == (f"{series}-{patient}", "none")
+
+
+# What the name of an image may hold.
+names = st.text(
+    st.characters(codec="utf-8", exclude_categories=["Cc"], exclude_characters="/"), min_size=1
+)
+# Text that is nearly a published name, or anything else.
+near = st.from_regex(r"(NORMAL2-|x)?(IM|person)-?\d?[-_](virus|fungus|1)?[-_]?\d?", fullmatch=True)
+
+
+@given(near | names, near | names, st.sampled_from(LABELS))
+def test_two_names_are_one_patient_only_by_the_published_pattern(
+    one: str, other: str, label: str
+) -> None:
+    paths = [PurePosixPath(f"train/{label}/{name}.png") for name in (one, other)]
+    (patient, pathogen), (of_other, _) = (identify(path, label) for path in paths)
+    if patient == str(paths[0]):
+        assert pathogen == "none"
+        assert (of_other == patient) == (paths[0] == paths[1])
+    else:
+        assert patient.replace("person", "").split("_")[0].lower() in one.lower()
+        assert pathogen in ("bacteria", "virus", "none")
+
+
+def test_equal_names_in_different_folders_are_different_patients(tmp_path: Path) -> None:
+    put(tmp_path, "train/NORMAL/1.png", "train/PNEUMONIA/1.png", "test/NORMAL/1.png")
+    assert verify(tmp_path, "error").images["patient"].nunique() == 3
+
+
+def test_series_are_numbered_independently() -> None:
+    paths = [PurePosixPath(path) for path in SMALL]
+    assert len({identify(path, path.parts[1])[0] for path in paths}) == len(SMALL)
+
+
+def patients_csv(folder: Path, *rows: str, header: str = "path,patient") -> Path:
+    path = folder / "patients.csv"
+    path.write_text("\n".join([header, *rows, ""]), encoding="utf-8")
+    return path
+
+
+FOREIGN = ["train/NORMAL/a.png", "train/PNEUMONIA/virus/b.png", "test/PNEUMONIA/c.png"]
+
+
+def test_images_of_unknown_patients_are_counted_and_named(tmp_path: Path) -> None:
+    found = verify(put(tmp_path, *FOREIGN, *SMALL), "error", patients=patients_csv(tmp_path))
+    assert list(found.images.loc[is_unknown(found.images), "path"]) == sorted(FOREIGN)
+    summary = summarise(found, "directory")
+    assert (summary["unknown_patients"], summary["unknown_pathogens"]) == (3, 1)
+    patient, pathogen, _ = notes(found)
+    assert "the patient of 3 of 7 images (test/PNEUMONIA/c.png, train/NORMAL/a.png," in patient
+    assert "data.patients" in patient
+    assert "pathogen of 1 PNEUMONIA image(s) (test/PNEUMONIA/c.png)" in pathogen
+
+
+def test_a_table_tells_patients(tmp_path: Path) -> None:
+    """Whatever the names say; the rows in any order, a mark before the first name."""
+    put(tmp_path, *FOREIGN, SMALL[0])
+    rows = [f"{path},kid {number}" for number, path in enumerate([*FOREIGN, SMALL[0]])]
+    table = patients_csv(tmp_path, *rows, header="\ufeffpath,patient")
+    images = verify(tmp_path, "error", patients=table).images
+    told = dict(zip(images["path"], images["patient"], strict=True))
+    assert told == dict(row.split(",") for row in rows)
+    found = verify(tmp_path, "error", patients=table)
+    assert summarise(found, "directory")["unknown_patients"] == 0
+    assert not any("patient" in note for note in notes(found))
+    assert list(found.images["pathogen"]) == ["none", "none", "none", "virus"]
+
+
+def test_paths_are_compared_not_their_spelling(tmp_path: Path) -> None:
+    table = patients_csv(tmp_path, "./a//b.png, kid ,west", header="file,patient,ward")
+    assert read_patients(table, [PurePosixPath("a/b.png")], "file") == {"a/b.png": "kid"}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda rows: rows[:-1], "an image without a row: test/PNEUMONIA/c.png"),
+        (lambda rows: [*rows, "x.png,d"], "not an image of the folder: x.png"),
+        (lambda rows: [*rows, rows[0]], "named more than once: train/NORMAL/a.png"),
+        (lambda rows: [f"{FOREIGN[0]}, ", *rows[1:]], "a row without a patient: train/NORMAL/a"),
+    ],
+    ids=["lacks a row", "unknown path", "twice", "no patient"],
+)
+def test_a_table_that_does_not_fit_is_refused(tmp_path: Path, change: Any, said: str) -> None:
+    put(tmp_path, *FOREIGN)
+    table = patients_csv(tmp_path, *change([f"{path},kid" for path in FOREIGN]))
+    with pytest.raises(CxrError) as caught:
+        verify(tmp_path, "error", patients=table)
+    first, problem, remedy = str(caught.value).splitlines()
+    assert first == f"{table} does not fit the images:"
+    assert problem.startswith(f"  {said}")
+    assert "a row for each image" in remedy
+
+
+def test_a_row_for_an_image_that_cannot_be_read_is_no_error(tmp_path: Path) -> None:
+    bad = "train/NORMAL/bad.png"
+    spoil(put(tmp_path, *FOREIGN), bad)
+    table = patients_csv(tmp_path, *(f"{path},kid" for path in [*FOREIGN, bad]))
+    assert set(verify(tmp_path, "skip", patients=table).images["patient"]) == {"kid"}
+
+
+@pytest.mark.parametrize(
+    ("header", "said"),
+    [
+        ("file,patient", "no column 'path'"),
+        ("path,child", "no column 'patient'"),
+        ("path;patient", "separated by a comma"),
+    ],
+)
+def test_a_table_without_its_columns_is_named(tmp_path: Path, header: str, said: str) -> None:
+    table = patients_csv(tmp_path, "x.png,1", header=header)
+    with pytest.raises(CxrError, match=rf"patients\.csv .*{said}"):
+        read_patients(table, [PurePosixPath("x.png")])
+
+
+@pytest.mark.parametrize("content", [None, b"", b'path,patient\n"a', b"\xff\xfe\x00"])
+def test_a_table_that_cannot_be_read_is_named(tmp_path: Path, content: bytes | None) -> None:
+    table = tmp_path / "whose.csv"
+    if content is not None:
+        table.write_bytes(content)
+    with pytest.raises(CxrError, match=r"whose\.csv cannot be read: "):
+        verify(put(tmp_path, *FOREIGN), "error", patients=table)
+
+
+def test_images_that_use_little_of_their_range_are_counted_and_named(tmp_path: Path) -> None:
+    """12 bits in a 16-bit PNG, of which a maximum of 15 is left in 8."""
+    put(tmp_path, *SMALL)
+    ramp = np.arange(4096, dtype=np.uint16).reshape(64, 64)
+    for name, pixels in zip(SMALL, (ramp, ramp * 16, ramp, ramp >> 4), strict=True):
+        deep = pixels if pixels.max() > 255 else pixels.astype(np.uint8)
+        iio.imwrite(tmp_path / name, deep)
+    found = verify(tmp_path, "error")
+    assert found.little_range == tuple(sorted((SMALL[0], SMALL[2])))
+    assert summarise(found, "directory")["little_range"] == 2
+    (note,) = notes(found)
+    assert note.startswith("WARNING: 2 of 4 images use less than an eighth")
+    assert SMALL[0] in note
+    assert "sBIT" in note
+
+
+def test_one_row_for_each_image(tmp_path: Path) -> None:
+    found = verify(put(tmp_path, *SMALL), "error")
+    images = found.images
+    assert list(images.columns) == COLUMNS
+    assert list(images["path"]) == sorted(SMALL)
+    assert list(images["split"]) == ["test", "train", "train", "val"]
+    assert list(images["label"]) == ["PNEUMONIA", "NORMAL", "PNEUMONIA", "NORMAL"]
+    assert list(images["pathogen"]) == ["virus", "none", "bacteria", "none"]
+    assert list(images["patient"]) == [
+        *("person1_virus", "IM-0001", "person1_bacteria", "NORMAL2-IM-0001"),
+    ]
+    assert set(images["width"]) == {8}
+    assert set(images["height"]) == {6}
+    for row in images.itertuples():
+        content = (tmp_path / row.path).read_bytes()
+        assert row.sha256 == hashlib.sha256(content).hexdigest()
+        assert row.bytes == len(content)
+    assert list(found.rejects.columns) == ["path", "reason"]
+    assert len(found.rejects) == 0
+
+
+def test_perceptual_hash_is_that_of_the_upright_grey_image(tmp_path: Path) -> None:
+    """Alike for alike images, however they are stored; 256 bits as 64 digits."""
+    put(tmp_path, *SMALL)
+    rng = np.random.default_rng(1)
+    coarse = Image.fromarray(rng.integers(0, 256, (8, 8), dtype=np.uint8))
+    one = coarse.resize((64, 48), Image.Resampling.BICUBIC)
+    one.save(tmp_path / SMALL[0])
+    one.convert("RGB").resize((128, 96)).save(tmp_path / SMALL[1])
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    one.transpose(Image.Transpose.ROTATE_270).save(tmp_path / SMALL[2], exif=exif)
+    one.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(tmp_path / SMALL[3])
+    hashes = verify(tmp_path, "error").images.set_index("path")["phash"]
+    assert hashes[SMALL[0]] == str(imagehash.phash(one, 16))
+    assert hashes.str.fullmatch(manifest.PHASH).all()
+    bits = {path: int(digits, 16) for path, digits in hashes.items()}
+    apart = [(bits[SMALL[0]] ^ bits[path]).bit_count() for path in SMALL]
+    assert apart[2] == 0
+    assert apart[1] < 10 < 64 < apart[3]
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CxrError, match=r"nowhere cannot be read: No such file"):
+        verify(tmp_path / "nowhere", "skip")
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P", "1", "LA"])
+def test_mode_is_that_of_the_file(tmp_path: Path, mode: str) -> None:
+    put(tmp_path, *SMALL)
+    put(tmp_path, SMALL[0], mode=mode)
+    images = verify(tmp_path, "error").images.set_index("path")
+    assert images.loc[SMALL[0], "mode"] == mode
+
+
+def test_size_is_that_of_the_upright_image(tmp_path: Path) -> None:
+    put(tmp_path, *SMALL)
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    Image.new("L", (20, 10)).save(tmp_path / SMALL[0], exif=exif)
+    images = verify(tmp_path, "error").images.set_index("path")
+    assert list(images.loc[SMALL[0], ["width", "height"]]) == [10, 20]
+
+
+def test_bad_files_are_refused_or_left_out(tmp_path: Path) -> None:
+    """tests/test_bad_images.py has every kind of them."""
+    bad = ["train/NORMAL/a\rb.png", "train/PNEUMONIA/person9_virus_1.jpeg"]
+    spoil(put(tmp_path, *SMALL), *bad)
+    reasons = {
+        "train/NORMAL/a\\rb.png": "its name holds control characters or is not UTF-8",
+        bad[1]: "cannot identify a JPEG or PNG image",
+    }
+    found = verify(tmp_path, "skip")
+    assert list(found.images["path"]) == sorted(SMALL)
+    assert dict(found.rejects.itertuples(index=False)) == reasons
+    assert summarise(found, "directory")["rejects"] == 2
+    with pytest.raises(CxrError) as caught:
+        verify(tmp_path, "error")
+    listed = "".join(f"\n  {path}: {reason}" for path, reason in reasons.items())
+    assert str(caught.value).startswith(f"2 file(s) in {tmp_path} are not readable images:{listed}")
+    assert "on_bad_image" in str(caught.value)
+
+
+@pytest.mark.parametrize("lacking", ["NORMAL", "PNEUMONIA"])
+@pytest.mark.parametrize("on_bad_image", ["error", "skip"])
+def test_empty_class(tmp_path: Path, lacking: str, on_bad_image: str) -> None:
+    put(tmp_path, *(name for name in SMALL if f"/{lacking}/" not in name))
+    with pytest.raises(CxrError, match=f"no readable {lacking} image"):
+        verify(tmp_path, on_bad_image)
+
+
+def test_class_without_a_readable_image(tmp_path: Path) -> None:
+    normal = [name for name in SMALL if "/NORMAL/" in name]
+    spoil(put(tmp_path, *SMALL), *normal)
+    with pytest.raises(CxrError, match="no readable NORMAL image"):
+        verify(tmp_path, "skip")
+
+
+@pytest.mark.parametrize("on_bad_image", ["error", "skip"])
+def test_folder_without_images(tmp_path: Path, on_bad_image: str) -> None:
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(CxrError, match="no readable NORMAL image") as caught:
+        verify(tmp_path, on_bad_image)
+    assert str(tmp_path) in str(caught.value)
+
+
+def test_kaggle_zip_unpacked_as_it_is(tmp_path: Path) -> None:
+    put(tmp_path, *(f"chest_xray/{name}" for name in SMALL))
+    put(tmp_path, *(f"chest_xray/chest_xray/{name}" for name in SMALL))
+    spoil(
+        tmp_path,
+        "chest_xray/__MACOSX/train/NORMAL/._IM-0001-0001.jpeg",
+        "chest_xray/train/NORMAL/._IM-0001-0001.jpeg",
+        "chest_xray/.DS_Store",
+        "chest_xray/train/.DS_Store",
+        "notes.txt",
+        "chest_xray/train/COVID/x.jpeg",
+        f"chest_xray/other/{SMALL[0]}",  # of another size: no copy
+        "chest_xray/train/NORMAL/Thumbs.db",
+    )
+    outside = tmp_path.parent / f"{tmp_path.name}-outside.png"
+    Image.new("L", (8, 8)).save(outside)
+    (tmp_path / "chest_xray/train/link.png").symlink_to(outside)
+    with pytest.raises(CxrError, match=r"2 images in chest_xray/other/.*, chest_xray/train/COVID"):
+        verify(tmp_path, "error")
+    found = verify(tmp_path, "error", "skip")
+    assert list(found.images["path"]) == sorted(f"chest_xray/{name}" for name in SMALL)
+    summary = summarise(found, "kaggle")
+    counts = {"stray": 4, "nested": 4, "other": 2, "links": 1, "unplaced": 2}
+    assert summary["left_out"] == counts
+    at_source = dict.fromkeys(counts, 10)
+    summary = summarise(found, "kaggle", at_source)
+    assert summary["left_out"] == {name: count + 10 for name, count in counts.items()}
+    summary = summarise(found, "kaggle", None)
+    assert summary["left_out"] == dict.fromkeys(counts)
+    assert "stray files left out unknown" in describe(summary)
+
+
+def verified(*names: str, **changes: list[object]) -> Verified:
+    """As if found in a folder."""
+    rows = []
+    for number, name in enumerate(names):
+        split, label, _ = name.split("/")
+        patient, pathogen = identify(PurePosixPath(name), label)
+        size = {"width": 8, "height": 6, "mode": "L", "bytes": 9, "sha256": f"{number:064}"}
+        rows.append(
+            {"path": name, "split": split, "label": label, "patient": patient}
+            | {"pathogen": pathogen, **size, "phash": f"{number:064x}"}
+        )
+    images = pd.DataFrame(rows, columns=COLUMNS).assign(**changes)
+    nothing = manifest.select_images([])
+    return Verified(images, pd.DataFrame(columns=["path", "reason"]), nothing, 0)
+
+
+def test_counts_of_images_and_patients() -> None:
+    found = summarise(
+        verified(
+            "train/NORMAL/IM-0001-0001.jpeg",
+            "train/NORMAL/IM-0001-0002.jpeg",
+            "train/PNEUMONIA/person1_virus_1.jpeg",
+            "train/PNEUMONIA/person1_bacteria_1.jpeg",
+            "train/PNEUMONIA/person2_bacteria_1.jpeg",
+            "test/NORMAL/IM-0001-0003.jpeg",
+            "test/PNEUMONIA/person1_virus_2.jpeg",
+            "test/PNEUMONIA/person3_virus_2.jpeg",
+        ),
+        "directory",
+    )
+    assert (found["images"], found["patients"], found["patients_in_several_splits"]) == (8, 5, 2)
+    assert found["train"] == {
+        **{"images": 5, "NORMAL": 2, "PNEUMONIA": 3, "patients": 4},
+        "positive_share": pytest.approx(0.6),
+    }
+    assert found["test"] == {
+        **{"images": 3, "NORMAL": 1, "PNEUMONIA": 2, "patients": 3},
+        "positive_share": pytest.approx(2 / 3),
+    }
+    assert found["val"] == {"images": 0, "NORMAL": 0, "PNEUMONIA": 0, "patients": 0}
+    assert found["duplicates"] == found["rejects"] == 0
+
+
+rows = st.lists(
+    st.fixed_dictionaries(
+        {
+            "split": st.sampled_from(SPLITS),
+            "label": st.sampled_from(LABELS),
+            "patient": st.sampled_from("abcde"),
+            "sha256": st.sampled_from("012345"),
+        }
+    )
+)
+
+
+@given(rows)
+def test_summary_by_counting(rows: list[dict[str, str]]) -> None:
+    images = pd.DataFrame(rows, columns=["split", "label", "patient", "sha256"])
+    images = images.assign(path="x.png", pathogen="none")
+    rejects = pd.DataFrame({"path": ["a"], "reason": ["b"]})
+    nothing = manifest.select_images([])
+    found = summarise(Verified(images, rejects, nothing, 3), "directory")
+    pairs = {(row["patient"], row["split"]) for row in rows}
+    splits_of = [[of for of, _ in pairs].count(patient) for patient in {of for of, _ in pairs}]
+    assert (found["images"], found["patients"]) == (len(rows), len(splits_of))
+    assert found["patients_in_several_splits"] == sum(number > 1 for number in splits_of)
+    assert found["duplicates"] == len(rows) - len({row["sha256"] for row in rows})
+    assert found["rejects"] == 1
+    counts = {"stray": 0, "nested": 0, "other": 0, "links": 3, "unplaced": 0}
+    assert found["left_out"] == counts
+    assert found["unknown_patients"] == found["little_range"] == 0
+    assert found["unknown_pathogens"] == [row["label"] for row in rows].count("PNEUMONIA")
+    for split in SPLITS:
+        labels = [row["label"] for row in rows if row["split"] == split]
+        counted = {label: labels.count(label) for label in LABELS}
+        share = {"positive_share": counted["PNEUMONIA"] / len(labels)} if labels else {}
+        patients = sum(of == split for _, of in pairs)
+        assert found[split] == {"images": len(labels), **counted, "patients": patients, **share}
+    assert json.loads(json.dumps(found)) == found
+
+
+def test_duplicates_are_files_of_the_same_content(tmp_path: Path) -> None:
+    put(tmp_path, *SMALL)
+    for name in ("test/NORMAL/copy.png", "train/NORMAL/copy.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes((tmp_path / SMALL[0]).read_bytes())
+    assert summarise(verify(tmp_path, "error"), "directory")["duplicates"] == 2
+
+
+@pytest.mark.parametrize(
+    ("source", "counts"),
+    [("kaggle", (5216, 16, 624)), ("mendeley", (5232, 0, 624)), ("directory", None)],
+)
+def test_published_counts(source: str, counts: tuple[int, ...] | None) -> None:
+    found = summarise(verified(*SMALL), source)
+    published = tuple(found[split].get("published") for split in ("train", "val", "test"))
+    assert published == (counts or (None, None, None))
+
+
+def test_part_of_the_data_set_is_noted() -> None:
+    train, val, test, _ = describe(summarise(verified(*SMALL), "kaggle")).splitlines()
+    assert train == (
+        "train: 2 images (1 NORMAL, 1 PNEUMONIA), 2 patients; NOTE: 5216 images are published"
+    )
+    assert "NOTE: 16 " in val
+    assert "NOTE: 624 " in test
+    whole = summarise(verified(*SMALL), "kaggle")
+    for split in ("train", "val", "test"):
+        whole[split]["published"] = whole[split]["images"]
+    assert "NOTE" not in describe(whole)
+    assert "NOTE" not in describe(summarise(verified(*SMALL), "directory"))
+
+
+def test_description_names_what_was_left_out() -> None:
+    summary = summarise(verified(*SMALL), "directory")
+    summary |= {"duplicates": 11, "rejects": 12, "patients_in_several_splits": 13}
+    summary["left_out"] = {"stray": 14, "nested": 15, "other": 16, "links": 17}
+    assert describe(summary).splitlines()[-1] == (
+        "patients in several splits 13, duplicates 11, rejects 12, stray files left out 14, "
+        "nested files left out 15, other files left out 16, links files left out 17"
+    )
+
+
+def test_written_manifest_is_read_back(tmp_path: Path) -> None:
+    images = verify(put(tmp_path, *SMALL), "error").images
+    write_csv(tmp_path / "manifest.csv", images)
+    pd.testing.assert_frame_equal(read(tmp_path / "manifest.csv"), images, check_dtype=False)
+
+
+@pytest.mark.parametrize("patient", ["0012", "NA", "null", "nan", "1e5", "True", "a,b", 'a"b', "ä"])
+def test_patient_stays_text(tmp_path: Path, patient: str) -> None:
+    path = tmp_path / "manifest.csv"
+    names = (f"train/NORMAL/{patient}.png", f"test/PNEUMONIA/{patient}.png")
+    table = verified(*names, sha256=["0123", "1e10"], patient=[patient] * 2).images
+    write_csv(path, table)
+    back = read(path)
+    for column in ("path", "patient", "sha256", "pathogen", "mode"):
+        assert list(back[column]) == list(table[column])
+    for column in ("width", "height", "bytes"):
+        assert back[column].dtype == np.int64
+
+
+NUMBERS = st.integers(0, 2**63 - 1)
+COLUMN = {
+    **dict.fromkeys(COLUMNS, names),
+    **dict.fromkeys(("width", "height", "bytes"), NUMBERS),
+    **{"split": st.sampled_from(SPLITS), "label": st.sampled_from(LABELS)},
+    "phash": st.integers(0, 2**256 - 1).map("{:064x}".format),
+}
+rows_of_text = st.lists(st.fixed_dictionaries(COLUMN), min_size=1)
+
+
+@given(rows_of_text)
+def test_whatever_is_written_is_read_back(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, object]]
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "any.csv"
+    write_csv(path, pd.DataFrame(rows))
+    assert read(path).to_dict("records") == rows
+
+
+# A manifest, cut and overwritten somewhere.
+ROW = dict.fromkeys(COLUMNS, "1") | {"split": "train", "label": "NORMAL", "phash": "0" * 64}
+WHOLE = pd.DataFrame([ROW] * 3).to_csv(index=False).encode()
+
+
+@given(st.integers(0, len(WHOLE)), st.integers(0, 20), st.binary(max_size=20) | st.text("019,\n"))
+def test_a_damaged_manifest_is_read_or_named(
+    tmp_path_factory: pytest.TempPathFactory, start: int, length: int, damage: bytes | str
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "damaged.csv"
+    put_in = damage if isinstance(damage, bytes) else damage.encode()
+    path.write_bytes(WHOLE[:start] + put_in + WHOLE[start + length :])
+    try:
+        found = read(path)
+    except CxrError as error:
+        assert str(path) in str(error)
+        return
+    assert list(found.columns) == COLUMNS
+    assert set(found[["width", "height", "bytes"]].dtypes) == {np.dtype(np.int64)}
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "said"),
+    [
+        ("split", "Train", "no known split and label"),
+        ("split", "", "no known split and label"),
+        ("label", "COVID", "no known split and label"),
+        ("phash", "0" * 63, "ends early"),
+        ("phash", "0" * 65, "ends early"),
+        ("phash", "", "ends early"),
+        ("phash", "g" * 64, "ends early"),
+    ],
+)
+def test_one_wrong_row(tmp_path: Path, column: str, value: str, said: str) -> None:
+    path = tmp_path / "manifest.csv"
+    write_csv(path, pd.DataFrame([ROW, ROW | {column: value}, ROW]))
+    with pytest.raises(CxrError, match=said) as caught:
+        read(path)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("column", COLUMNS)
+def test_lacking_column(tmp_path: Path, column: str) -> None:
+    path = tmp_path / "manifest.csv"
+    write_csv(path, verified(*SMALL).images.drop(columns=column))
+    with pytest.raises(CxrError, match=column) as caught:
+        read(path)
+    assert str(path) in str(caught.value)
+
+
+HUGE = f"{','.join(COLUMNS)}\n{','.join(['9' * 30] * len(COLUMNS))}\n"
+
+
+@pytest.mark.parametrize(
+    "content", [None, "", "path,split\n", "\xff\n", "a\n1,2,3\n1\n", HUGE], ids=repr
+)
+def test_no_manifest(tmp_path: Path, content: str | None) -> None:
+    path = tmp_path / "manifest.csv"
+    if content is not None:
+        path.write_bytes(content.encode("latin-1"))
+    with pytest.raises(CxrError, match="dvc repro fetch") as caught:
+        read(path)
+    assert str(path) in str(caught.value)

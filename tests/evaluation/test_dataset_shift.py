@@ -1,0 +1,136 @@
+"""Shift and shortcuts on made-up data where the answer is known."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.typing import NDArray
+from sklearn.metrics import roc_auc_score
+
+from cxr import paths
+from cxr.common.arrays import Split
+from cxr.evaluation import dataset_shift as dataset_shift_module
+from cxr.evaluation.dataset_shift import domain_probabilities, on_least_alike, told_apart
+from stages import dataset_shift
+from tests.support.synthetic import COUNTS, split_of
+
+
+@pytest.fixture(scope="module")
+def splits() -> dict[str, Split]:
+    return {name: split_of(name, n, seed) for seed, (name, n) in enumerate(COUNTS.items())}
+
+
+@pytest.fixture(scope="module")
+def features(splits: dict[str, Split]) -> dict[str, NDArray[np.float64]]:
+    """Noise, but half of the NORMAL test images come from somewhere else."""
+    rng = np.random.default_rng(7)
+    rows = {name: rng.normal(size=(n, 30)) for name, n in COUNTS.items()}
+    rows["test"][other_acquisition(splits)] += 3
+    return rows
+
+
+def other_acquisition(splits: dict[str, Split]) -> NDArray[np.bool_]:
+    normal = splits["test"].index["label"] == "NORMAL"
+    return (normal & (np.arange(COUNTS["test"]) < 30)).to_numpy()
+
+
+def test_of_many_images_some_are_compared(
+    splits: dict[str, Split],
+    features: dict[str, NDArray[np.float64]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(dataset_shift_module, "ENOUGH", 20)
+    aucs, table = told_apart(splits, features)
+    assert table["label"].value_counts().to_dict() == {"NORMAL": 20, "PNEUMONIA": 20}
+    assert aucs["test"]["NORMAL"] > 0.6 > aucs["test"]["PNEUMONIA"]
+
+
+def test_the_class_that_differs_is_told_apart(
+    splits: dict[str, Split], features: dict[str, NDArray[np.float64]]
+) -> None:
+    aucs, table = told_apart(splits, features)
+    assert aucs["test"]["NORMAL"] > 0.7
+    for split, label in (("test", "PNEUMONIA"), ("val", "NORMAL"), ("val", "PNEUMONIA")):
+        assert 0.3 < aucs[split][label] < 0.7
+    assert list(table.columns) == ["path", "label", "unlikeness"]
+    assert sorted(table["path"]) == sorted(splits["test"].index["path"])
+    is_other = set(splits["test"].index["path"][other_acquisition(splits)])
+    normal = table[table["label"] == "NORMAL"].sort_values("unlikeness", ascending=False)
+    assert set(normal["path"].head(len(is_other))) == is_other
+
+
+def test_images_of_a_patient_never_judge_each_other() -> None:
+    """Features that only name the patient tell nothing of other patients."""
+    rng = np.random.default_rng(1)
+    of_patient = rng.normal(size=(60, 20))
+    rows = np.repeat(of_patient, 4, axis=0)
+    patients = pd.Series(np.repeat(np.arange(60), 4))
+    found = domain_probabilities(rows[:120], rows[120:], patients)
+    assert len(found) == 240
+    assert abs(found[120:].mean() - found[:120].mean()) < 0.15
+
+
+def test_wide_features_are_projected(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dataset_shift_module, "WIDEST", 64)
+    rng = np.random.default_rng(2)
+    train, other = rng.normal(size=(80, 500)), rng.normal(size=(80, 500)) + 0.5
+    found = domain_probabilities(train, other, pd.Series(range(160)))
+    assert roc_auc_score(np.repeat([0, 1], 80), found) > 0.8
+
+
+def test_a_class_of_few_patients_is_left_out(
+    splits: dict[str, Split], features: dict[str, NDArray[np.float64]]
+) -> None:
+    few = splits["val"].index.copy()
+    few.loc[few["label"] == "NORMAL", "patient"] = "one"
+    changed = splits | {"val": Split(splits["val"].images, few)}
+    aucs, _ = told_apart(changed, features)
+    assert set(aucs["val"]) == {"PNEUMONIA"}
+    assert set(aucs["test"]) == {"NORMAL", "PNEUMONIA"}
+
+
+def test_right_calls_on_the_least_alike() -> None:
+    unlike = pd.DataFrame(
+        {
+            "path": [f"{n}.png" for n in range(16)],
+            "label": ["NORMAL"] * 8 + ["PNEUMONIA"] * 8,
+            "unlikeness": [0.9, 0.8, *[0.1] * 6, *[0.2] * 6, 0.6, 0.7],
+        }
+    )
+    predictions = unlike[["path", "label"]].assign(
+        split="test", a=[0.9, 0.1, *[0.1] * 6, *[0.9] * 6, 0.1, 0.2], b=0.5
+    )
+    found = on_least_alike(unlike, predictions.sample(frac=1, random_state=1), ("a", "b"))
+    assert found["NORMAL"]["a"] == {"least_alike": 0.5, "rest": 1.0}
+    assert found["PNEUMONIA"]["a"] == {"least_alike": 0.0, "rest": 1.0}
+    assert found["PNEUMONIA"]["b"] == {"least_alike": 1.0, "rest": 1.0}
+    assert found["NORMAL"]["images"] == found["PNEUMONIA"]["images"] == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "matches"),
+    [
+        (lambda names: names, 66),
+        (lambda names: names[1:], 65),
+        (lambda names: [*names[1:], names[1]], 65),
+        (lambda names: [*names, names[0]], 66),
+        (lambda names: [name.replace(".", "_jpeg.rf.1a.") for name in names], 0),
+    ],
+    ids=["all", "one lacks", "another twice", "one twice", "other names"],
+)
+def test_images_found_by_eye_count_only_where_all_of_them_are(
+    change: Callable[[list[str]], list[str]], matches: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Images of other data sets, as the demo's, have some of the names."""
+    listed = paths.OTHER_ACQUISITION.read_text().split()
+    names = change(listed)
+    others = ["train/NORMAL/NORMAL2-IM-0022-0001.jpeg", "train/NORMAL/x.png"]
+    paths_of = {"train": others, "test": [f"test/NORMAL/{name}" for name in names]}
+    found = dataset_shift.other_acquisition(
+        {split: pd.DataFrame({"path": files}) for split, files in paths_of.items()}
+    )
+    assert found == (set(listed) if names == listed else set())
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"{matches} of the 66 images of " if matches not in (0, 66) else "")
+    assert ("not used" in printed) == bool(printed) == (names != listed and matches > 0)

@@ -1,0 +1,91 @@
+"""Metrics, curves and confusion counts of one set of images."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from cxr.common.names import LABELS, VARIANTS
+from cxr.evaluation import metrics
+
+BASELINE = [0.1, 0.35, 0.45, 0.8, 0.3, 0.45, 0.5, 0.9]
+THRESHOLDS = {"baseline": 0.4, "augmented": 1.0, "transfer": 0.4, "finetuned": 0.6, "ensemble": 0.5}
+EVALUATION = {variant: {"operating_point": {"threshold": t}} for variant, t in THRESHOLDS.items()}
+
+
+def images() -> pd.DataFrame:
+    """Four images of each class."""
+    label = np.repeat(LABELS, 4)
+    constant = {"transfer": 0.4, "finetuned": 0.6, "ensemble": 0.5}
+    perfect = (label == "PNEUMONIA").astype(float)
+    return pd.DataFrame({"label": label, "baseline": BASELINE, "augmented": perfect, **constant})
+
+
+def test_metrics_at_half_and_without_a_threshold() -> None:
+    found = metrics.classification_metrics(*metrics.pair(images(), "baseline"))
+    assert [found[name] for name in ("n", "tn", "fp", "fn", "tp")] == [8, 3, 1, 2, 2]
+    assert found["recall"] == 0.5
+    assert found["roc_auc"] == pytest.approx(10.5 / 16)
+    assert set(found) >= {"average_precision", "brier", "ece", "f1"}
+
+
+def test_rates_at_a_threshold() -> None:
+    found = metrics.operating_rates(*metrics.pair(images(), "baseline"), 0.4, 0.2)
+    assert found == {
+        "accuracy": pytest.approx(5 / 8),
+        "precision": pytest.approx(3 / 5),
+        "recall": pytest.approx(3 / 4),
+        "specificity": pytest.approx(2 / 4),
+        # Of 1000 people 200 are ill: 150 of them and 400 others are called ill.
+        "ppv": pytest.approx(150 / 550),
+        "npv": pytest.approx(400 / 450),
+    }
+
+
+def test_confusions() -> None:
+    found = metrics.confusions(images(), EVALUATION)
+    assert list(found.columns) == ["variant", "threshold", "actual", "predicted", "images"]
+    sums = found.groupby(["variant", "threshold"], sort=False)["images"].sum()
+    assert list(sums.index) == [(v, t) for v in VARIANTS for t in ("at 0.5", "operating point")]
+    assert set(sums) == {8}
+    cells = found.set_index(["variant", "threshold", "actual", "predicted"])["images"]
+    order = [(a, p) for a in LABELS for p in LABELS]
+    assert [cells["baseline", "at 0.5", *cell] for cell in order] == [3, 1, 2, 2]
+    assert [cells["baseline", "operating point", *cell] for cell in order] == [2, 2, 1, 3]
+    assert [cells["transfer", "operating point", *cell] for cell in order] == [0, 4, 0, 4]
+
+
+def test_curves() -> None:
+    found = metrics.curves(images())
+    assert list(found) == ["roc", "precision_recall"]
+    assert list(found["roc"].columns) == ["fpr", "tpr", "variant"]
+    assert list(found["precision_recall"].columns) == ["recall", "precision", "variant"]
+    for name, maker in (
+        ("roc", metrics.roc_curve),
+        ("precision_recall", metrics.precision_recall_curve),
+    ):
+        assert list(found[name]["variant"].unique()) == list(VARIANTS)
+        y_true = (images()["label"] == "PNEUMONIA").to_numpy(int)
+        for variant, curve in found[name].groupby("variant"):
+            wanted = maker(y_true, images()[variant].to_numpy())
+            np.testing.assert_allclose(curve.drop(columns="variant"), wanted, atol=1e-5)
+
+
+def test_summary_has_few_numbers_of_short_names() -> None:
+    points = {"recall": 0.98, "precision": 0.8}
+    evaluation = {
+        variant: {
+            "test": {"roc_auc": 0.91236},
+            "selection": {"roc_auc": 0.95},
+            "operating_point": {
+                "test": {"recall": 0.98765, "precision": 0.5, "accuracy": 1.0},
+                "selection": points,
+            },
+        }
+        for variant in VARIANTS
+    }
+    evaluation["transfer"]["selection"]["roc_auc"] = 0.9
+    found = metrics.summary(evaluation)
+    assert list(found) == ["b", "a", "t", "f", "e"]
+    for numbers in found.values():
+        chosen_by = 0.9 if numbers is found["t"] else 0.95
+        assert numbers == {"rec": 0.988, "pre": 0.5, "acc": 1.0, "auc": 0.912, "sel": chosen_by}

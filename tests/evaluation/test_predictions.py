@@ -1,0 +1,306 @@
+"""Predictions, each row once, and their metrics."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.typing import NDArray
+
+from cxr import paths
+from cxr.common.arrays import Split, write_split
+from cxr.common.names import REGISTRY
+from cxr.errors import CxrError
+from cxr.evaluation import predictions as predictions_module
+from cxr.evaluation.predictions import (
+    BATCH_SIZE,
+    evaluate,
+    predict,
+    predict_all,
+    predict_from_cache,
+)
+
+VARIANTS = ["baseline", "augmented", "transfer", "finetuned", "ensemble"]
+METRICS = {
+    *("n", "accuracy", "precision", "recall", "specificity", "f1"),
+    *("roc_auc", "average_precision", "brier", "ece", "tn", "fp", "fn", "tp"),
+}
+RATES = {"accuracy", "precision", "recall", "specificity", "ppv", "npv"}
+
+
+def predictions() -> pd.DataFrame:
+    """Validation of 10 images, 6 of them PNEUMONIA; test of 8, 4 of them; one condition of stress,
+    under which all variants say what they say of the plain images.
+    """
+    labels = ["NORMAL"] * 4 + ["PNEUMONIA"] * 6 + ["NORMAL"] * 4 + ["PNEUMONIA"] * 4
+    baseline = [0.1, 0.2, 0.3, 0.8, 0.4, 0.6, 0.7, 0.75, 0.9, 0.95]
+    baseline += [0.1, 0.35, 0.45, 0.8, 0.3, 0.45, 0.5, 0.9]
+    table = pd.DataFrame(
+        {
+            "path": [f"{number}.png" for number in range(18)],
+            "patient": [str(number) for number in range(18)],
+            "split": ["val"] * 10 + ["test"] * 8,
+            "label": labels,
+            "pathogen": "none",
+            "condition": "plain",
+            "baseline": baseline,
+            "augmented": [float(label == "PNEUMONIA") for label in labels],
+            "transfer": 0.4,
+            "finetuned": 0.6,
+            "ensemble": 0.5,
+        }
+    )
+    stress = table[:10].assign(split="stress", condition="dark")
+    return pd.concat([table, stress], ignore_index=True)
+
+
+def test_structure_of_the_evaluation() -> None:
+    found = evaluate(predictions(), 0.9, 0.2)
+    assert list(found) == [*VARIANTS, "majority"]
+    for variant in VARIANTS:
+        assert set(found[variant]) == {"val", "test", "selection", "stress", "operating_point"}
+        for split in ("val", "test", "selection"):
+            assert set(found[variant][split]) == METRICS
+        assert set(found[variant]["stress"]) == {"dark"}
+        assert set(found[variant]["stress"]["dark"]) == {"roc_auc", "recall", "specificity"}
+        point = found[variant]["operating_point"]
+        assert set(point) == {"threshold", "val", "test", "selection"}
+        assert set(point["val"]) == set(point["test"]) == RATES
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+
+
+def test_every_variant_and_split_is_scored_by_its_own_rows() -> None:
+    found = evaluate(predictions(), 0.9, 0.2)
+    counts = ["n", "tn", "fp", "fn", "tp"]
+    assert [found["baseline"]["val"][name] for name in counts] == [10, 3, 1, 1, 5]
+    assert [found["baseline"]["test"][name] for name in counts] == [8, 3, 1, 2, 2]
+    assert found["baseline"]["val"]["roc_auc"] == pytest.approx(20 / 24)
+    assert found["baseline"]["test"]["roc_auc"] == pytest.approx(10.5 / 16)
+    assert [found["augmented"]["test"][name] for name in counts] == [8, 4, 0, 0, 4]
+    assert found["augmented"]["test"]["average_precision"] == 1
+    assert [found["transfer"]["test"][name] for name in counts] == [8, 4, 0, 4, 0]
+    assert found["transfer"]["test"]["roc_auc"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("min_recall", "threshold", "test"),
+    [  # accuracy, precision, recall, specificity on test
+        (1.0, 0.4, (5 / 8, 3 / 5, 3 / 4, 2 / 4)),
+        (0.8, 0.4, (5 / 8, 3 / 5, 3 / 4, 2 / 4)),
+        (0.3, 0.9, (5 / 8, 1, 1 / 4, 1)),
+    ],
+)
+def test_operating_point(min_recall: float, threshold: float, test: tuple[float, ...]) -> None:
+    point = evaluate(predictions(), min_recall, 0.2)["baseline"]["operating_point"]
+    assert point["threshold"] == threshold
+    shown = ("accuracy", "precision", "recall", "specificity")
+    assert tuple(point["test"][name] for name in shown) == pytest.approx(test)
+    # Of 1000 people 200 are ill: who of them is called ill, and is it right?
+    recall, specificity = test[2:]
+    called = 200 * recall + 800 * (1 - specificity)
+    assert point["test"]["ppv"] == pytest.approx(200 * recall / called)
+    assert point["test"]["npv"] == pytest.approx(800 * specificity / (1000 - called))
+    assert point["val"]["recall"] >= min_recall
+
+
+def test_threshold_is_chosen_on_validation_alone() -> None:
+    table = predictions()
+    is_test = table["split"] == "test"
+    other = table.copy()
+    other.loc[is_test, "baseline"] = 1 - other.loc[is_test, "baseline"]
+    changed = table.copy()
+    changed.loc[~is_test, "baseline"] = 1 - changed.loc[~is_test, "baseline"]
+    first, second, third = (evaluate(t, 0.9, 0.2)["baseline"] for t in (table, other, changed))
+    assert first["operating_point"]["threshold"] == second["operating_point"]["threshold"]
+    assert first["operating_point"]["val"] == second["operating_point"]["val"]
+    assert first["operating_point"]["test"] != second["operating_point"]["test"]
+    assert first["operating_point"]["threshold"] != third["operating_point"]["threshold"]
+
+
+def test_the_threshold_is_chosen_on_the_stressed_images_as_well() -> None:
+    table = predictions()
+    ill = (table["split"] == "stress") & (table["label"] == "PNEUMONIA")
+    table.loc[ill, "baseline"] -= 0.35  # under stress pneumonia looks less ill
+    plain, stressed = (evaluate(t, 1.0, 0.2)["baseline"] for t in (predictions(), table))
+    assert plain["operating_point"]["threshold"] == 0.4
+    assert stressed["operating_point"]["threshold"] == pytest.approx(0.05)
+    assert stressed["operating_point"]["selection"]["recall"] == 1
+    assert stressed["selection"]["n"] == 20
+    assert stressed["val"] == plain["val"]
+    # The condition by itself: the ill images fall behind well ones.
+    assert plain["stress"]["dark"]["roc_auc"] == pytest.approx(20 / 24)
+    ill_now, well = [0.05, 0.25, 0.35, 0.4, 0.55, 0.6], [0.1, 0.2, 0.3, 0.8]
+    right = sum(i > w for i in ill_now for w in well)
+    assert stressed["stress"]["dark"]["roc_auc"] == pytest.approx(right / 24)
+    assert stressed["stress"]["dark"]["specificity"] == 0
+
+
+def test_order_of_rows_does_not_matter() -> None:
+    shuffled = predictions().sample(frac=1, random_state=1)
+    first, second = (pd.json_normalize(evaluate(t, 0.9, 0.2)) for t in (shuffled, predictions()))
+    pd.testing.assert_frame_equal(first, second, rtol=1e-12)
+
+
+def test_majority_calls_everything_pneumonia() -> None:
+    assert evaluate(predictions(), 0.9, 0.2)["majority"] == {
+        "val": {"accuracy": pytest.approx(0.6)},
+        "test": {"accuracy": pytest.approx(0.5)},
+    }
+
+
+def test_nan_is_not_scored() -> None:
+    table = predictions()
+    table.loc[12, "augmented"] = np.nan
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        evaluate(table, 0.9, 0.2)
+
+
+class Model:
+    """Stands in for a network: a function of the rows of a batch."""
+
+    def __init__(
+        self, function: Callable[[Any], Any], head: "Model | None" = None, dtype: str = "uint8"
+    ) -> None:
+        self.name = "stand-in"
+        self.function = function
+        self.head = head
+        self.input = SimpleNamespace(dtype=dtype)
+
+    def predict_on_batch(self, rows: NDArray[Any]) -> NDArray[np.float32]:
+        assert len(rows) <= BATCH_SIZE
+        return self.function(rows).astype(np.float32)[:, np.newaxis]
+
+    def get_layer(self, name: str) -> "Model":
+        assert name in ("head", "tuned")
+        assert self.head is not None
+        return self.head
+
+
+def split(count: int) -> Split:
+    """Image number i is filled with the value i; the last two thirds are PNEUMONIA."""
+    images = np.broadcast_to(np.arange(count, dtype=np.uint8)[:, None, None], (count, 4, 4))
+    names = [f"{number}.png" for number in range(count)]
+    label = ["NORMAL" if number < count / 3 else "PNEUMONIA" for number in range(count)]
+    index = {"path": names, "label": label, "patient": names, "pathogen": "none", "width": 4}
+    return Split(images, pd.DataFrame(index))
+
+
+def mean(images: Any) -> Any:
+    assert images.shape[1:] == (4, 4, 1)
+    return images.mean(axis=(1, 2, 3)) / 255
+
+
+def first(features: Any) -> Any:
+    assert features.dtype == np.float32  # also where they are kept in half precision
+    return features[:, 0]
+
+
+def head() -> Model:
+    return Model(first, dtype="float32")
+
+
+def features(count: int) -> NDArray[np.float32]:
+    return np.repeat(np.arange(count, dtype=np.float32)[:, None] / 255, 3, axis=1)
+
+
+def from_cache(model: Model, part: Split, rows: NDArray[np.float32]) -> Any:
+    return predict_from_cache(
+        model, part, rows[np.newaxis], REGISTRY["transfer"].cached, "transfer"
+    )
+
+
+@pytest.mark.parametrize("count", [1, 31, 32, 33, 70])
+def test_each_row_is_predicted_once_and_in_order(count: int) -> None:
+    part = split(count)
+    found = predict(Model(mean), part.images[..., np.newaxis])
+    assert found.dtype == np.float64
+    np.testing.assert_allclose(found, np.arange(count) / 255, atol=1e-7)
+
+
+def test_network_of_keras_predicts_each_row_once_and_in_order() -> None:
+    inputs = keras.Input((3,))
+    outputs = keras.layers.Dense(1, use_bias=False, kernel_initializer="ones")(inputs)
+    found = predict(keras.Model(inputs, outputs), features(70))
+    np.testing.assert_allclose(found, 3 * np.arange(70) / 255, atol=1e-6)
+
+
+@pytest.mark.parametrize("row", [0, 40, 69])
+def test_nan_is_reported(row: int) -> None:
+    part = split(70)
+    model = Model(lambda images: np.where(images[:, 0, 0, 0] == row, np.nan, 0.5))
+    with pytest.raises(CxrError, match="stand-in gives NaN"):
+        predict(model, part.images[..., np.newaxis])
+
+
+@pytest.mark.parametrize("count", [5, 32, 70])
+def test_transfer_is_predicted_from_the_features(count: int) -> None:
+    seen = []
+    model = Model(lambda images: seen.append(len(images)) or mean(images), head())
+    found = from_cache(model, split(count), features(count))
+    np.testing.assert_allclose(found, np.arange(count) / 255, atol=1e-7)
+    assert sum(seen) == min(count, 32)  # the backbone runs on the first images only
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [features(70)[::-1], features(70) * 2 + 0.01, np.roll(features(70), 1, axis=0)],
+    ids=["reversed", "of another backbone", "shifted"],
+)
+def test_features_of_other_images(wrong: NDArray[np.float32]) -> None:
+    with pytest.raises(CxrError, match="do not belong together"):
+        from_cache(Model(mean, head()), split(70), wrong)
+
+
+@pytest.fixture
+def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Arrays and features in the folders of the pipeline, stand-ins for its saved models."""
+    monkeypatch.chdir(tmp_path)
+    paths.FEATURES.mkdir(parents=True)
+    paths.ACTIVATIONS.mkdir(parents=True)
+    for name, count in {"val": 40, "stress": 40, "test": 9}.items():
+        part = split(count)
+        index = part.index.assign(condition="dark") if name == "stress" else part.index
+        write_split(paths.ARRAYS / name, part.images, index)
+        np.save(paths.features(name), features(count))
+        views = np.stack([0.5 * features(count), 1.5 * features(count)])  # their mean: features
+        np.save(paths.activations(name), views.astype(np.float16))
+    models = {
+        "baseline": Model(mean),
+        "augmented": Model(lambda images: 1 - mean(images)),
+        "transfer": Model(mean, head()),
+        "finetuned": Model(mean, head()),
+    }
+    by_path = {paths.model(variant): model for variant, model in models.items()}
+    monkeypatch.setattr(predictions_module, "load_model", by_path.__getitem__)
+
+
+@pytest.mark.usefixtures("results")
+def test_table_of_all_predictions() -> None:
+    table = predict_all()
+    assert list(table.columns) == [
+        *("path", "patient", "split", "label", "pathogen", "condition"),
+        *VARIANTS[:-1],
+    ]
+    assert list(table["split"]) == ["val"] * 40 + ["stress"] * 40 + ["test"] * 9
+    assert list(table["condition"]) == ["plain"] * 40 + ["dark"] * 40 + ["plain"] * 9
+    assert table.index.equals(pd.RangeIndex(89))
+    numbers = table["path"].str.removesuffix(".png").astype(int)
+    assert list(numbers) == [*range(40), *range(40), *range(9)]
+    np.testing.assert_allclose(table["baseline"], numbers / 255, atol=1e-7)
+    np.testing.assert_allclose(table["augmented"], 1 - numbers / 255, atol=1e-7)
+    np.testing.assert_allclose(table["transfer"], numbers / 255, atol=1e-7)
+    np.testing.assert_allclose(table["finetuned"], numbers / 255, atol=1e-3)
+    table["ensemble"] = table["finetuned"]
+    assert evaluate(table, 0.98, 0.2)["baseline"]["test"]["n"] == 9
+
+
+@pytest.mark.usefixtures("results")
+def test_features_of_the_other_split() -> None:
+    np.save(paths.features("test"), features(40)[20:29])
+    with pytest.raises(CxrError, match="do not belong together"):
+        predict_all()

@@ -1,0 +1,498 @@
+"""The rule is silent where nothing differs, and names what was planted; the command tells it."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import openvino
+import pandas as pd
+import pytest
+from openvino import opset13 as ops
+from PIL import Image
+from scipy import stats
+
+from cxr import cli
+from cxr.common.arrays import Split
+from cxr.common.names import LABELS, VARIANTS
+from cxr.errors import CxrError
+from cxr.export import bundle, drift, ood
+from cxr.inference import drift_report
+from cxr.inference.predict import Predictor
+from cxr.params import read_params
+from cxr.tools.project_copy import PROJECT
+from tests.support.pages import Page
+
+THRESHOLD = 0.5
+
+
+def population(
+    seed: int, patients: int = 150, ill: float = 0.5, images: int = 2, alike: float = 0.5
+) -> pd.DataFrame:
+    """Images of patients of whom the share `ill` is ill, which shows in every number; `alike`: the
+    share of the variance that images of one patient have in common.
+    """
+    rng = np.random.default_rng(seed)
+    patient = np.repeat(np.arange(patients), images)
+    is_ill = np.repeat(rng.random(patients) < ill, images)
+
+    def numbers(mean: float, sd: float, when_ill: float) -> np.ndarray:
+        own = np.repeat(rng.normal(size=patients), images) * alike**0.5
+        noise = rng.normal(size=len(patient)) * (1 - alike) ** 0.5
+        return mean + when_ill * is_ill + sd * (own + noise)
+
+    return pd.DataFrame(
+        {
+            "patient": patient,
+            "label": np.where(is_ill, "PNEUMONIA", "NORMAL"),
+            "shorter_side": rng.integers(256, 400, len(patient)),
+            "aspect_ratio": numbers(1.2, 0.1, 0.2),
+            "grey": numbers(120, 15, 20),
+            "contrast": numbers(50, 5, -6),
+            "distance": numbers(0.3, 0.02, 0.02),
+            "probability": np.clip(numbers(0.25, 0.1, 0.5), 0, 1),
+            "warned": False,
+        }
+    )
+
+
+REFERENCE = population(0)
+
+
+def shifted(name: str, by: float) -> Callable[[pd.DataFrame], pd.DataFrame]:
+    return lambda images: images.assign(**{name: images[name] + by})
+
+
+PLANTED: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {
+    "warnings": lambda images: images.assign(warned=np.arange(len(images)) % 5 == 0),
+    "aspect_ratio": shifted("aspect_ratio", 0.15),
+    "grey": shifted("grey", -25),
+    "contrast": lambda images: images.assign(contrast=images["contrast"] * 0.8),
+    "distance": shifted("distance", 0.03),
+}
+
+
+def test_images_like_the_reference_are_not_marked() -> None:
+    for seed in range(1, 11):
+        found = drift.compare(REFERENCE, population(seed), THRESHOLD)
+        assert (found["verdict"], found["marked"]) == (drift.NOTHING, [])
+    assert found["images"] == 300 and found["rule"] == drift.RULE
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_what_was_planted_is_marked_and_nothing_else(name: str) -> None:
+    found = drift.compare(REFERENCE, PLANTED[name](population(1)), THRESHOLD)
+    assert (found["verdict"], found["marked"]) == (drift.NO_TRUST, [name])
+    test = found["tests"][name]
+    assert test["difference"] > drift.limit(test) == max(test["floor"], test["chance"])
+
+
+@pytest.mark.parametrize("ill", [0.1, 0.9])
+def test_another_share_of_ill_patients_is_told_from_another_machine(ill: float) -> None:
+    here = population(1, ill=ill)
+    found = drift.compare(REFERENCE, here, THRESHOLD)
+    assert found["marked"] == ["called"]
+    assert found["prevalence"]["here"] == pytest.approx(
+        (here["label"] == LABELS[1]).mean(), abs=0.05
+    )
+    darker = drift.compare(REFERENCE, PLANTED["grey"](here), THRESHOLD)
+    assert darker["marked"] == ["grey", "called"]
+
+
+@pytest.mark.slow
+def test_images_of_one_patient_are_no_proof_of_another_machine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(drift, "HALVES", 20)
+    few = population(3, patients=60, images=8, alike=0.98)
+    by_patient = drift.false_alarms(few, THRESHOLD)
+    assert by_patient is not None and by_patient <= 0.05
+    halves = [few[few["patient"] % 30 < 15], few[few["patient"] % 30 >= 15]]
+    limits = [
+        drift.compare(reference, halves[1], THRESHOLD)["tests"]["grey"]["chance"]
+        for reference in (halves[0], halves[0].assign(patient=range(len(halves[0]))))
+    ]
+    assert limits[0] > 2 * limits[1]
+
+
+def test_many_images_are_compared_with_few() -> None:
+    """What chance did to the reference is not taken for a difference."""
+    small = population(0, patients=40)
+    many = [population(seed, patients=3000) for seed in range(1, 6)]
+    found = [drift.compare(small, here, THRESHOLD) for here in many]
+    assert [one["marked"] for one in found] == [[]] * 5
+    assert min(one["tests"]["grey"]["chance"] for one in found) > 0.1
+
+
+def test_a_difference_that_does_not_matter_is_not_marked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drift, "DRAWS", 700)
+    known, here = population(0, patients=1500), population(1, patients=1500)
+    test = drift.compare(known, shifted("grey", 4)(here), THRESHOLD)["tests"]["grey"]
+    assert test["chance"] < test["difference"] < test["floor"]
+
+
+def test_few_images_are_not_judged() -> None:
+    other = PLANTED["grey"](population(1)).assign(warned=True)
+    few = drift.compare(REFERENCE, other[: drift.LEAST - 1], THRESHOLD)
+    assert (few["verdict"], few["marked"]) == (drift.TOO_FEW, [])
+    enough = drift.compare(REFERENCE, other[: drift.LEAST], THRESHOLD)
+    assert enough["verdict"] == drift.NO_TRUST and "warnings" in enough["marked"]
+    assert drift.compare(REFERENCE, other[:1], THRESHOLD)["verdict"] == drift.TOO_FEW
+
+
+def test_halves_that_are_too_small_tell_no_false_alarms() -> None:
+    assert drift.false_alarms(population(0, patients=25), THRESHOLD) is None
+
+
+def test_distance_of_distributions_is_that_of_scipy() -> None:
+    rng = np.random.default_rng(0)
+    some, others = rng.integers(0, 20, 50) / 2, rng.integers(3, 25, 80) / 2  # with ties
+    weights = np.zeros((2, 2, 130))
+    weights[0, :, :50], weights[1, :, 50:] = 1, 1
+    found = drift.ks(np.concatenate([some, others]), *weights)
+    assert found == pytest.approx([stats.ks_2samp(some, others).statistic] * 2)
+    counts = rng.integers(0, 4, (1, 50))
+    repeated = stats.ks_2samp(np.repeat(some, counts[0]), some).statistic
+    assert drift.ks(some, counts, np.ones((1, 50))) == pytest.approx([repeated])
+
+
+def test_prevalence_is_corrected_by_recall_and_specificity() -> None:
+    called = 0.3 * 0.9 + 0.7 * (1 - 0.8)
+    assert drift.prevalence(called, 0.9, 0.8) == pytest.approx(0.3)
+    assert drift.prevalence(0.1, 0.9, 0.8) == 0
+    assert drift.prevalence(0.95, 0.9, 0.8) == 1
+    assert drift.prevalence(0.5, 0.6, 0.4) is None
+    ill = np.array([True, False, False, False])
+    weights = drift.weights_to(ill, 0.4)
+    assert weights[ill].sum() / weights.sum() == pytest.approx(0.4)
+
+
+def test_answers_that_tell_nothing_give_no_prevalence() -> None:
+    blind = REFERENCE.assign(probability=np.resize([0.2, 0.8], len(REFERENCE)))
+    found = drift.compare(blind.assign(probability=0.2), blind, THRESHOLD)
+    assert found["prevalence"]["here"] is None and found["marked"] == ["called"]
+
+
+# --- the reference -------------------------------------------------------------------------------
+
+INDEX = pd.DataFrame(
+    {
+        "path": ["a/doe.png", "a/doe2.png", "b/roe.png"],
+        "patient": ["doe", "doe", "roe"],
+        "label": ["NORMAL", "NORMAL", "PNEUMONIA"],
+        "width": ["300", "200", "400"],
+        "height": ["200", "250", "400"],
+    }
+)
+
+
+def made() -> pd.DataFrame:
+    images = np.zeros((3, 4, 4), np.uint8)
+    images[1:, :2] = 200
+    chances = pd.DataFrame({"transfer": [0.1, 0.2, 0.9]}, index=[7, 8, 9])
+    return drift.reference(INDEX, images, np.array([0.3, 0.4, 0.5]), chances)
+
+
+def test_the_reference_names_nobody() -> None:
+    found = made()
+    assert found.to_dict("list") == {
+        "patient": [0, 0, 1],
+        "label": ["NORMAL", "NORMAL", "PNEUMONIA"],
+        "shorter_side": [200, 200, 400],
+        "aspect_ratio": [1.5, 0.8, 1.0],
+        "grey": [0, 100, 100],
+        "contrast": [0, 100, 100],
+        "distance": [0.3, 0.4, 0.5],
+        "transfer": [0.1, 0.2, 0.9],
+    }
+    assert [*drift.COLUMNS, "transfer"] == [*found]
+
+
+def test_the_reference_is_read_as_it_was_written(tmp_path: Path) -> None:
+    made().to_csv(tmp_path / drift.FILE, index=False)
+    expected = made().rename(columns={"transfer": "probability"})
+    pd.testing.assert_frame_equal(
+        drift.read_reference(tmp_path, "transfer"), expected, check_dtype=False
+    )
+
+
+DAMAGED: dict[str, str | None] = {
+    "missing": None,
+    "empty": "",
+    "cut": made().to_csv(index=False)[:150],
+    "without a column": made().drop(columns="grey").to_csv(index=False),
+    "without a number": made().to_csv(index=False).replace("0.4", ""),
+    "without a class": made()[:2].to_csv(index=False),
+    "with text": made().to_csv(index=False).replace("0.4", "much"),
+    "of bytes": "\0\0\0",
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGED)
+def test_a_damaged_reference_is_one_clear_error(tmp_path: Path, kind: str) -> None:
+    text = DAMAGED[kind]
+    if text is not None:
+        (tmp_path / drift.FILE).write_text(text)
+    with pytest.raises(CxrError, match=r"reference\.csv cannot be used: run `dvc repro export`"):
+        drift.read_reference(tmp_path, "transfer")
+
+
+def test_the_export_tells_what_the_rule_marks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(drift, "HALVES", 3)
+    rng = np.random.default_rng(0)
+    count = 120
+    index = pd.DataFrame(
+        {
+            "patient": [f"doe{number // 2}" for number in range(count)],
+            "label": np.repeat(LABELS, count // 2),
+            "width": rng.integers(300, 400, count).astype(str),
+            "height": "256",
+        }
+    )
+    images = rng.integers(100, 200, (count, 8, 8)).astype(np.uint8)
+    features = rng.normal(1, 0.1, (count, 20)).astype(np.float32)
+    ood.save(ood.fit(features[::2]), tmp_path / "familiar.npz")
+    ratio = index["width"].astype(int) / 256
+    stress = pd.concat(
+        [
+            index.assign(condition="as it was", aspect_ratio=ratio.astype(str)),
+            index.assign(condition="dark", aspect_ratio=ratio.astype(str)),
+            index.assign(condition="wide", aspect_ratio=(ratio + 1).astype(str)),
+        ],
+        ignore_index=True,
+    )
+    splits = {
+        "val": Split(images, index),
+        "stress": Split(np.concatenate([images, images // 2, images]), stress),
+        "test": Split(images, index),
+    }
+    rows = {"val": features, "stress": np.tile(features, (3, 1)), "test": features}
+    chances = dict.fromkeys(VARIANTS, 0.1 + 0.8 * (index["label"] == LABELS[1]))
+    predictions = pd.concat(
+        [
+            pd.DataFrame(chances).assign(split=name)
+            for name in ("val", "stress", "stress", "stress", "test")
+        ]
+    )
+    settings = {
+        "image": {"size": 256},
+        "recommended": "transfer",
+        "variants": {"transfer": {"threshold": THRESHOLD}},
+        "familiarity": {"limit": 9.0},
+        "trained_on": {"aspect_ratio": [1.0, 2.0]},
+    }
+    found = bundle.export_reference(tmp_path, splits, rows, predictions, settings)
+    assert found["false_alarms"] == 0
+    marked = {name: set(tests) for name, tests in found["marked"].items()}
+    dark = {"grey", "contrast"}
+    wide = {"aspect_ratio", "warnings"}
+    assert marked == {"as it was": set(), "dark": dark, "wide": wide, "test": set()}
+    assert found["marked"]["wide"]["aspect_ratio"] == 1
+    assert len(drift.read_reference(tmp_path, "ensemble")) == count
+    assert "doe" not in (tmp_path / drift.FILE).read_text()
+
+
+# --- the command ---------------------------------------------------------------------------------
+
+SIDE = 32
+
+
+def picture(rng: np.random.Generator, ill: bool, contrast: float = 20) -> Image.Image:
+    """Ill ones are bright."""
+    grey = rng.normal((170 if ill else 90) + rng.normal(0, 10), contrast, (40, 50))
+    return Image.fromarray(grey.clip(0, 255).astype(np.uint8))
+
+
+def build(folder: Path) -> None:
+    """A network that gives the mean grey / 255, and one with the means of rows as features."""
+    for name, axes in {"bright": [1, 2], "features": [2, 3]}.items():
+        image = ops.parameter([-1, SIDE, SIDE, 1], np.uint8)
+        mean = ops.reduce_mean(ops.convert(image, np.float32), axes, keep_dims=False)
+        output = ops.divide(mean, np.float32(255)) if name == "bright" else mean
+        model = openvino.Model([output], [image], name)
+        openvino.save_model(model, folder / f"{name}.xml", compress_to_fp16=False)
+
+
+def write_images(folder: Path, count: int, seed: int, contrast: float = 20) -> Path:
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(seed)
+    for number in range(count):
+        picture(rng, number % 2 == 0, contrast).save(folder / f"jane-doe-{number}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Networks and a reference of 80 images."""
+    folder = tmp_path_factory.mktemp("exported")
+    build(folder)
+    rng = np.random.default_rng(0)
+    known = rng.normal(130, 30, (100, 1)) + rng.normal(0, 4, (100, SIDE))
+    ood.save(ood.fit(known.astype(np.float32)), folder / "familiar.npz")
+    image = read_params(PROJECT / "params.yaml").image.model_copy(update={"size": SIDE})
+    alone = {"threshold": THRESHOLD, "scale": {"slope": 1.0, "intercept": 0.0}}
+    settings = {
+        "image": image.model_dump(mode="json"),
+        "recommended": "bright",
+        "variants": {"bright": alone},
+        "familiarity": {"limit": 1.0, "false_alarms": {"val": 0.01, "test": 0.02}},
+        "trained_on": {"shorter_side": [SIDE, 400], "aspect_ratio": [0.8, 2.0]},
+    }
+    (folder / "settings.json").write_text(json.dumps(settings))
+    images = write_images(folder / "val", 80, 1)
+    files = sorted(images.iterdir(), key=lambda file: int(file.stem.split("-")[-1]))
+    found, _ = drift_report.measure(Predictor(folder), files)
+    table = found.assign(patient=range(80), label=[LABELS[n % 2 == 0] for n in range(80)])
+    table = table.rename(columns={"probability": "bright"})[[*drift.COLUMNS, "bright"]]
+    table.to_csv(folder / drift.FILE, index=False)
+    return folder
+
+
+def run(exported: Path, into: Path, *folders: Path) -> int:
+    """The exit code."""
+    arguments = ["drift", *map(str, folders), "--models", str(exported), "--into", str(into)]
+    parsed = cli.parser().parse_args(arguments)
+    try:
+        parsed.run(parsed)
+    except SystemExit as end:
+        return int(str(end.code))
+    return 0
+
+
+def result(into: Path) -> dict[str, object]:
+    return json.loads((into / drift_report.JSON).read_text())
+
+
+def test_the_same_kind_of_images_ends_with_0(
+    exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, into = write_images(tmp_path / "site", 60, 2), tmp_path / "drift"
+    (into / "other").mkdir(parents=True)
+    assert run(exported, into, folder) == 0
+    out = capsys.readouterr().out
+    assert "variant bright, 60 images, 0 could not be read, 0 files or folders skipped\n" in out
+    assert f"\n{drift.NOTHING}\nmore in {into / 'index.html'}\n" in out
+    assert (into / "other").is_dir()  # what else stands there is let be
+    found = result(into)
+    assert (found["verdict"], found["images"], found["unreadable"]) == (drift.NOTHING, 60, 0)
+    assert found["prevalence"] == {"reference": 0.5, "here": 0.5}
+    assert found["precision"] == {"reference": 1.0, "here": 1.0}
+    sizes = found["sizes"]["aspect_ratio"]
+    assert sizes["here"]["median"] == 1.25 and sizes["outside"] == 0
+
+
+def test_other_images_end_with_3_and_are_told(
+    exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, into = write_images(tmp_path / "site", 40, 2, contrast=8), tmp_path / "drift"
+    (folder / "jane-doe-bad.png").write_bytes(b"no image")
+    assert run(exported, into, folder) == 3
+    out = capsys.readouterr().out
+    assert f"\n{drift.NO_TRUST}: " in out and drift_report.NAMES["contrast"] in out.split("\n")[-3]
+    found = result(into)
+    assert "contrast" in found["marked"] and found["unreadable"] == 1
+
+
+def test_files_that_cannot_be_read_are_named_and_counted(
+    exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, into = write_images(tmp_path / "site", 40, 2), tmp_path / "drift"
+    (folder / "jane-doe-bad.png").write_bytes(b"no image")
+    (folder / "jane-doe-0.png").rename(folder / "jane.doe")
+    (folder / "jane-doe.txt").write_text("no image")
+    assert run(exported, into, folder) == 1
+    skipped, unread = capsys.readouterr().err.splitlines()[-2:]
+    assert unread.startswith("cannot be read: ") and "jane-doe-bad.png" in unread
+    assert skipped.startswith("skipped: ") and "jane-doe.txt: not a JPEG" in skipped
+    found = result(into)
+    assert (found["verdict"], found["images"]) == (drift.NOTHING, 40)
+    assert (found["unreadable"], found["skipped"]) == (1, 1)
+    for file in into.iterdir():
+        assert "jane" not in file.read_text()
+    assert (
+        "1 files could not be read, and 1 files or folders were skipped"
+        in Page((into / drift_report.PAGE).read_text()).text
+    )
+
+
+def test_too_few_images_end_with_1(exported: Path, tmp_path: Path) -> None:
+    folder, into = write_images(tmp_path / "site", 5, 2, contrast=8), tmp_path / "drift"
+    assert run(exported, into, folder) == 1
+    assert result(into)["verdict"] == drift.TOO_FEW
+
+
+def test_warnings_are_counted_by_kind(exported: Path, tmp_path: Path) -> None:
+    folder, into = write_images(tmp_path / "site", 30, 2), tmp_path / "drift"
+    for number in range(10):
+        image = Image.new("RGB", (100, 40), (128, 60, 200 - number))
+        image.save(folder / f"colour-{number}.png")
+    assert run(exported, into, folder) == 3
+    found = result(into)
+    assert "warnings" in found["marked"]
+    shares = {text[:10]: share for text, share in found["warnings"].items()}
+    assert shares["has colour"] == shares["width / he"] == 0.25
+    assert found["sizes"]["aspect_ratio"]["outside"] == 0.25
+
+
+def test_the_page_asks_for_nothing_and_names_no_folder(exported: Path, tmp_path: Path) -> None:
+    folder = write_images(tmp_path / "jane-doe", 31, 2)
+    run(exported, tmp_path / "drift", folder)
+    text = (tmp_path / "drift" / drift_report.PAGE).read_text()
+    page = Page(text)
+    assert "31 images were compared" in page.text
+    assert "jane" not in text + (tmp_path / "drift" / drift_report.JSON).read_text()
+    charts = page.all("img")
+    assert len(charts) == 6
+    assert all(chart["src"].startswith("data:image/svg+xml;base64,") for chart in charts)
+    assert all("median" in chart["alt"] for chart in charts)
+    assert {tag for tag, _ in page.tags} & {"script", "iframe"} == set()
+    for _, attributes in page.tags:
+        for name in ("src", "href"):
+            assert (attributes.get(name) or "data:").startswith(("data:", "#"))
+    assert drift.RULE in page.text.replace("\n", " ")
+
+
+def test_what_is_wrong_is_told_and_nothing_is_written(exported: Path, tmp_path: Path) -> None:
+    bad, into = tmp_path / "bad", tmp_path / "drift"
+    bad.mkdir()
+    with pytest.raises(CxrError, match="no JPEG, PNG or DICOM file in"):
+        run(exported, into, bad)
+    for number in range(3):
+        (bad / f"{number}.png").write_bytes(b"no image")
+    with pytest.raises(CxrError, match=r"none of the 3 files in .*bad could be read"):
+        run(exported, into, bad)
+    with pytest.raises(CxrError, match=r"0\.png is no folder"):
+        run(exported, into, bad / "0.png")
+    with pytest.raises(CxrError, match="nowhere is no folder"):
+        run(exported, into, tmp_path / "nowhere")
+    assert not into.exists()
+
+
+def test_another_page_is_not_replaced(exported: Path, tmp_path: Path) -> None:
+    folder, into = write_images(tmp_path / "site", 31, 2), tmp_path / "drift"
+    into.mkdir()
+    (into / drift_report.PAGE).write_text("the pipeline's report")
+    with pytest.raises(CxrError, match=r"index\.html is another page, which would be lost"):
+        run(exported, into, folder)
+    assert [file.name for file in into.iterdir()] == [drift_report.PAGE]
+    (into / drift_report.PAGE).unlink()
+    for _ in range(2):  # its own is
+        assert run(exported, into, folder) == 0
+
+
+@pytest.mark.slow
+def test_it_runs_without_keras_and_tells_the_rule(exported: Path, tmp_path: Path) -> None:
+    folder = write_images(tmp_path / "site", 31, 2)
+    code = "import sys; from cxr import cli; cli.main(); sys.exit('tensorflow' in sys.modules)"
+    command = [sys.executable, "-c", code, "drift"]
+    environment = os.environ | {"PYTHONPATH": str(PROJECT / "src"), "COLUMNS": "1000"}
+    where = ["--models", str(exported), "--into", str(tmp_path / "drift")]
+    done = subprocess.run([*command, folder, *where], env=environment, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    told = subprocess.run([*command, "--help"], env=environment, capture_output=True, text=True)
+    assert drift.RULE in told.stdout

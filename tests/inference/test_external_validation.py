@@ -1,0 +1,500 @@
+"""`cxr evaluate`: what the pipeline says of its own test, by small networks on drawn images."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import imageio.v3 as iio
+import numpy as np
+import openvino
+import pandas as pd
+import pytest
+from openvino import opset13 as ops
+from PIL import Image
+
+from cxr import cli
+from cxr.common.names import LABELS, TRAINED, VARIANTS
+from cxr.errors import CxrError
+from cxr.evaluation import metrics, predictions
+from cxr.evaluation.bootstrap import intervals, thresholds
+from cxr.evaluation.ensemble import mean_of_calibrated
+from cxr.export import ood
+from cxr.inference import external_report, external_validation, labeled_folder
+from cxr.inference.predict import Answer, Predictor, predict
+from cxr.params import read_params
+from cxr.tools.project_copy import PROJECT
+
+SIDE = 32
+COLUMNS = dict(zip(TRAINED, ((0, 32), (0, 16), (16, 32), (8, 24)), strict=True))
+MEMBERS = {
+    "transfer": {"slope": 2.0, "intercept": -0.5},
+    "finetuned": {"slope": 1.0, "intercept": 0.3},
+}
+PREVALENCE = 0.2
+
+
+def known() -> pd.DataFrame:
+    """Predictions of a validation, plain and stressed, that operating points are chosen on."""
+    rng = np.random.default_rng(5)
+    label = np.tile(LABELS, 30)
+    shift = np.where(label == "PNEUMONIA", 0.6, 0.4)
+    table = pd.DataFrame({"label": label, "split": np.repeat(["val", "stress", "val"], 20)})
+    table["condition"] = table["split"].where(table["split"] == "stress", "plain")
+    for name in TRAINED:
+        table[name] = np.clip(shift + rng.normal(0, 0.1, 60), 0.01, 0.99)
+    return table.assign(ensemble=mean_of_calibrated(table, MEMBERS))
+
+
+def evaluated(test: pd.DataFrame) -> dict:
+    """What the stage evaluate makes of a table of test predictions."""
+    return predictions.evaluate(pd.concat([known(), test]), 0.9, PREVALENCE)
+
+
+def build(folder: Path) -> Path:
+    """Networks that give the mean grey value / 255 of some columns; features: means of rows."""
+    folder.mkdir()
+    for name, (first, last) in {**COLUMNS, "features": (0, SIDE)}.items():
+        image = ops.parameter([-1, SIDE, SIDE, 1], np.uint8)
+        part = ops.slice(ops.convert(image, np.float32), [first], [last], [1], [2])
+        axes = [2, 3] if name == "features" else [1, 2]
+        mean = ops.reduce_mean(ops.divide(part, np.float32(255)), axes, keep_dims=False)
+        model = openvino.Model([mean], [image], name)
+        openvino.save_model(model, folder / f"{name}.xml", compress_to_fp16=False)
+    features = np.random.default_rng(1).normal(0.5, 0.04, (100, SIDE)).astype(np.float32)
+    reference = ood.fit(features)
+    ood.save(reference, folder / "familiar.npz")
+    params = read_params(PROJECT / "params.yaml")
+    asked = {"min_recall": 0.9, "prevalence": PREVALENCE, "resamples": 100}
+    points = evaluated(known().assign(split="test"))
+    scale = {"slope": 2.0, "intercept": -1.0}
+    settings = {
+        "image": params.image.model_copy(update={"size": SIDE}).model_dump(),
+        "evaluate": params.evaluate.model_copy(update=asked).model_dump(),
+        "recommended": "finetuned",
+        "variants": {
+            v: {"threshold": points[v]["operating_point"]["threshold"], "scale": scale}
+            for v in VARIANTS
+        },
+        "familiarity": {
+            "limit": float(ood.distances(reference, features).max() * 4),
+            "false_alarms": {"val": 0.01, "test": 0.02},
+        },
+        "trained_on": {"shorter_side": [SIDE, 400], "aspect_ratio": [0.8, 2.0]},
+    }
+    settings["variants"]["ensemble"]["members"] = MEMBERS
+    (folder / "settings.json").write_text(json.dumps(settings))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(tmp_path_factory.mktemp("models") / "exported")
+
+
+NAMES = {"NORMAL": "IM-{patient:04}-{image:04}", "PNEUMONIA": "person{patient}_virus_{image}"}
+
+
+def draw(folder: Path, seed: int = 0) -> Path:
+    """Twelve images of each class, of nine patients each, in names of the published form; one
+    class is lighter, and the left and right of an image differ.
+    """
+    rng = np.random.default_rng(seed)
+    for label, level in zip(LABELS, (110, 140), strict=True):
+        (folder / label / "ward").mkdir(parents=True)
+        for number in range(12):
+            pixels = np.tile(rng.normal(level, 25, 40), (40, 1)).clip(0, 255).astype(np.uint8)
+            name = NAMES[label].format(patient=number % 9, image=number)
+            below = "ward" if number > 9 else ""
+            iio.imwrite(folder / label / below / f"{name}.png", pixels)
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return draw(tmp_path / "hospital")
+
+
+def command(*arguments: object) -> None:
+    parsed = cli.parser().parse_args(["evaluate", *map(str, arguments)])
+    parsed.run(parsed)
+
+
+@pytest.fixture(scope="module")
+def result(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the command wrote of `draw`. Do not change it."""
+    base = tmp_path_factory.mktemp("result")
+    command(draw(base / "hospital"), "--models", exported, "--into", base / "evaluated")
+    return base / "evaluated"
+
+
+def table_of(result: Path) -> pd.DataFrame:
+    return pd.read_csv(result / "predictions.csv", float_precision="round_trip")
+
+
+# --- the numbers ---------------------------------------------------------------------------------
+
+
+def test_every_variant_says_what_predict_says(exported: Path, tmp_path: Path) -> None:
+    folder = draw(tmp_path / "hospital", seed=3)
+    command(folder, "--models", exported, "--into", tmp_path / "evaluated")
+    table = table_of(tmp_path / "evaluated")
+    assert len(table) == 24
+    for variant in VARIANTS:
+        predictor = Predictor(exported, variant)
+        answers = [told for _, told in predict(predictor, [folder / f for f in table["file"]])]
+        assert all(isinstance(told, Answer) for told in answers)
+        expected = [told.probability for told in answers]
+        np.testing.assert_allclose(table[variant], expected, atol=1e-12)
+        assert table[variant].nunique() > 20
+
+
+def test_metrics_are_those_of_the_pipeline(result: Path) -> None:
+    found = json.loads((result / "metrics.json").read_text())
+    expected = evaluated(table_of(result).assign(split="test"))
+    for variant in VARIANTS:
+        assert found[variant]["at_half"] == expected[variant]["test"]
+        point = expected[variant]["operating_point"]
+        assert found[variant]["operating_point"] == {
+            "threshold": point["threshold"],
+            **point["test"],
+        }
+    assert found["majority"] == expected["majority"]["test"]
+    assert found["finetuned"]["at_half"] != found["baseline"]["at_half"]
+
+
+def test_intervals_and_plots_are_those_of_the_pipeline_byte_for_byte(result: Path) -> None:
+    test = table_of(result).assign(split="test")
+    points = evaluated(test)
+    expected = intervals(test, thresholds(points), PREVALENCE, 100)
+    text = json.dumps(expected, indent=2, allow_nan=False) + "\n"
+    assert (result / "intervals.json").read_text() == text
+    plots = {**metrics.curves(test), "confusion": metrics.confusions(test, points)}
+    for name, plot in plots.items():
+        wanted = plot.to_csv(index=False, lineterminator="\n")
+        assert (result / "plots" / f"{name}.csv").read_text() == wanted
+
+
+def test_prevalence_can_be_asked_for(exported: Path, folder: Path, tmp_path: Path) -> None:
+    into = tmp_path / "evaluated"
+    command(folder, "--models", exported, "--into", into, "--prevalence", 0.5)
+    found = json.loads((into / "metrics.json").read_text())
+    point = found["baseline"]["operating_point"]
+    called = point["recall"] + 1 - point["specificity"]
+    assert point["ppv"] == pytest.approx(point["recall"] / called)
+    assert "at 50 % prevalence (`--prevalence`)" in (into / "report.md").read_text()
+
+
+@pytest.mark.parametrize("share", ["0", "1", "-0.1", "nan", "half"])
+def test_a_prevalence_is_a_share(share: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.parser().parse_args(["evaluate", "folder", f"--prevalence={share}"])
+    assert caught.value.code == 2
+    assert "is not between 0 and 1" in capsys.readouterr().err
+
+
+# --- whose images --------------------------------------------------------------------------------
+
+
+def test_names_of_the_published_form_tell_patients(folder: Path) -> None:
+    found = labeled_folder.find(folder)
+    assert found.images.groupby("label")["patient"].nunique().to_dict() == dict.fromkeys(LABELS, 9)
+    assert (found.untold, found.told_by) == (0, "")
+    names = found.images.set_index("file")["patient"]
+    assert names["NORMAL/ward/IM-0002-0011.png"] == names["NORMAL/IM-0002-0002.png"] == "IM-0002"
+
+
+def test_any_other_image_is_a_patient_of_its_own(
+    exported: Path, folder: Path, tmp_path: Path
+) -> None:
+    (folder / "NORMAL/IM-0000-0009.png").rename(folder / "NORMAL/a.png")
+    (folder / "NORMAL/IM-0000-0000.png").rename(folder / "NORMAL/b.png")
+    command(folder, "--models", exported, "--into", tmp_path / "evaluated")
+    data = json.loads((tmp_path / "evaluated/metrics.json").read_text())["data"]
+    assert (data["images"], data["patients"], data["NORMAL"]["patients"]) == (24, 19, 10)
+    page = (tmp_path / "evaluated/report.md").read_text()
+    assert "24 images (12 NORMAL, 12 PNEUMONIA) of 19 patients" in page
+    assert "The patients of 2 image(s) are unknown" in page
+    assert "The file names identify the patients of 22 image(s)" in page
+
+
+def rows_of(folder: Path) -> pd.DataFrame:
+    files = labeled_folder.find(folder).images["file"]
+    return pd.DataFrame({"file": files, "patient": [f"p{n // 2}" for n in range(len(files))]})
+
+
+def test_a_table_tells_patients(exported: Path, folder: Path, tmp_path: Path) -> None:
+    table = tmp_path / "whose.csv"
+    rows = rows_of(folder).sample(frac=1, random_state=1).assign(ward="west")
+    rows["file"] = "./" + rows["file"]
+    rows.to_csv(table, index=False, encoding="utf-8-sig")
+    into = tmp_path / "evaluated"
+    command(folder, "--patients", table, "--models", exported, "--into", into)
+    written = table_of(into)
+    assert dict(zip(written["file"], written["patient"], strict=True)) == dict(
+        zip(*rows_of(folder).to_numpy().T, strict=True)
+    )
+    page = (into / "report.md").read_text()
+    assert "of 12 patients" in page and "given by `--patients` identifies the patients" in page
+    assert json.loads((into / "intervals.json").read_text())["ill_patients"] == 6
+
+
+@pytest.mark.parametrize(
+    ("kept", "error"),
+    [
+        (slice(1, None), r"does not fit .*\n.*without a row: NORMAL/IM-0000-0000\.png\n"),
+        (slice(0), "has no rows"),
+    ],
+    ids=["lacks a row", "no rows"],
+)
+def test_a_table_that_does_not_fit_is_refused(
+    folder: Path, tmp_path: Path, kept: slice, error: str
+) -> None:
+    table = tmp_path / "whose.csv"
+    rows_of(folder)[kept].to_csv(table, index=False)
+    with pytest.raises(CxrError, match=rf"whose\.csv {error}"):
+        labeled_folder.find(folder, table)
+
+
+# --- the folder ----------------------------------------------------------------------------------
+
+
+def without(folder: Path, label: str) -> None:
+    for file in (folder / label).rglob("*.png"):
+        file.unlink()
+
+
+def test_both_classes_are_wanted(folder: Path, tmp_path: Path) -> None:
+    without(folder, "NORMAL")
+    (folder / "NORMAL/notes.txt").write_text("of patients")
+    (folder / "BACTERIA").mkdir()
+    Image.new("L", (40, 40)).save(folder / "BACTERIA/1.png")
+    with pytest.raises(CxrError, match=r"holds no NORMAL image: put .* into .*/NORMAL and") as told:
+        labeled_folder.find(folder)
+    assert "NORMAL/notes.txt (not a JPEG, PNG or DICOM file)" in str(told.value)
+    assert "BACTERIA/1.png" in str(told.value)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CxrError, match="holds no NORMAL image"):
+        labeled_folder.find(tmp_path / "empty")
+    with pytest.raises(CxrError, match="none is not a folder"):
+        labeled_folder.find(folder / "none")
+
+
+def test_a_class_without_a_readable_image(exported: Path, folder: Path, tmp_path: Path) -> None:
+    without(folder, "PNEUMONIA")
+    (folder / "PNEUMONIA/1.png").write_bytes(b"no image")
+    with pytest.raises(CxrError, match=r"no PNEUMONIA image of .* PNEUMONIA/1.png: cannot ident"):
+        command(folder, "--models", exported, "--into", tmp_path / "evaluated")
+    assert [path.name for path in tmp_path.iterdir()] == ["hospital"]
+
+
+def test_one_file_in_both_classes_is_an_error(folder: Path) -> None:
+    content = (folder / "NORMAL/IM-0000-0000.png").read_bytes()
+    (folder / "PNEUMONIA/copy.png").write_bytes(content)
+    with pytest.raises(CxrError, match=r"NORMAL/IM-0000-0000.png = PNEUMONIA/copy.png\. Remove"):
+        labeled_folder.find(folder)
+
+
+def test_copies_and_what_lies_elsewhere_are_told(
+    exported: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for copy in ("NORMAL/copy.png", "elsewhere.png", "VIRUS/other.png"):
+        (folder / copy).parent.mkdir(exist_ok=True)
+        (folder / copy).write_bytes((folder / "NORMAL/IM-0000-0000.png").read_bytes())
+    command(folder, "--models", exported, "--into", tmp_path / "evaluated")
+    page = (tmp_path / "evaluated/report.md").read_text()
+    assert "1 image(s) are duplicate files" in page
+    assert "2 file(s) or folder(s) outside of the classes' folders" in page
+    assert "25 images (13 NORMAL" in page
+    data = json.loads((tmp_path / "evaluated/metrics.json").read_text())["data"]
+    assert (data["elsewhere"], data["copies"], data["unknown_patients"]) == (2, 1, 1)
+    told = capsys.readouterr().err.splitlines()
+    assert "left out: VIRUS/other.png: in neither class's folder" in told
+
+
+def test_every_file_of_a_class_is_evaluated_or_counted_as_left_out(
+    exported: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number, name in enumerate(("a.jfif", "b.JPE", "c.img", "DOE.JOHN")):
+        (folder / f"NORMAL/IM-000{number}-000{number}.png").rename(folder / "NORMAL" / name)
+    (folder / "NORMAL").rename(folder / "Normal")
+    for name in ("notes.txt", ".hidden.png"):
+        (folder / "PNEUMONIA" / name).write_bytes(b"")
+    command(folder, "--models", exported, "--into", tmp_path / "evaluated")
+    data = json.loads((tmp_path / "evaluated/metrics.json").read_text())["data"]
+    assert (data["NORMAL"]["images"], data["PNEUMONIA"]["images"]) == (12, 12)
+    assert (data["left_out"], data["unreadable"]) == (2, 0)
+    assert pd.read_csv(tmp_path / "evaluated/left_out.csv").to_dict("list") == {
+        "file": ["PNEUMONIA/.hidden.png", "PNEUMONIA/notes.txt"],
+        "reason": ["hidden", "not a JPEG, PNG or DICOM file"],
+    }
+    assert (
+        "2 file(s) or folder(s) among them were skipped"
+        in (tmp_path / "evaluated/report.md").read_text()
+    )
+    assert "left out: PNEUMONIA/.hidden.png: hidden" in capsys.readouterr().err
+
+
+def test_empty_files_are_no_copies(folder: Path) -> None:
+    for label in LABELS:
+        (folder / label / "empty.png").write_bytes(b"")
+        (folder / label / "a link to nothing.png").symlink_to("nothing")
+    found = labeled_folder.find(folder)
+    assert found.copies == 0 and len(found.images) == 28
+
+
+# --- the results ---------------------------------------------------------------------------------
+
+
+def test_the_page_names_no_file_and_asks_for_nothing(result: Path) -> None:
+    page = (result / "index.html").read_text()
+    assert page.count("data:image/svg+xml;base64,") == 6
+    assert not re.search(r"<script|@import|url\(|<link(?! rel=\"icon\")", page)
+    sources = re.findall(r'(?:src|href)="([^"]*)"', page)
+    assert all(source.startswith(("data:", "#")) for source in sources)
+    for text in (page, (result / "report.md").read_text()):
+        assert not re.search(r"IM-\d|person\d|hospital", text)
+        assert "Not for clinical use" in text
+        assert "Few patients: 9 with NORMAL and 9 with PNEUMONIA" in text
+
+
+def test_exactly_the_known_files(result: Path) -> None:
+    assert {file.name for file in result.iterdir()} == external_validation.OUTPUTS
+    tables = {f"{name}.csv" for name in ("roc", "precision_recall", "confusion")}
+    pictures = {"intervals", "roc", "precision_recall", "confusion", "thresholds", "calibration"}
+    assert {file.name for file in (result / "plots").iterdir()} == tables | {
+        f"{name}.svg" for name in pictures
+    }
+    assert list(table_of(result)) == ["file", "patient", "label", *VARIANTS, "warnings"]
+
+
+def test_enough_patients_need_no_caution(
+    exported: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(external_report, "FEW_PATIENTS", 9)
+    command(folder, "--models", exported, "--into", tmp_path / "evaluated")
+    assert "Caution" not in (tmp_path / "evaluated/report.md").read_text()
+
+
+def test_warnings_are_counted_by_class(exported: Path, folder: Path, tmp_path: Path) -> None:
+    for number in range(3):
+        pixels = np.random.default_rng(number).integers(0, 256, (40, 100)).astype(np.uint8)
+        iio.imwrite(folder / f"NORMAL/IM-0100-000{number}.png", pixels)
+    command(folder, "--models", exported, "--into", tmp_path / "evaluated")
+    page = (tmp_path / "evaluated/report.md").read_text()
+    assert re.search(
+        r"width / height is outside of 0.80 to 2.00.* \| 3 \(20 %\) *\| 0 \(0 %\)", page
+    )
+    warned = table_of(tmp_path / "evaluated").query("warnings.notna()")
+    assert list(warned["file"].str[:14]) == ["NORMAL/IM-0100"] * 3
+
+
+def cxr(*arguments: object) -> "subprocess.CompletedProcess[str]":
+    code = "import sys; from cxr import cli\ntry: cli.main()\n"
+    code += "finally: assert 'tensorflow' not in sys.modules"
+    return subprocess.run(
+        [sys.executable, "-c", code, "evaluate", *map(str, arguments)],
+        env=os.environ | {"PYTHONPATH": str(PROJECT / "src")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.slow
+def test_a_bad_file_does_not_stop_the_others(exported: Path, folder: Path, tmp_path: Path) -> None:
+    (folder / "NORMAL/bad.png").write_bytes(b"no image")
+    into = tmp_path / "evaluated"
+    done = cxr(folder, "--models", exported, "--into", into)
+    assert done.returncode == 1
+    assert done.stderr.endswith(
+        "left out: NORMAL/bad.png: cannot identify a JPEG, PNG or DICOM image\n"
+        "1 of 25 images could not be read\n"
+    )
+    lines = done.stdout.splitlines()
+    assert lines[0] == "24 images (12 NORMAL, 12 PNEUMONIA) of 18 patients."
+    assert lines[3].split()[:2] == ["finetuned", "(recommended)"]
+    assert lines[-1].endswith("evaluated/index.html")
+    assert "1 image(s) could not be read" in (into / "report.md").read_text()
+    assert pd.read_csv(into / "left_out.csv").to_dict("list") == {
+        "file": ["NORMAL/bad.png"],
+        "reason": ["cannot identify a JPEG, PNG or DICOM image"],
+    }
+    (folder / "NORMAL/bad.png").unlink()
+    assert cxr(folder, "--models", exported, "--into", into).returncode == 0
+    assert len(pd.read_csv(into / "left_out.csv")) == 0
+
+
+@pytest.mark.slow
+def test_nothing_is_kept_of_an_evaluation_that_is_interrupted(
+    exported: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    into = tmp_path / "new" / "evaluated"
+
+    def interrupt(*_: object) -> None:
+        [part] = into.parent.glob(".part-*")
+        assert (part / "metrics.json").exists()  # the half of it is written
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(external_report, "write", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            command(folder, "--models", exported, "--into", into)
+        assert not list(into.parent.iterdir())
+    command(folder, "--models", exported, "--into", into)
+    before = (into / "index.html").read_bytes()
+    monkeypatch.setattr(external_report, "write", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        command(folder, "--models", exported, "--into", into)
+    assert (into / "index.html").read_bytes() == before
+    assert [path.name for path in into.parent.iterdir()] == ["evaluated"]
+
+
+def test_an_earlier_evaluation_is_replaced_as_a_whole(
+    exported: Path, folder: Path, tmp_path: Path
+) -> None:
+    into = tmp_path / "evaluated"
+    into.mkdir()
+    for name in ("metrics.json", "report.md"):
+        (into / name).write_text("earlier")
+    command(folder, "--models", exported, "--into", into)
+    assert {file.name for file in into.iterdir()} == external_validation.OUTPUTS
+    assert "earlier" not in (into / "report.md").read_text()
+
+
+@pytest.mark.parametrize("held", [["notes.txt"], ["metrics.json", "notes.txt"], ["plots"]])
+def test_what_is_no_evaluation_is_not_replaced(
+    exported: Path, folder: Path, tmp_path: Path, held: list[str]
+) -> None:
+    into = tmp_path / "evaluated"
+    into.mkdir()
+    for name in held:
+        (into / name).write_text("mine")
+    with pytest.raises(CxrError, match=rf"evaluated holds other things .*\({held[-1]}\)"):
+        command(folder, "--models", exported, "--into", into)
+    with pytest.raises(CxrError, match="hospital holds other things"):
+        command(folder, "--models", exported, "--into", folder)
+    assert sorted(file.name for file in into.iterdir()) == sorted(held)
+
+
+@pytest.mark.parametrize("lacking", ["evaluate", "variants"])
+def test_networks_of_another_version_are_told(exported: Path, tmp_path: Path, lacking: str) -> None:
+    for file in exported.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    settings = json.loads((tmp_path / "settings.json").read_text())
+    kept = {"evaluate": {}, "variants": {"finetuned": settings["variants"]["finetuned"]}}
+    settings[lacking] = kept[lacking]
+    (tmp_path / "settings.json").write_text(json.dumps(settings))
+    with pytest.raises(
+        CxrError, match=r"settings.json is damaged or of another version: run `dvc repro export`"
+    ):
+        external_validation.AllVariants(tmp_path)
+
+
+def test_help_tells_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.parser().parse_args(["evaluate", "--help"])
+    assert caught.value.code == 0
+    assert "Exit code: 0, all images were read" in capsys.readouterr().out

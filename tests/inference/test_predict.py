@@ -1,0 +1,375 @@
+"""From files to answers, by small networks of which every output is known beforehand."""
+
+import argparse
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cxr import cli
+from cxr.data.images import ImageError
+from cxr.errors import CxrError
+from cxr.inference import predict, radiograph
+from cxr.inference.dicom.tags import OTHER_MODALITY, OTHER_VIEW
+from cxr.inference.predict import Answer, Predictor
+from cxr.inference.radiograph import Radiograph
+from cxr.tools.project_copy import PROJECT
+from tests.support.tiny import SCALE, THRESHOLD, content_as, export, grey
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("exported")
+    export(folder)
+    return folder
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    """A folder of four radiographs, two files that are none and two that are left out."""
+    folder = tmp_path / "new patients"
+    (folder / "below").mkdir(parents=True)
+    grey(140).save(folder / "1.png")
+    grey(60).save(folder / "2.png")
+    grey(120).save(folder / "below/3.JPG", quality=95)
+    (folder / "4.png").write_bytes(b"no image")
+    (folder / "5.dcm").write_bytes(b"\0" * 128 + b"DICM")
+    grey(128, (80, 35)).save(folder / "6.png")
+    (folder / "notes.txt").write_text("of patients")
+    grey(1).save(folder / ".7.png")
+    return folder
+
+
+def answer(exported: Path, image: Image.Image, tmp_path: Path, variant: str = "") -> Answer:
+    image.save(tmp_path / "one.png")
+    predictor = Predictor(exported, variant)
+    [(_, found)] = predict.predict(predictor, [tmp_path / "one.png"])
+    assert isinstance(found, Answer)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("level", "decision"), [(101, "NORMAL"), (102, "PNEUMONIA"), (150, "PNEUMONIA")]
+)
+def test_the_decision_is_made_at_the_operating_point(
+    exported: Path, tmp_path: Path, level: int, decision: str
+) -> None:
+    found = answer(exported, grey(level), tmp_path)
+    assert found.probability == pytest.approx(level / 255, abs=1e-6)
+    assert found.decision == decision
+
+
+@pytest.mark.parametrize("level", [60, 200])
+def test_confidence_is_the_calibrated_probability_of_the_decision(
+    exported: Path, tmp_path: Path, level: int
+) -> None:
+    found = answer(exported, grey(level), tmp_path)
+    odds = level / (255 - level)
+    calibrated = 1 / (1 + np.exp(-(SCALE["slope"] * np.log(odds) + SCALE["intercept"])))
+    expected = calibrated if found.decision == "PNEUMONIA" else 1 - calibrated
+    assert found.confidence == pytest.approx(expected, abs=1e-5)
+
+
+def test_an_ensemble_is_the_mean_of_its_calibrated_members(exported: Path, tmp_path: Path) -> None:
+    image = grey(100)
+    image.paste(200, (0, 0, 20, 40))
+    by_bright = answer(exported, image, tmp_path, "bright").probability
+    by_left = answer(exported, image, tmp_path, "left").probability
+    logit = np.log(by_bright / (1 - by_bright))
+    of_bright = 1 / (1 + np.exp(-(SCALE["slope"] * logit + SCALE["intercept"])))
+    found = answer(exported, image, tmp_path, "both").probability
+    assert found == pytest.approx((of_bright + by_left) / 2, abs=1e-5)
+    assert by_left == pytest.approx(200 / 255, abs=0.01)
+
+
+def test_what_looks_like_the_training_images_has_no_warning(exported: Path, tmp_path: Path) -> None:
+    columns = np.linspace(96, 160, 40).astype(np.uint8)  # in training, rows are alike
+    found = answer(exported, Image.fromarray(np.tile(columns, (40, 1))), tmp_path)
+    assert found.warnings == ()
+    assert 0 <= found.unfamiliarity <= 1
+
+
+ODD = {
+    "does not look like": Image.linear_gradient("L"),  # rows differ, as nowhere in training
+    "uses less than an eighth of the grey range": grey(128),
+    "has colours": Image.new("RGB", (40, 40), (128, 60, 200)),
+    "smaller than the 32 pixels": grey(128, (40, 31)),
+    "width / height is outside of 0.80 to 2.00": grey(128, (100, 40)),
+}
+
+
+@pytest.mark.parametrize("warning", ODD)
+def test_what_is_odd_is_told(exported: Path, tmp_path: Path, warning: str) -> None:
+    found = answer(exported, ODD[warning], tmp_path)
+    assert sum(warning in told for told in found.warnings) == 1
+
+
+def test_every_note_of_a_file_is_a_warning(exported: Path) -> None:
+    notes = (OTHER_MODALITY, OTHER_VIEW)
+    one = Radiograph(grey(128), 40, 40, False, notes)
+    assert tuple(Predictor(exported).warnings(one, 0.5)) == notes
+
+
+def test_a_folder_is_searched_and_what_is_skipped_is_listed(files: Path) -> None:
+    (files / ".git").mkdir()
+    (files / "link").symlink_to(files / "below")
+    (files / "1.explained.png").write_bytes((files / "1.png").read_bytes())
+    found = predict.list_radiographs([files, files / "notes.txt"])
+    names = ["1.png", "2.png", "4.png", "5.dcm", "6.png", "below/3.JPG", "notes.txt"]
+    assert found.files == [files / name for name in names]
+    assert found.skipped == {
+        files / ".git": "hidden folder",
+        files / ".7.png": "hidden",
+        files / "1.explained.png": "picture of --explain",
+        files / "link": "link to a folder",
+        files / "notes.txt": "not a JPEG, PNG or DICOM file",
+    }
+
+
+DICOM = b"\0" * 128 + b"DICM"
+BY_CONTENT = {
+    **dict.fromkeys(("IM000010", "1.2.840.113619.2.5", "scan.img", "DOE.JOHN", "notes.md"), DICOM),
+    "no preamble": b"\x08\0\x05\0",
+    "photo.bak": content_as(grey(1), "JPEG"),
+    "screen.shot": content_as(grey(1)),
+}
+
+
+def test_the_first_bytes_tell_a_radiograph_whatever_its_name(tmp_path: Path) -> None:
+    by_suffix = ("a.JFIF", "b.JPE", "c.IMA", "d.dic")  # damaged: reported by whoever reads them
+    others = {"README": b"no image" * 100, "log.1": b"no image", "empty": b"", "DICOMDIR": DICOM}
+    for name, content in (BY_CONTENT | dict.fromkeys(by_suffix, b"no image") | others).items():
+        (tmp_path / name).write_bytes(content)
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "disc").mkdir()
+    (tmp_path / "disc/dicomdir").write_bytes(DICOM)
+    found = predict.list_radiographs([tmp_path])
+    assert {file.name for file in found.files} == {*BY_CONTENT, *by_suffix}
+    assert {file.name for file in found.skipped} == {*others, "pipe", "dicomdir"}
+    named = predict.list_radiographs([tmp_path / "README"])
+    assert (named.files, named.skipped) == ([tmp_path / "README"], {})
+
+
+def test_what_cannot_be_read_is_among_the_files_of_a_folder(
+    files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (files / "gone.png").symlink_to("nowhere")
+    (files / "folder.png").mkdir()
+    (files / ".hidden").mkdir()
+    grey(1).save(files / ".hidden/8.png")
+    assert files / "gone.png" in predict.list_radiographs([files]).files
+
+    def closed(path: Path, mode: str) -> Any:
+        raise PermissionError(13, "Permission denied")
+
+    (files / "closed").write_bytes(b"")
+    monkeypatch.setattr(Path, "open", closed)
+    names = {file.name for file in predict.list_radiographs([files]).files}
+    assert "closed" in names and not {"8.png", "folder.png"} & names
+
+
+def test_a_folder_that_cannot_be_searched_is_an_error(
+    files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def scandir(path: str) -> Any:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(CxrError, match="new patients cannot be read: Permission denied"):
+        predict.list_radiographs([files])
+
+
+def test_a_file_larger_than_any_image_is_not_read(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grey(128).save(tmp_path / "one.png")
+    size = (tmp_path / "one.png").stat().st_size
+    monkeypatch.setattr(radiograph, "MOST_BYTES", size)
+    Predictor(exported).read(tmp_path / "one.png")
+    monkeypatch.setattr(radiograph, "MOST_BYTES", size - 1)
+    with pytest.raises(ImageError, match=f"one.png: more than {size - 1} bytes"):
+        Predictor(exported).read(tmp_path / "one.png")
+
+
+def test_the_trained_models_lie_above_the_folder_however_it_is_named(
+    exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(exported)
+    for folder in (exported, Path("."), Path("..") / exported.name):
+        assert Predictor(folder).trained == exported.parent.resolve()
+
+
+def test_as_many_answers_as_files_in_their_order(exported: Path, tmp_path: Path) -> None:
+    paths = [tmp_path / f"{level}.png" for level in range(100, 100 + 2 * predict.BATCH + 3)]
+    for number, path in enumerate(paths):
+        if number % 5 == 2:
+            path.write_bytes(b"no image")
+        else:
+            grey(int(path.stem)).save(path)
+    found = list(predict.predict(Predictor(exported), paths))
+    assert [path for path, _ in found] == paths
+    for path, one in found:
+        if isinstance(one, Answer):
+            assert one.probability == pytest.approx(int(path.stem) / 255, abs=1e-6)
+        else:
+            assert path.name in one
+    assert sum(isinstance(one, str) for _, one in found) == 4
+
+
+# --- the command ---------------------------------------------------------------------------------
+
+
+def cxr(exported: Path, *arguments: object) -> "subprocess.CompletedProcess[str]":
+    code = "import sys; from cxr import cli; cli.main(); assert 0"
+    code = code.replace("assert 0", "sys.exit('tensorflow' in sys.modules and 99)")
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments), "--models", str(exported)],
+        env=os.environ | {"PYTHONPATH": str(PROJECT / "src")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_one_bad_file_does_not_stop_the_others(exported: Path, files: Path) -> None:
+    done = cxr(exported, "predict", files)
+    assert done.returncode == 1
+    assert done.stderr == ("2 files or folders were skipped\n2 of 6 files could not be read\n")
+    lines = done.stdout.splitlines()
+    assert lines[0] == "variant bright, PNEUMONIA from 0.400"
+    [first], [second] = ([line for line in lines if f"{n}.png" in line] for n in (1, 2))
+    assert first.split()[:2] == ["0.549", "PNEUMONIA"]
+    assert second.split()[:2] == ["0.235", "NORMAL"]
+    assert sum("ERROR" in line for line in lines) == 2
+    assert "4.png: cannot identify" in done.stdout
+    assert [line.split()[1:3] for line in lines[-2:]] == [["skipped", "-"]] * 2
+    assert lines[-2].endswith(".7.png: hidden")
+    assert lines[-1].endswith("notes.txt: not a JPEG, PNG or DICOM file")
+
+
+def test_all_well_ends_with_0_and_without_keras(exported: Path, files: Path) -> None:
+    done = cxr(exported, "predict", files / "1.png", "--variant", "left")
+    assert done.returncode == 0, done.stderr
+    assert "variant left" in done.stdout
+
+
+@pytest.mark.parametrize("wanted", ["json", "csv"])
+def test_formats(
+    exported: Path, files: Path, wanted: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = cli.parser().parse_args(
+        ["predict", str(files), "--format", wanted, "--models", str(exported)]
+    )
+    with pytest.raises(SystemExit) as caught:
+        arguments.run(arguments)
+    assert caught.value.code == 1
+    out = capsys.readouterr().out
+    if wanted == "json":
+        document = json.loads(out)
+        assert (document["variant"], document["threshold"]) == ("bright", THRESHOLD)
+        rows = document["images"]
+        skipped = {row["file"]: row["reason"] for row in document["skipped"]}
+    else:
+        rows = list(csv.DictReader(io.StringIO(out)))
+        skipped = {row["file"]: row["skipped"] for row in rows[6:]}
+        assert not any(row.pop("skipped") for row in rows[:6])
+        rows = rows[:6]
+    assert skipped == {
+        str(files / ".7.png"): "hidden",
+        str(files / "notes.txt"): "not a JPEG, PNG or DICOM file",
+    }
+    assert [set(row) for row in rows] == [set(cli.COLUMNS)] * 6
+    assert [bool(row["error"]) for row in rows] == [False, False, True, True, False, False]
+    assert float(rows[0]["probability"]) == pytest.approx(140 / 255, abs=1e-6)
+    assert "width / height" in str(rows[4]["warnings"])
+
+
+@pytest.mark.parametrize("wanted", cli.FORMATS)
+def test_a_name_that_no_terminal_bears_is_escaped(
+    exported: Path, tmp_path: Path, wanted: str
+) -> None:
+    folder = tmp_path / os.fsdecode(b"\xff\x1b[2J")
+    folder.mkdir()
+    grey(140).save(folder / "1.png")
+    (folder / "2.png").write_bytes(b"no image")
+    done = cxr(exported, "predict", folder, "--format", wanted)
+    assert done.stderr == "1 of 2 files could not be read\n"
+    assert "\x1b" not in done.stdout and done.stdout.count("udcff") >= 2
+    assert "cannot identify" in done.stdout and "PNEUMONIA" in done.stdout
+
+
+def test_a_folder_of_other_files_is_told_with_what_it_holds(tmp_path: Path) -> None:
+    for name in "abcde":
+        (tmp_path / f"{name}.txt").write_text("no image")
+    arguments = cli.parser().parse_args(["predict", str(tmp_path)])
+    with pytest.raises(CxrError) as caught:
+        arguments.run(arguments)
+    assert "a.txt (not a JPEG, PNG or DICOM file)" in str(caught.value)
+    assert str(caught.value).endswith(" and 2 more")
+
+
+WRONG = {
+    "no variant resnet": lambda folder: Predictor(folder, "resnet"),
+    "settings.json is missing: run `dvc repro export`": lambda folder: Predictor(folder / "none"),
+    "no JPEG, PNG or DICOM file in": lambda folder: cli.run_predict(
+        cli.parser().parse_args(["predict", str(folder / "empty")])
+    ),
+}
+
+
+@pytest.mark.parametrize("error", WRONG)
+def test_what_is_wrong_is_told(exported: Path, error: str) -> None:
+    (exported / "empty").mkdir(exist_ok=True)
+    with pytest.raises(CxrError, match=error):
+        WRONG[error](exported)
+
+
+DAMAGED = {
+    "nothing": lambda settings: {},
+    "a list": lambda settings: [settings],
+    "no scale": lambda settings: settings | {"variants": {"bright": {"threshold": 0.5}}},
+    "another way to prepare": lambda settings: settings | {"image": {"size": 0}},
+    "a removed key": lambda settings: settings | {"image": settings["image"] | {"trim": False}},
+    "no range of sizes": lambda settings: settings | {"trained_on": {}},
+    "no limit": lambda settings: settings | {"familiarity": {"false_alarms": {}}},
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_settings_of_another_version_are_named(exported: Path, tmp_path: Path, damage: str) -> None:
+    settings = json.loads((exported / "settings.json").read_text())
+    (tmp_path / "settings.json").write_text(json.dumps(DAMAGED[damage](settings)))
+    with pytest.raises(CxrError, match=r"settings\.json is damaged or of another version"):
+        Predictor(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["bright.bin", "settings.json"])
+def test_a_damaged_file_is_named(exported: Path, tmp_path: Path, name: str) -> None:
+    for file in exported.iterdir():
+        if file.is_file():
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / name).write_bytes(b"")
+    with pytest.raises(CxrError, match=name.split(".")[0]):
+        Predictor(tmp_path)
+
+
+def test_a_reader_that_has_enough_is_no_error(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As `head`. Without a word, but not with exit code 0: not all was written."""
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w") as pipe:
+        monkeypatch.setattr(sys, "stdout", pipe)
+        with pytest.raises(SystemExit) as ended:
+            cli._run(argparse.Namespace(run=lambda _: print("x" * 100_000)))
+    assert ended.value.code == cli.FAILED
+    assert capfd.readouterr() == ("", "")

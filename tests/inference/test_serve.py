@@ -1,0 +1,539 @@
+"""The page and its endpoints: right answers, limits, hostile requests, nothing kept."""
+
+import asyncio
+import gzip
+import io
+import os
+import re
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from urllib.parse import urljoin, urlsplit
+
+import numpy as np
+import psutil
+import pytest
+import requests
+from PIL import Image
+from starlette.applications import Starlette
+from starlette.routing import Mount
+from starlette.types import ASGIApp, Message
+
+from cxr import cli
+from cxr.errors import CxrError
+from cxr.inference import serve
+from cxr.inference.predict import Answer, Predictor
+from cxr.inference.serve import TYPES, Limits
+from cxr.tools.project_copy import PROJECT
+from tests.support.dicom_files import bomb, content_of, dataset, grey8
+from tests.support.serving import export_with_keras, running
+from tests.support.tiny import SIDE, THRESHOLD, content_as, export, grey
+from tests.support.writes import WATCH, elsewhere
+
+Start = Callable[..., str]
+
+SECRET = "Mustermann"
+
+pytestmark = pytest.mark.slow  # each test has a server
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export_with_keras(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="module")
+def url(exported: Path) -> Iterator[str]:
+    with running(exported) as address:
+        yield address
+
+
+def ask(url: str, content: Any, kind: str = TYPES[0], path: str = "predict") -> requests.Response:
+    headers = {"Content-Type": kind}
+    return requests.post(f"{url}/api/{path}", content, headers=headers, timeout=60)
+
+
+Headers = dict[str, str]
+
+
+def direct(
+    app: ASGIApp, method: str, path: str, headers: Headers | None = None, body: bytes = b""
+) -> tuple[int, Headers, bytes]:
+    """Status, headers and body of an answer, without a server."""
+    sent: list[Message] = []
+    asked = {"host": "localhost", **(headers or {})}
+    scope = {
+        **{"type": "http", "http_version": "1.1", "method": method, "scheme": "http"},
+        **{"path": path, "raw_path": path.encode(), "query_string": b"", "root_path": ""},
+        "headers": [(name.encode(), value.encode()) for name, value in asked.items()],
+    }
+
+    async def run() -> None:
+        waiting = [{"type": "http.request", "body": body, "more_body": False}]
+
+        async def receive() -> Message:
+            return waiting.pop() if waiting else await asyncio.Future()  # stays connected
+
+        async def send(message: Message) -> None:
+            sent.append(message)
+
+        await app(scope, receive, send)
+
+    asyncio.run(run())
+    found = {name.decode().lower(): value.decode() for name, value in sent[0]["headers"]}
+    return sent[0]["status"], found, b"".join(message.get("body", b"") for message in sent[1:])
+
+
+@pytest.fixture(scope="module")
+def app(exported: Path) -> ASGIApp:
+    return serve.application(exported)
+
+
+# --- answers -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("level", [60, 101, 102, 200])
+def test_the_answer_is_the_predictors(url: str, exported: Path, level: int, tmp_path: Path) -> None:
+    grey(level).save(tmp_path / "one.png")
+    predictor = Predictor(exported)
+    [expected] = predictor.answers([predictor.read(tmp_path / "one.png")])
+    found = ask(url, (tmp_path / "one.png").read_bytes())
+    assert found.status_code == 200
+    one = found.json()
+    assert (one.pop("variant"), one.pop("threshold")) == ("bright", THRESHOLD)
+    assert Answer(**one | {"warnings": tuple(one["warnings"])}) == expected
+    assert one.keys() == asdict(expected).keys()
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_the_content_tells_what_a_file_is_not_the_type(url: str, kind: str) -> None:
+    made = dataset(np.full((40, 40), 140, np.uint8))
+    for content in (content_as(grey(140)), content_as(grey(140), "JPEG"), content_of(made)):
+        found = ask(url, content, f"{kind}; charset=x").json()
+        assert found["probability"] == pytest.approx(140 / 255, abs=1e-6)
+
+
+def test_warnings_are_told(url: str) -> None:
+    warnings = ask(url, content_as(grey(128, (100, 40)))).json()["warnings"]
+    assert sum("width / height" in warning for warning in warnings) == 1
+
+
+def test_the_picture_is_what_the_network_sees(url: str) -> None:
+    image = grey(50, (80, 40))
+    image.paste(200, (0, 0, 10, 40))  # beside the centre
+    found = ask(url, content_as(image), path="image")
+    assert found.headers["Content-Type"] == "image/png"
+    seen = np.asarray(Image.open(io.BytesIO(found.content)))
+    assert seen.shape == (SIDE, SIDE)
+    assert (seen == 50).all()
+
+
+def test_the_overlay_is_in_colours_over_the_image(url: str) -> None:
+    found = ask(url, content_as(Image.linear_gradient("L")), path="explain")
+    assert found.status_code == 200, found.text
+    picture = Image.open(io.BytesIO(found.content))
+    assert (picture.mode, picture.size) == ("RGB", (SIDE, SIDE))
+
+
+def test_without_keras_models_there_are_answers_but_no_overlay(tmp_path: Path) -> None:
+    export(tmp_path)
+    with running(tmp_path, variant="left") as url:
+        told = requests.get(f"{url}/api/model", timeout=9).json()
+        assert (told["variant"], told["explains"]) == ("left", False)
+        assert ask(url, content_as(grey(90))).json()["variant"] == "left"
+        refused = ask(url, content_as(grey(90)), path="explain")
+    assert refused.status_code == 501
+    assert "left.keras" in refused.json()["detail"]
+
+
+def test_50_at_once_are_all_answered_each_with_its_own(url: str) -> None:
+    levels = range(100, 150)
+    gate = threading.Barrier(len(levels))
+
+    def answer(level: int) -> requests.Response:
+        gate.wait()
+        return ask(url, content_as(grey(level)))
+
+    with ThreadPoolExecutor(len(levels)) as pool:
+        found = list(pool.map(answer, levels))
+    assert [one.status_code for one in found] == [200] * 50
+    probabilities = [one.json()["probability"] for one in found]
+    assert probabilities == pytest.approx([level / 255 for level in levels], abs=1e-6)
+
+
+# --- what is refused -----------------------------------------------------------------------------
+
+
+def secret(damage: bytes = b"") -> bytes:
+    made = grey8()
+    made.PatientName = SECRET
+    return content_of(made).replace(b"MONOCHROME2 ", damage or b"MONOCHROME2 ")
+
+
+def forged() -> bytes:
+    """A small PNG file that says it is very large."""
+    content = content_as(grey(1))
+    head = b"IHDR" + struct.pack(">II", 8000, 8000) + content[24:29]
+    return content[:12] + head + struct.pack(">I", zlib.crc32(head)) + content[33:]
+
+
+BAD = {
+    "empty file": b"",
+    "cannot identify": b"<html>no image</html>",
+    "truncated": content_as(Image.effect_noise((200, 200), 50), "JPEG")[:2000],
+    "100-megabyte limit (possible decompression bomb)": bomb(),
+    "8000 x 8000 pixels exceed the 50-megapixel limit": forged(),
+    "without pixel data": content_of(grey8())[:400],
+    "PhotometricInterpretation": secret(SECRET.encode() + b"  "),
+}
+
+
+@pytest.mark.parametrize("path", ["predict", "image", "explain"])
+@pytest.mark.parametrize("reason", BAD)
+def test_a_bad_file_is_refused_and_the_next_is_answered(url: str, reason: str, path: str) -> None:
+    found = ask(url, BAD[reason], path=path)
+    assert found.status_code == 422, found.text
+    told = found.json()["detail"]
+    assert told.startswith("the file: ")
+    assert reason in told
+    assert SECRET not in told
+    assert ask(url, content_as(grey(51)), path=path).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "kind", ["", "text/plain", "multipart/form-data; boundary=x", "image/webp"]
+)
+def test_only_types_that_other_sites_cannot_send_unasked_are_taken(url: str, kind: str) -> None:
+    assert ask(url, content_as(grey(51)), kind).status_code == 415
+
+
+@pytest.mark.parametrize("kind", ["image/jpg", "Image/JPEG ; q=1"])
+def test_a_type_is_taken_however_it_is_often_sent(app: ASGIApp, kind: str) -> None:
+    sent = {"content-type": kind}
+    status, _, _ = direct(app, "POST", "/api/predict", sent, content_as(grey(51), "JPEG"))
+    assert status == 200
+
+
+@pytest.mark.parametrize(
+    ("encoding", "status"),
+    [("gzip", 415), ("deflate, gzip", 415), ("identity", 200), ("Identity", 200)],
+)
+def test_a_body_with_an_encoding_is_refused_with_the_reason(
+    app: ASGIApp, encoding: str, status: int
+) -> None:
+    content = content_as(grey(51))
+    body = gzip.compress(content) if "gzip" in encoding else content
+    sent = {"content-type": "image/png", "content-encoding": encoding}
+    found, headers, answer = direct(app, "POST", "/api/predict", sent, body)
+    assert found == status
+    if status == 415:
+        assert b"Content-Encoding is not unpacked" in answer
+        assert headers["accept-encoding"] == "identity"
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/card", "/api/model", "/openapi.json", "/page/app.js", "/api/predict", "/none"]
+)
+def test_head_is_answered_as_get_without_the_body(app: ASGIApp, path: str) -> None:
+    status, headers, body = direct(app, "GET", path)
+    assert body
+    assert direct(app, "HEAD", path) == (status, headers, b"")
+
+
+@pytest.mark.parametrize("path", ["", "card"])
+def test_all_links_stay_below_the_path_at_which_the_page_is_mounted(
+    app: ASGIApp, path: str
+) -> None:
+    mounted = Starlette(routes=[Mount("/base", app)])
+    status, _, body = direct(mounted, "GET", f"/base/{path}")
+    assert status == 200
+    links = re.findall(r'(?:href|src)="([^"]+)"', body.decode())
+    assert len(links) >= 3
+    for link in links:
+        target = urlsplit(urljoin(f"http://localhost/base/{path}", link)).path
+        assert direct(mounted, "GET", target)[0] == 200, link
+
+
+def test_head_over_a_connection_has_no_body(url: str) -> None:
+    found = requests.head(f"{url}/api/model", timeout=9)
+    assert (found.status_code, found.content) == (200, b"")
+    assert found.headers["Content-Length"] == str(
+        len(requests.get(f"{url}/api/model", timeout=9).content)
+    )
+
+
+def test_other_sites_get_no_permission(url: str) -> None:
+    asked = {"Origin": "http://evil.example", "Access-Control-Request-Method": "POST"}
+    found = requests.options(f"{url}/api/predict", headers=asked, timeout=9)
+    assert found.status_code == 405
+    assert not [name for name in found.headers if name.startswith("Access-Control")]
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [("evil.example", 400), ("127.0.0.1.evil.example", 400), ("", 400), ("LOCALHOST:1", 200)],
+)
+def test_only_the_servers_own_names_are_answered(url: str, host: str, status: int) -> None:
+    found = requests.get(f"{url}/api/model", headers={"Host": host}, timeout=9)
+    assert found.status_code == status
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        *(("/", 200), ("/card", 200), ("/page/app.js", 200), ("/openapi.json", 200)),
+        *(("/docs", 404), ("/redoc", 404), ("/page/..%2fserving.py", 404), ("/api/predict", 405)),
+    ],
+)
+def test_every_answer_has_the_headers_that_keep_a_page_to_itself(
+    url: str, path: str, status: int
+) -> None:
+    found = requests.get(url + path, timeout=9)
+    assert found.status_code == status
+    assert found.headers.items() >= serve.HEADERS.items()
+
+
+def test_a_large_file_is_refused_before_it_is_there(exported: Path) -> None:
+    content = content_as(grey(51))
+    with running(exported, Limits(file_bytes=len(content))) as url:
+        assert ask(url, content).status_code == 200
+        assert ask(url, content + b"\0").status_code == 413
+        assert ask(url, iter([content])).status_code == 200  # in chunks, of unknown length
+        assert ask(url, iter([content, b"\0"])).status_code == 413
+        with begun(url, 10**12) as connection:
+            assert b" 413 " in connection.recv(100)
+
+
+@contextmanager
+def begun(url: str, length: int | str, sent: bytes = b"") -> Iterator[socket.socket]:
+    """A connection on which a file of some length has begun to arrive."""
+    address = url.removeprefix("http://")
+    host, port = address.split(":")
+    head = f"POST /api/predict HTTP/1.1\r\nHost: {address}\r\nContent-Type: {TYPES[0]}\r\n"
+    with socket.create_connection((host, int(port)), timeout=20) as connection:
+        connection.sendall(f"{head}Content-Length: {length}\r\n\r\n".encode() + sent)
+        yield connection
+
+
+def test_a_body_in_chunks_holds_no_more_than_it_told(exported: Path) -> None:
+    body = b"40\r\n" + bytes(64) + b"\r\n"
+    with (
+        running(exported) as url,
+        begun(url, "1\r\nTransfer-Encoding: chunked", body) as connection,
+    ):
+        assert b" 413 " in connection.recv(100)
+
+
+def test_a_slow_file_is_not_waited_for(exported: Path) -> None:
+    with running(exported, Limits(body_seconds=0.2)) as url, begun(url, 100, b"x") as connection:
+        answer = b"".join(iter(lambda: connection.recv(4096), b""))  # until it is closed
+    assert b" 408 " in answer
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET / HT"])
+def test_a_silent_connection_is_closed(
+    exported: Path, sent: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serve, "SILENT_SECONDS", 0.2)
+    with running(exported) as url:
+        host, port = url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=20) as connection:
+            connection.sendall(sent)
+            assert connection.recv(100) == b""
+
+
+def test_a_slow_answer_is_not_waited_for(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    go_on = threading.Event()
+    answers = Predictor.answers
+    monkeypatch.setattr(Predictor, "answers", lambda *given: go_on.wait(60) and answers(*given))
+    with running(exported, Limits(answer_seconds=0.2)) as url:
+        found = ask(url, content_as(grey(51)))
+        assert (found.status_code, found.headers["Retry-After"]) == (503, "5")
+        go_on.set()
+        assert eventually(lambda: ask(url, content_as(grey(51))).status_code == 200)
+
+
+@pytest.mark.parametrize("limits", [Limits(requests=1), Limits(held_bytes=1000)])
+def test_what_is_too_much_at_once_is_told_to_come_again(exported: Path, limits: Limits) -> None:
+    content = content_as(grey(51))
+    with running(exported, limits) as url:
+        with begun(url, 950, content) as connection:
+            assert eventually(lambda: ask(url, content).status_code == 503)
+            found = ask(url, content)
+            assert found.headers["Retry-After"] == "5"
+            connection.sendall(bytes(950 - len(content)))  # Pillow minds nothing after the end
+            assert b" 200 " in connection.recv(100)
+        assert eventually(lambda: ask(url, content).status_code == 200)
+        with begun(url, 950, content):
+            pass  # goes away in the middle of its file
+        assert eventually(lambda: ask(url, content).status_code == 200)
+
+
+def eventually(is_so: Callable[[], bool], seconds: float = 20) -> bool:
+    end = time.monotonic() + seconds
+    while not (found := is_so()) and time.monotonic() < end:
+        time.sleep(0.05)
+    return found
+
+
+# --- the description -----------------------------------------------------------------------------
+
+
+def test_what_is_described_is_what_is_done(url: str, tmp_path: Path) -> None:
+    """By Schemathesis, with images that it does not know how to make."""
+    code = "from tests.support import uploads; import schemathesis.cli as s; s.schemathesis()"
+    arguments = ["run", f"{url}/openapi.json", "--max-examples=25", "--seed=1", "--workers=1"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": f"{PROJECT}{os.pathsep}{PROJECT / 'src'}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("path", ["predict", "image", "explain"])
+def test_each_way_to_refuse_a_file_is_described(url: str, path: str) -> None:
+    found = requests.get(f"{url}/openapi.json", timeout=9).json()
+    described = found["paths"][f"/api/{path}"]["post"]
+    assert described["responses"].keys() >= {"200", "400", "408", "413", "415", "422", "503"}
+    assert described["requestBody"]["content"].keys() == set(TYPES)
+
+
+# --- the command ---------------------------------------------------------------------------------
+
+
+@contextmanager
+def command(models: Path, folder: Path) -> Iterator[tuple["subprocess.Popen[str]", str]]:
+    """`cxr serve` with a home, a temporary folder and a current one of its own, all empty."""
+    code = "from cxr import cli; cli.main()"
+    places = {"HOME": folder / "home", "TMPDIR": folder / "tmp", "PWD": folder / "here"}
+    for place in places.values():
+        place.mkdir()
+    (folder / "log").touch()
+    environment = {
+        **os.environ,
+        **{name: str(place) for name, place in places.items()},
+        "PYTHONPATH": f"{WATCH}{os.pathsep}{PROJECT / 'src'}",
+        "WRITES_LOG": str(folder / "log"),
+    }
+    arguments = ["serve", "--port", "0", "--models", str(models)]
+    with subprocess.Popen(
+        [sys.executable, "-c", code, *arguments],
+        cwd=places["PWD"],
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            yield process, process.stdout.readline().split("/ ")[0]
+        finally:
+            process.kill()
+
+
+def resident(pid: int, url: str, contents: list[bytes], counts: list[int]) -> list[float]:
+    """Megabytes of memory that a server has after so many requests, of two clients at a time."""
+    found = []
+    with ThreadPoolExecutor(2) as pool:
+        for before, count in zip([0, *counts], counts, strict=False):
+            chosen = [contents[number % len(contents)] for number in range(before, count)]
+            for answer in pool.map(lambda content: ask(url, content), chosen):
+                assert answer.status_code in (200, 422)
+            found.append(psutil.Process(pid).memory_info().rss / 1e6)
+    return found
+
+
+def test_nothing_is_written_memory_is_flat_and_ctrl_c_ends_it(
+    exported: Path, tmp_path: Path
+) -> None:
+    noise = np.random.default_rng(1).integers(0, 255, (1000, 1000), np.uint8)
+    contents = [
+        content_as(Image.fromarray(noise)),
+        content_of(dataset(noise)),
+        BAD["truncated"],
+        secret(),
+    ]
+    with command(exported, tmp_path) as (process, url):
+        early, late = resident(process.pid, url, contents, [100, 300])
+        assert late < early + 30  # the files have 100 MB together
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
+    for name in ("home", "tmp", "here"):
+        assert not list((tmp_path / name).iterdir())
+    assert elsewhere(tmp_path / "log") == set()
+
+
+def run(*arguments: str) -> None:
+    chosen = cli.parser().parse_args(["serve", *arguments])
+    chosen.run(chosen)
+
+
+def test_a_port_that_is_taken_is_told(exported: Path) -> None:
+    with serve.listen("127.0.0.1", 0) as listener:
+        port = str(listener.getsockname()[1])
+        with pytest.raises(CxrError, match=f"cannot listen at 127.0.0.1, port {port}: Address"):
+            run("--port", port, "--models", str(exported))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (["--port", "99999"], "port 99999"),
+        (["--host", "192.0.2.1"], "192.0.2.1"),  # of no machine (RFC 5737)
+        (["--models", "none"], "settings.json is missing"),
+    ],
+)
+def test_what_is_wrong_is_told_at_once(arguments: list[str], error: str) -> None:
+    with pytest.raises(CxrError, match=error):
+        run("--port", "0", *arguments)
+
+
+def test_a_missing_card_is_told(tmp_path: Path) -> None:
+    export(tmp_path)
+    (tmp_path / "model_card.md").unlink()
+    with pytest.raises(CxrError, match=r"model_card.md cannot be read: run `dvc repro export`"):
+        serve.application(tmp_path)
+
+
+def test_the_host_may_be_named_in_any_case_of_letters(
+    exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[ASGIApp] = []
+    monkeypatch.setattr(serve, "LOOPBACK", ())
+    monkeypatch.setattr(serve, "server", lambda app: made.append(app) or uvicorn_that_ends())
+    run("--host", "LocalHost", "--port", "0", "--models", str(exported))
+    assert direct(made[0], "GET", "/api/model", {"host": "LocalHost:8000"})[0] == 200
+    assert direct(made[0], "GET", "/api/model", {"host": "evil.example"})[0] == 400
+
+
+def uvicorn_that_ends() -> Any:
+    return SimpleNamespace(run=lambda sockets: None)
+
+
+@pytest.mark.parametrize(("host", "warned"), [("0.0.0.0", True), ("127.0.0.1", False)])
+def test_who_can_reach_it_from_elsewhere_is_told(
+    exported: Path,
+    host: str,
+    warned: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(serve.uvicorn.Server, "run", lambda *_, **__: None)
+    run("--host", host, "--port", "0", "--models", str(exported))
+    told = capsys.readouterr()
+    assert told.out.startswith(f"http://{host}:")
+    assert ("everyone who reaches this machine" in told.err) == warned

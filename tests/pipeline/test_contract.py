@@ -1,0 +1,269 @@
+"""dvc.yaml says exactly what the stages are, import and read."""
+
+import ast
+from pathlib import Path
+
+import pytest
+from dvc_render import vega_templates
+
+from cxr import paths
+from cxr.common.files import read_yaml
+from cxr.common.names import TRAINED
+from cxr.params import WITHOUT_RESULT, Params, read_params
+from cxr.tools.project_copy import PROJECT
+
+PIPELINE = read_yaml(PROJECT / "dvc.yaml")
+STAGES = PIPELINE["stages"]
+SOURCE = PROJECT / "src"
+# What these give stands in dvc.yaml itself (values, paths) or is never a result (errors), so that
+# a new parameter or path does not rerun trainings of hours.
+NO_DEPS = {f"src/cxr/{name}.py" for name in ("params", "paths", "errors", "quiet", "progress")}
+
+
+def modules_imported(script: Path) -> set[Path]:
+    """Files of the package that a script imports directly."""
+    found = set()
+    for node in ast.walk(ast.parse(script.read_text(encoding="utf-8"))):
+        names: list[str] = []
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        for name in names:
+            if name.split(".")[0] == "cxr":
+                path = SOURCE / name.replace(".", "/")
+                packages = [path, *path.relative_to(SOURCE).parents]
+                files = [path.with_suffix(".py")]
+                files += [SOURCE / folder / "__init__.py" for folder in packages]
+                found.update(file for file in files if file.exists())
+    return found
+
+
+def modules_needed(script: Path) -> set[str]:
+    """All files of the project that a stage runs, also indirectly, relative to the root."""
+    seen = {script, PROJECT / "stages/__init__.py"}
+    waiting = [script]
+    while waiting:
+        new = modules_imported(waiting.pop()) - seen
+        seen |= new
+        waiting += new
+    return {file.relative_to(PROJECT).as_posix() for file in seen}
+
+
+def params_read(script: Path) -> set[str]:
+    """Keys that a stage takes from `params`, such as `transfer.pooling` or all of `model`."""
+    tree = ast.parse(script.read_text(encoding="utf-8"))
+    keys, handed = set(), set()
+    for node in ast.walk(tree):
+        # It is given sections of which it takes some keys.
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "activations.chosen_halves":
+            handed |= {id(argument) for argument in node.args}
+            keys |= attributes_read(SOURCE / "cxr/activations.py", "chosen_halves")
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "sources.ensure_raw":
+            handed |= {id(argument) for argument in node.args}
+            module = ast.parse((SOURCE / "cxr/sources.py").read_text(encoding="utf-8"))
+            keys |= {f"data.{key}" for key in dotted_names(module, "data", set())}
+    return keys | dotted_names(tree, "params", handed)
+
+
+def attributes_read(module: Path, function: str) -> set[str]:
+    """Attributes that a function takes of its arguments, such as `transfer.backbone`."""
+    tree = ast.parse(module.read_text(encoding="utf-8"))
+    found = next(n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == function)
+    arguments = [argument.arg for argument in found.args.args]
+    return {f"{name}.{key}" for name in arguments for key in dotted_names(found, name, set())}
+
+
+def dotted_names(tree: ast.AST, root: str, without: set[int]) -> set[str]:
+    """What is taken of a variable, as `transfer.pooling` of `params.transfer.pooling`."""
+    inner = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    keys = set()
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Attribute) or id(node) in inner | without:
+            continue
+        parts = []
+        while isinstance(node, ast.Attribute):
+            parts.append(node.attr)
+            node = node.value
+        if isinstance(node, ast.Name) and node.id == root:
+            keys.add(".".join(reversed(parts)))
+    return keys
+
+
+def outputs(stage: str) -> set[str]:
+    kinds = ("outs", "metrics", "plots")
+    entries = [entry for kind in kinds for entry in STAGES[stage].get(kind, [])]
+    return {next(iter(entry)) if isinstance(entry, dict) else entry for entry in entries}
+
+
+def data_deps(stage: str) -> set[str]:
+    return {dep for dep in STAGES[stage]["deps"] if not dep.startswith(("src/", "stages/"))}
+
+
+def ancestors(stage: str) -> set[str]:
+    """Everything that a stage's inputs are made of."""
+    found = data_deps(stage)
+    for other in STAGES:
+        if outputs(other) & found:
+            found |= ancestors(other)
+    return found
+
+
+def test_stages_are_the_scripts() -> None:
+    scripts = {script.stem for script in (PROJECT / "stages").glob("[!_]*.py")}
+    assert scripts == set(STAGES)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_deps_name_every_module_that_is_imported(stage: str) -> None:
+    declared = [dep for dep in STAGES[stage]["deps"] if dep.endswith(".py")]
+    assert sorted(declared) == sorted(modules_needed(PROJECT / f"stages/{stage}.py") - NO_DEPS)
+
+
+def leaves(key: str) -> set[str]:
+    """The keys of params.yaml that a key or section stands for; KeyError if there is none."""
+    value = read_yaml(PROJECT / "params.yaml")
+    for part in key.split("."):
+        value = value[part]
+    if not isinstance(value, dict):
+        return {key}
+    return set().union(*(leaves(f"{key}.{name}") for name in value))
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_params_are_the_ones_read(stage: str) -> None:
+    declared = set().union(*map(leaves, STAGES[stage].get("params", [])))
+    read = set().union(*map(leaves, params_read(PROJECT / f"stages/{stage}.py")))
+    assert declared == read - WITHOUT_RESULT
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_no_section_hides_a_key_from_the_run_cache(stage: str) -> None:
+    """DVC's run cache leaves keys of these names out when it compares sections."""
+    hidden = {"size", "nfiles"}
+    for entry in STAGES[stage].get("params", []):
+        below = leaves(entry) - {entry}
+        assert not {key for key in below if key.split(".")[-1] in hidden}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_stage_is_described_and_short(stage: str) -> None:
+    assert STAGES[stage]["desc"]
+    assert STAGES[stage]["cmd"] == f"python -m stages.{stage}"
+    script = (PROJECT / f"stages/{stage}.py").read_text(encoding="utf-8")
+    main = next(
+        node
+        for node in ast.parse(script).body
+        if isinstance(node, ast.FunctionDef) and node.name == "main"
+    )
+    assert main.end_lineno - main.lineno < 20
+
+
+@pytest.mark.parametrize("stage", [f"train_{v}" for v in TRAINED])
+def test_training_cannot_see_test_images(stage: str) -> None:
+    assert not {dep for dep in data_deps(stage) if "test" in dep}
+    assert {"data/arrays/train", "data/arrays/val"} <= data_deps(stage)
+
+
+def test_epochs_of_the_small_network_leave_the_rest_alone() -> None:
+    using = {stage for stage in STAGES if "model" in STAGES[stage].get("params", [])}
+    assert using == {"train_baseline", "train_augmented", "report"}  # the report tells them
+
+
+def test_paths_are_the_declared_ones() -> None:
+    weights = str(paths.weights("${transfer.backbone}", "${transfer.weights}"))
+    made = set().union(*(outputs(stage) for stage in STAGES))
+    expected = {
+        str(paths.raw("${data.source}")),
+        weights,
+        *(str(paths.model(v)) for v in TRAINED),
+        *(str(paths.history(v)) for v in TRAINED),
+        *(str(paths.features(split)) for split in ("train", "val", "stress", "test")),
+        *(str(paths.activations(split)) for split in ("train", "val", "stress", "test")),
+        *(str(paths.ARRAYS / split) for split in ("train", "val", "stress", "test")),
+        *map(str, (paths.MANIFEST, paths.REJECTS, paths.LEAKS)),
+        *map(str, (paths.PREDICTIONS, paths.UNLIKENESS, paths.GUARDS)),
+        *map(str, (paths.EXPORTED, paths.EXPORT)),
+        *map(str, (paths.DATA_METRICS, paths.EVALUATION, paths.INTERVALS, paths.SHIFT)),
+        str(paths.SUMMARY),
+        *map(str, (paths.REPORT, paths.REPORT_PAGE, paths.FIGURES, paths.CARD)),
+    }
+    plots = {
+        f"plots/{name}.csv"
+        for name in ("classes", "roc", "precision_recall", "confusion", "groups")
+    }
+    assert made == expected | plots
+    needed = set().union(*(data_deps(stage) for stage in STAGES))
+    given = {str(paths.EXPERIMENTS), str(paths.OTHER_ACQUISITION), "${data.patients}"}
+    assert needed <= made | given
+
+
+def test_raw_images_and_weights_are_never_removed_by_dvc() -> None:
+    for stage in ("fetch", "fetch_weights"):
+        entry = next(out for out in STAGES[stage]["outs"] if isinstance(out, dict))
+        assert next(iter(entry.values()))["persist"] is True
+
+
+def test_small_results_are_for_git_and_large_ones_for_dvc() -> None:
+    for stage in STAGES:
+        for kind in ("metrics", "plots"):
+            for entry in STAGES[stage].get(kind, []):
+                assert next(iter(entry.values()))["cache"] is False
+    # A plain output outside the cache switches off DVC's run cache, so only a quick stage has one.
+    uncached = {
+        stage
+        for stage in STAGES
+        for entry in STAGES[stage].get("outs", [])
+        if isinstance(entry, dict) and "cache" in next(iter(entry.values()))
+    }
+    assert uncached == {"report"}
+
+
+def test_one_file_has_the_metrics_of_dvc() -> None:
+    assert "metrics" not in PIPELINE
+    entries = [entry for stage in STAGES.values() for entry in stage.get("metrics", [])]
+    assert [set(entry) for entry in entries] == [{str(paths.SUMMARY)}]
+
+
+def test_artifacts_are_the_models() -> None:
+    artifacts = {name: entry["path"] for name, entry in PIPELINE["artifacts"].items()}
+    trained = {variant: f"models/{variant}.keras" for variant in TRAINED}
+    assert artifacts == trained | {"recommended": str(paths.EXPORTED)}
+
+
+def test_plot_templates_exist() -> None:
+    """Each is built into DVC or a file, and each file is used."""
+    used = set()
+    entries = [item for plots in PIPELINE["plots"] for item in plots.items()]
+    for stage in STAGES.values():
+        entries += [item for entry in stage.get("plots", []) for item in entry.items()]
+    for path, entry in entries:
+        if path.endswith(".json"):  # nothing to draw, see the head of dvc.yaml
+            assert entry == {"cache": False}
+            continue
+        used.add(entry["template"])
+    built_in = {template.DEFAULT_NAME for template in vega_templates.TEMPLATES}
+    assert used - built_in == {file.stem for file in (PROJECT / ".dvc/plots").glob("*.json")}
+
+
+def test_params_file_has_exactly_the_known_keys() -> None:
+    content = read_yaml(PROJECT / "params.yaml")
+    assert Params.model_validate(content) == read_params(PROJECT / "params.yaml")
+
+
+def test_modules_import_only_upward() -> None:
+    """The order of docs/architecture.md: no module imports one that stands below it."""
+    text = (PROJECT / "docs/architecture.md").read_text(encoding="utf-8")
+    listed = [
+        line.split("`")[1]
+        for line in text.splitlines()
+        if line.startswith("| `") and line.split("`")[1].endswith(".py")
+    ]
+    package = SOURCE / "cxr"
+    modules = {file.relative_to(package).as_posix() for file in package.rglob("[!_]*.py")}
+    assert set(listed) == modules
+    for position, name in enumerate(listed):
+        files = modules_imported(package / name)
+        imported = {file.relative_to(package).as_posix() for file in files}
+        below = imported & set(listed[position:])
+        assert not below, f"{name} imports {below}, listed below it"

@@ -1,0 +1,36 @@
+"""Results go through a remote to another clone, where nothing is computed again."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.project import Project
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def store(finished: Project, tmp_path: Path) -> Iterator[Path]:
+    """A remote to which the finished project has pushed all that it has."""
+    folder = tmp_path / "store"
+    finished.run(f"dvc remote add --local store {folder}")
+    finished.run("dvc push --quiet --remote store")
+    yield folder
+    finished.run("dvc remote remove --local store")
+
+
+def clone(finished: Project, store: Path, folder: Path) -> Project:
+    """A clone on another machine, as far as DVC can tell: with a cache of its own."""
+    finished.run(f"git clone --quiet . {folder}")
+    other = Project.at(folder)
+    other.run("git config user.email tests@example.org && git config user.name tests")
+    other.run(f"dvc remote add --local --default store {store}")
+    return other
+
+
+def test_a_clone_pulls_and_computes_nothing(finished: Project, store: Path, tmp_path: Path) -> None:
+    other = clone(finished, store, tmp_path / "other")
+    other.run("dvc pull --quiet")
+    assert other.repro() == []
+    assert "up to date" in other.run("dvc status")

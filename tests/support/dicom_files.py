@@ -1,0 +1,173 @@
+"""DICOM files for tests: written by pydicom, compressed by GDCM."""
+
+import io
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gdcm
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+from pydicom import uid
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.encaps import encapsulate
+
+from cxr.data.images import ImageError
+from cxr.inference import radiograph
+from cxr.inference.radiograph import read
+
+Grey = NDArray[np.uint8]
+
+
+def ramp(bits: int = 12, signed: bool = False, side: int = 32) -> NDArray[Any]:
+    """From the lowest to the highest value, the steps equal."""
+    lowest = -(2 ** (bits - 1)) if signed else 0
+    levels = np.linspace(lowest, lowest + 2**bits - 1, side * side)
+    kind = f"{'i' if signed else 'u'}{1 if bits <= 8 else 2}"
+    return levels.round().astype(kind).reshape(side, side)
+
+
+def picture(bits: int = 8, channels: int = 0) -> NDArray[Any]:
+    """Smooth, as JPEG likes it, higher than wide; no two rows or columns the same."""
+    rows, columns = np.mgrid[:24, :16]
+    grey = (rows * 7 + columns * 3) / 210
+    planes = [grey, grey**2, 1 - grey][:channels] or [grey]
+    levels = np.stack(planes, axis=-1) * (2**bits - 1)
+    found = levels.round().astype("u1" if bits <= 8 else "u2")
+    return found if channels else found[..., 0]
+
+
+def dataset(pixels: NDArray[Any], bits: int = 0, **tags: Any) -> Dataset:
+    """Pixels and what belongs to them, and `tags`; a tag that is None is left out."""
+    made = Dataset()
+    made.file_meta = FileMetaDataset()
+    made.file_meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
+    made.SOPClassUID = uid.DigitalXRayImageStorageForPresentation
+    made.SOPInstanceUID = "1.2.3"
+    made.Rows, made.Columns = pixels.shape[:2]
+    made.SamplesPerPixel = 1 if pixels.ndim == 2 else 3
+    made.PhotometricInterpretation = "MONOCHROME2" if pixels.ndim == 2 else "RGB"
+    if pixels.ndim == 3:
+        made.PlanarConfiguration = 0
+    made.BitsAllocated = 8 * pixels.itemsize
+    made.BitsStored = bits or made.BitsAllocated
+    made.HighBit = made.BitsStored - 1
+    made.PixelRepresentation = int(pixels.dtype.kind == "i")
+    made.PixelData = pixels.astype(pixels.dtype.newbyteorder("<")).tobytes()
+    if len(made.PixelData) % 2:
+        made.PixelData += b"\0"
+    made["PixelData"].VR = "OB" if pixels.itemsize == 1 else "OW"
+    for keyword, value in tags.items():
+        if value is None:
+            del made[keyword]
+        else:
+            setattr(made, keyword, value)
+    return made
+
+
+def content_of(made: Dataset) -> bytes:
+    buffer = io.BytesIO()
+    made.save_as(buffer, enforce_file_format=True)
+    return buffer.getvalue()
+
+
+def table(first: int, values: NDArray[Any], bits: int) -> list[Dataset]:
+    """The value of a sequence of lookup tables."""
+    item = Dataset()
+    item.add_new("LUTDescriptor", "US", [len(values) % 2**16, first % 2**16, bits])
+    item.add_new("LUTData", "OW", values.astype("<u2").tobytes())
+    return [item]
+
+
+def framed(made: Dataset, syntax: uid.UID, *frames: bytes, **tags: Any) -> bytes:
+    """A file of frames that are already compressed."""
+    made.file_meta.TransferSyntaxUID = syntax
+    made.PixelData = encapsulate(list(frames))
+    made["PixelData"].VR = "OB"
+    for keyword, value in tags.items():
+        setattr(made, keyword, value)
+    return content_of(made)
+
+
+def by_gdcm(made: Dataset, kind: int, folder: Path) -> bytes:
+    """The file, its pixels compressed."""
+    plain, packed = folder / "plain.dcm", folder / "packed.dcm"
+    plain.write_bytes(content_of(made))
+    reader, change, writer = (
+        gdcm.ImageReader(),
+        gdcm.ImageChangeTransferSyntax(),
+        gdcm.ImageWriter(),
+    )
+    reader.SetFileName(str(plain))
+    assert reader.Read()
+    change.SetTransferSyntax(gdcm.TransferSyntax(kind))
+    change.SetInput(reader.GetImage())
+    assert change.Change()
+    writer.SetFileName(str(packed))
+    writer.SetFile(reader.GetFile())
+    writer.SetImage(change.GetOutput())
+    assert writer.Write()
+    return packed.read_bytes()
+
+
+def jpeg(pixels: NDArray[Any], **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", **{"quality": 95, **options})
+    return buffer.getvalue()
+
+
+KINDS = gdcm.TransferSyntax
+PACKED: dict[str, Callable[[Path], bytes]] = {
+    "JPEG lossless": lambda to: by_gdcm(grey16(), KINDS.JPEGLosslessProcess14_1, to),
+    "JPEG-LS": lambda to: by_gdcm(grey16(), KINDS.JPEGLSLossless, to),
+    "JPEG 2000": lambda to: by_gdcm(grey16(), KINDS.JPEG2000Lossless, to),
+    "RLE": lambda to: by_gdcm(grey16(), KINDS.RLELossless, to),
+    "JPEG baseline": lambda _: framed(grey8(), uid.JPEGBaseline8Bit, jpeg(picture())),
+}
+FOUND_AS = {"JPEG 2000": b"\xff\x4f\xff\x51", "JPEG-LS": b"\xff\xf7"}  # SIZ, SOF55
+FOUND_AS |= {"JPEG baseline": b"\xff\xc0", "JPEG lossless": b"\xff\xc3"}  # SOF0, SOF3
+
+
+def grey16() -> Dataset:
+    return dataset(picture(16), Modality="DX", WindowCenter=32768, WindowWidth=65536)
+
+
+def grey8() -> Dataset:
+    return dataset(picture(), Modality="DX")
+
+
+def shown(content: bytes) -> Grey:
+    """The grey values of a file."""
+    return np.asarray(radiograph.from_bytes(content, Path("x.dcm")).image)
+
+
+def changed(content: bytes, after: bytes, offset: int, value: bytes) -> bytes:
+    """Bytes at an offset from a marker within PixelData are others."""
+    start = content.index(after, content.index(b"\xe0\x7f\x10\x00")) + offset
+    return content[:start] + value + content[start + len(value) :]
+
+
+def bomb() -> bytes:
+    made = grey8()
+    made.file_meta.TransferSyntaxUID = uid.DeflatedExplicitVRLittleEndian
+    content = content_of(made)
+    packer = zlib.compressobj(wbits=-15)
+    head = struct.pack("<HH2sHI", 8, 0x70, b"UT", 0, 150_000_000)
+    packed = b"".join(packer.compress(part) for part in (head, *[bytes(10**6)] * 150))
+    start = 132 + 12 + struct.unpack_from("<I", content, 140)[0]
+    return content[:start] + packed + packer.flush()
+
+
+def refused(content: bytes, folder: Path) -> str:
+    """Why, without the file's name."""
+    path = folder / "bad.dcm"
+    path.write_bytes(content)
+    with pytest.raises(ImageError) as caught:
+        read(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert caught.value.__cause__ is caught.value.__context__ is None
+    return str(caught.value).removeprefix(f"{path}: ")

@@ -1,0 +1,224 @@
+import json
+import re
+import shlex
+import subprocess
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+from urllib.request import url2pathname
+
+import pytest
+
+from cxr import cli, paths
+from cxr.augment.stress_test import CONDITIONS
+from cxr.common.files import read_yaml
+from cxr.common.names import VARIANTS
+from cxr.errors import CxrError
+from cxr.params import flat, read_params
+from cxr.tools import demo, project_copy
+
+
+def test_copy_holds_what_the_pipeline_needs_and_no_results(tmp_path: Path) -> None:
+    project_copy.copy_project(tmp_path)
+    deps = read_yaml(tmp_path / "dvc.yaml")["stages"]
+    for stage in deps.values():
+        assert all((tmp_path / dep).exists() for dep in stage["deps"] if dep.endswith(".py"))
+    for result in ("dvc.lock", "metrics", "plots", "data", "models", ".git"):
+        assert not (tmp_path / result).exists()
+    assert not list(tmp_path.rglob("__pycache__"))
+
+
+def test_settings_are_valid_and_leave_the_rest(tmp_path: Path) -> None:
+    project_copy.copy_project(tmp_path)
+    project_copy.set_params(tmp_path / "params.yaml", demo.SETTINGS)
+    params = read_params(tmp_path / "params.yaml")
+    assert params.data.source == "phantom"
+    assert params.model.epochs == demo.SETTINGS["model.epochs"]
+    assert (
+        params.model.kernel_size
+        == read_params(project_copy.PROJECT / "params.yaml").model.kernel_size
+    )
+    assert "# pixels" in (tmp_path / "params.yaml").read_text()
+
+
+def test_unknown_setting_is_refused(tmp_path: Path) -> None:
+    project_copy.copy_project(tmp_path)
+    with pytest.raises(KeyError):
+        project_copy.set_params(tmp_path / "params.yaml", {"model.epoch": 3})
+
+
+def results(test: dict[str, float], stress: dict[str, float]) -> dict[str, Any]:
+    """As metrics/evaluation.json: the ROC AUC of each variant on test; of each condition in all."""
+    return {
+        variant: {
+            "val": {"roc_auc": 0.99},
+            "test": {"roc_auc": auc, "recall": 0.1, "precision": 0.1, "accuracy": 0.1},
+            "operating_point": {"test": {"recall": 0.9, "precision": 0.8, "accuracy": 0.7}},
+            "stress": {name: {"roc_auc": value} for name, value in stress.items()},
+        }
+        for variant, auc in test.items()
+    }
+
+
+def test_comparison_is_at_the_operating_point() -> None:
+    evaluation = results(dict.fromkeys(VARIANTS, 0.6), {})
+    table = demo.comparison({**evaluation, "majority": {"test": {"accuracy": 0.6}}})
+    assert list(table.index) == list(VARIANTS)
+    for _, row in table.iterrows():
+        assert row.to_dict() == {"recall": 0.9, "precision": 0.8, "accuracy": 0.7, "ROC AUC": 0.6}
+
+
+def test_finding_is_computed_from_the_results() -> None:
+    test = dict(zip(VARIANTS, (0.5, 0.6, 0.7, 0.8, 0.9), strict=True))
+    evaluation = results(test, {"dark": 0.8, "borders": 0.4})
+    guards = {"label_alone": {"width": 0.51, "edges_top_right": 0.97}}
+    said = demo.shortcut_finding(evaluation, guards)
+    for words in (
+        "0.99 on validation and 0.50 to 0.90 on test",
+        "black borders cover the edges of every image: 0.40 (borders)",
+        "edges_top_right tells the label of training images best: 0.97\n(above the bound",
+    ):
+        assert words in said
+    harmless = demo.shortcut_finding(evaluation, {"label_alone": {"width": 0.51}})
+    assert "width tells the label of training images best: 0.51\n(within the bound" in harmless
+
+
+def test_every_stress_condition_has_words() -> None:
+    assert demo.CHANGES.keys() == CONDITIONS.keys()
+
+
+def test_shortcut_changes_one_setting(tmp_path: Path) -> None:
+    plain, device = (
+        flat(p=read_params(prepared(tmp_path / str(shortcut), shortcut) / "params.yaml"))
+        for shortcut in (False, True)
+    )
+    assert set(device.items() - plain.items()) == {("p.data.phantom.shortcut", "device")}
+
+
+def test_demo_replaces_an_earlier_one(tmp_path: Path) -> None:
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "demo/old").touch()
+    assert not (prepared(tmp_path / "demo") / "old").exists()
+
+
+def test_failed_command_is_one_error(tmp_path: Path) -> None:
+    with pytest.raises(CxrError, match="`false` failed in "):
+        demo.run(tmp_path, "false")
+
+
+def test_git_ignores_what_the_demos_write() -> None:
+    command = ["git", "check-ignore", "demo/x", "demo-shortcut/x"]
+    found = subprocess.run(
+        command, cwd=project_copy.PROJECT, capture_output=True, text=True, check=True
+    )
+    assert found.stdout.split() == command[2:]
+
+
+# --- the demo as it is ----------------------------------------------------------------------------
+
+
+def prepared(folder: Path, shortcut: bool = False) -> Path:
+    demo.prepare(folder, shortcut)
+    return folder
+
+
+def copied(folder: Path) -> dict[str, bytes]:
+    """What the demo copied into a folder, but the configuration, which it changes."""
+    copies = [folder / name for name in project_copy.PIPELINE if name != ".dvc/config"]
+    files = [file for path in copies for file in (path.rglob("*") if path.is_dir() else [path])]
+    return {
+        str(file.relative_to(folder)): file.read_bytes()
+        for file in files
+        if file.is_file() and file.suffix != ".pyc"
+    }
+
+
+def is_of_now(folder: Path, scratch: Path) -> bool:
+    """Whether a folder holds the complete run that `make demo` would give now."""
+    if not (folder / "dvc_plots/index.html").exists():
+        return False
+    if copied(folder) != copied(prepared(scratch)):
+        return False
+    inside = project_copy.environment() | {
+        "DVC_SITE_CACHE_DIR": str(folder / ".dvc/tmp/site-cache")
+    }
+    status = subprocess.run(["dvc", "status", "--quiet"], cwd=folder, env=inside, check=False)
+    return status.returncode == 0
+
+
+@pytest.mark.parametrize("change", ["none", "code", "more code", "params", "results"])
+def test_only_a_complete_run_of_now_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    folder = prepared(tmp_path / "demo")
+    (folder / "dvc_plots").mkdir()
+    (folder / "dvc_plots/index.html").touch()
+    changed = {
+        "code": "src/cxr/data/phantom.py",
+        "more code": "src/cxr/new.py",
+        "params": "params.yaml",
+    }
+    if change in changed:
+        with (folder / changed[change]).open("a") as file:
+            file.write("# changed\n")
+    code = 1 if change == "results" else 0  # of `dvc status --quiet`
+    done = subprocess.CompletedProcess([], code)
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: done)
+    assert is_of_now(folder, tmp_path / "scratch") == (change == "none")
+
+
+@pytest.fixture(scope="module")
+def finished_demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a run of the demo: that of `make demo`, where it is one of now."""
+    scratch = tmp_path_factory.mktemp("demo")
+    if is_of_now(demo.FOLDER, scratch / "now"):
+        return demo.FOLDER
+    before = (project_copy.PROJECT / "params.yaml").read_bytes()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(demo, "FOLDER", scratch / "demo")
+        demo.main([])
+    assert (project_copy.PROJECT / "params.yaml").read_bytes() == before
+    return scratch / "demo"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_variant_is_worth_showing(finished_demo: Path, variant: str) -> None:
+    evaluation = json.loads((finished_demo / paths.EVALUATION).read_text())
+    row = demo.comparison(evaluation).loc[variant]
+    assert row["ROC AUC"] >= 0.95
+    assert row["accuracy"] >= 0.85
+
+
+@pytest.mark.slow
+def test_last_screen(finished_demo: Path) -> None:
+    said = demo.last_screen(finished_demo, shortcut=False)
+    assert "synthetic images (not medical data)" in said
+    assert "`tiny`, trained on other synthetic images" in said
+    pages = [Path(url2pathname(urlparse(uri).path)) for uri in re.findall(r"file://\S+", said)]
+    assert [page.name for page in pages] == ["index.html"] * 2
+    assert all(page.exists() for page in pages)
+    for variant in VARIANTS:
+        assert re.search(rf"^{variant} +([01]\.\d+ *){{4}}$", said, re.MULTILINE)
+    assert len(said.splitlines()) < 24  # of a terminal
+
+
+@pytest.mark.slow
+def test_next_commands_work_as_typed(finished_demo: Path) -> None:
+    predict, serve, make = demo.next_commands(finished_demo, shortcut=False)
+    done = subprocess.run(
+        predict, shell=True, cwd=project_copy.PROJECT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "PNEUMONIA" in done.stdout
+    arguments = cli.parser().parse_args(shlex.split(serve)[1:])
+    assert (project_copy.PROJECT / arguments.models / "settings.json").exists()
+    for command in (make, demo.next_commands(finished_demo, shortcut=True)[2]):
+        subprocess.run([*command.split(), "--dry-run"], cwd=project_copy.PROJECT, check=True)
+
+
+@pytest.mark.slow
+def test_demo_keeps_its_files_to_itself(finished_demo: Path) -> None:
+    """Its folder is no git repository, and DVC's own cache is within."""
+    assert not (finished_demo / ".git").exists()
+    assert (finished_demo / ".dvc/tmp/site-cache/repo").is_dir()

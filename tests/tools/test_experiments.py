@@ -1,0 +1,368 @@
+"""Experiments as DVC shows them, to a summary over seeds and a record."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from cxr import paths
+from cxr.common.files import write_json
+from cxr.common.names import VARIANTS
+from cxr.errors import CxrError
+from cxr.evaluation import metrics
+from cxr.reporting.document import with_table
+from cxr.tools import experiments
+from cxr.tools.experiments import (
+    COLUMNS,
+    failures,
+    last_commit,
+    read_record,
+    record,
+    references,
+    shown,
+    summary,
+    table,
+)
+from cxr.tools.project_copy import PROJECT, environment, set_params
+
+
+def run(
+    name: str, seed: int, shift: float = 0.0, of: Collection[str] = ("transfer",), **more: Any
+) -> dict[str, Any]:
+    """A run as `experiments.experiments` gives it; the numbers of some variants rise by `shift`."""
+    found = {"name": name, "commit": "1234567", "state": None, "changed": "", "seed": float(seed)}
+    found["typ"] = "branch_base"
+    for number, variant in enumerate(VARIANTS):
+        for split in ("val", "test", "selection"):
+            for metric in experiments.METRICS:
+                value = 0.5 + number / 10 + (shift if variant in of else 0)
+                found[f"{variant}.{split}.{metric}"] = value
+                found[f"{variant}.operating_point.{split}.{metric}"] = value - 0.01
+        found[f"{variant}.operating_point.threshold"] = 0.25
+    return found | more
+
+
+def evaluation_of(run: dict[str, Any]) -> dict[str, Any]:
+    """Content of metrics/evaluation.json with the numbers of a run."""
+    found: dict[str, Any] = {}
+    for key, value in run.items():
+        *sections, name = key.split(".")
+        if sections:
+            place = found
+            for section in sections:
+                place = place.setdefault(section, {})
+            place[name] = value
+    return found
+
+
+def test_table_has_a_row_per_experiment_and_variant() -> None:
+    rows = table([run("main", 1), run("other", 2, 0.1, changed="image.size=128")])
+    assert list(rows.columns) == COLUMNS
+    assert rows["variant"].tolist() == [*VARIANTS, *VARIANTS]
+    last = rows[rows["variant"] == "transfer"].iloc[-1]
+    assert (last["experiment"], last["changed"], last["seed"]) == ("other", "image.size=128", 2)
+    assert last["test_recall"] == pytest.approx(0.8)
+    assert last["test_recall_at_threshold"] == pytest.approx(0.79)
+
+
+@pytest.mark.parametrize("state", ["Failed", "Queued", "Running"])
+def test_unfinished_runs_bring_no_numbers(state: str) -> None:
+    """DVC shows them with the numbers of the commit that they started from."""
+    assert table([run("broken", 1, state=state)]).empty
+
+
+def test_runs_without_metrics_bring_no_rows() -> None:
+    assert table([{"name": "x", "commit": "1", "changed": "", "seed": 1.0, "state": None}]).empty
+
+
+def test_summary_has_mean_and_spread_over_seeds() -> None:
+    runs = [run(f"seed{n}", n, shift) for n, shift in ((1, 0.0), (2, 0.1), (3, 0.2))]
+    runs.append(run("size", 1, 0.1, changed="image.size=128"))
+    found = summary(table(runs)).set_index(["changed", "variant"])
+    assert found.loc[("as committed", "transfer"), "seeds"] == 3
+    assert found.loc[("as committed", "transfer"), "test_recall"] == "0.800 ± 0.100"
+    assert found.loc[("as committed", "baseline"), "test_recall"] == "0.500 ± 0.000"
+    assert found.loc[("image.size=128", "transfer"), "test_recall"] == "0.800"
+    assert len(found) == 2 * len(VARIANTS)
+
+
+def test_the_same_seed_counts_once() -> None:
+    """An experiment with the committed seed repeats the committed run."""
+    found = summary(table([run("main", 1), run("again", 1, 0.1)]))
+    assert found["seeds"].tolist() == [1] * len(VARIANTS)
+    # The experiment is of that commit's code, the committed metrics may be older.
+    assert found.set_index("variant").loc["transfer", "test_recall"] == "0.800"
+
+
+def test_other_code_is_another_setting() -> None:
+    found = summary(table([run("old", 1), run("new", 2, commit="7654321")]))
+    assert len(found) == 2 * len(VARIANTS)
+
+
+def test_record_adds_and_replaces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "experiments.csv"
+    pd.DataFrame(columns=COLUMNS).to_csv(path, index=False)
+    page = tmp_path / "experiments.md"
+    page.write_text("above\n<!-- table -->\nold\n<!-- end of table -->\nbelow\n")
+    kept = {name: [f"refs/exps/12/{'0' * 38}/{name}"] for name in ("a", "b", "nonsense")}
+    monkeypatch.setattr(experiments, "references", lambda: kept)
+    monkeypatch.setattr(experiments, "experiments", lambda commits: [run("a", 1), run("b", 1, 0.1)])
+    record(["a"], path)
+    record(["b"], path)
+    monkeypatch.setattr(experiments, "experiments", lambda commits: [run("a", 2, 0.05)])
+    record(["a"], path)
+    found = pd.read_csv(path)
+    assert found["experiment"].tolist() == ["b"] * len(VARIANTS) + ["a"] * len(VARIANTS)
+    assert found["seed"].tolist() == [1] * len(VARIANTS) + [2] * len(VARIANTS)
+    assert found.set_index(["experiment", "variant"]).loc[("a", "transfer"), "test_recall"] == 0.75
+    text = page.read_text()
+    assert text.startswith("above\n<!-- table -->\n\n| experiment ")
+    assert text.endswith("|\n\n<!-- end of table -->\nbelow\n")
+    assert "old" not in text
+    assert len(re.findall(r"^\| [ab] ", text, re.MULTILINE)) == 2 * len(VARIANTS)
+    before = path.read_bytes()
+    with pytest.raises(CxrError, match="no finished experiment nonsense"):
+        record(["nonsense"], path)
+    assert path.read_bytes() == before
+
+
+class History:
+    """A repository of git and DVC where experiments are made without running anything."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        shutil.copy(PROJECT / paths.PARAMS, folder)
+        (folder / "dvc.yaml").write_text("params: [params.yaml]\nmetrics: [metrics/summary.json]\n")
+        for name in ("docs", "metrics"):
+            (folder / name).mkdir()
+        pd.DataFrame(columns=COLUMNS).to_csv(folder / paths.EXPERIMENTS, index=False)
+        page = folder / paths.EXPERIMENTS.with_suffix(".md")
+        page.write_text("<!-- table --><!-- end of table -->")
+        self.git("init --quiet --initial-branch=main")
+        subprocess.run(["dvc", "init", "--quiet"], cwd=folder, env=environment(), check=True)
+        self.start = self.commit(0.0)
+
+    def git(self, command: str) -> str:
+        identity = ["-c", "user.name=tests", "-c", "user.email=tests@example.org"]
+        command = ["git", *identity, *command.split()]
+        return subprocess.run(
+            command, cwd=self.folder, check=True, text=True, capture_output=True
+        ).stdout.strip()
+
+    def commit(self, shift: float, of: Collection[str] = ("transfer",)) -> str:
+        found = evaluation_of(run("", 1, shift, of))
+        write_json(self.folder / paths.EVALUATION, found)
+        write_json(self.folder / paths.SUMMARY, metrics.summary(found))
+        self.git("add .")
+        self.git("commit --quiet --allow-empty --message=results")
+        return self.git("rev-parse HEAD")
+
+    def dvc(self, command: str, **variables: str) -> str:
+        done = subprocess.run(
+            ["dvc", *command.split()],
+            cwd=self.folder,
+            env=environment() | variables,
+            check=True,
+            text=True,
+            capture_output=True,
+        )
+        return done.stdout
+
+    def experiment(
+        self, name: str, shift: float, of: Collection[str] = ("transfer",), **changed: object
+    ) -> str:
+        """As DVC keeps it: a commit on top of the last one that no branch holds."""
+        start = self.git("rev-parse HEAD")
+        reference = f"refs/exps/{start[:2]}/{start[2:]}/{name}"
+        set_params(self.folder / paths.PARAMS, changed)
+        self.git(f"update-ref {reference} {self.commit(shift, of)}")
+        self.git(f"reset --quiet --hard {start}")
+        return reference
+
+
+@pytest.fixture
+def history(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> History:
+    monkeypatch.chdir(tmp_path)
+    return History(tmp_path)
+
+
+@pytest.mark.slow
+def test_what_an_interrupted_run_leaves_changes_nothing(history: History) -> None:
+    """To DVC the name HEAD means the commit of EXEC_BASELINE where there is one."""
+    last = history.commit(0.1)
+    reference = history.experiment("other", 0.2)
+    before = summary(table(experiments.experiments(last_commit())))
+    history.git(f"update-ref refs/exps/exec/EXEC_BASELINE {history.start}")
+    history.git(f"update-ref refs/exps/exec/EXEC_BRANCH {history.start}")
+    runs = experiments.experiments(last_commit())
+    assert [(r["name"], r["commit"]) for r in runs] == [("main", last[:7]), ("other", last[:7])]
+    assert summary(table(runs)).equals(before)
+    assert references() == {"other": [reference]}
+    record(["other"])
+    found = pd.read_csv(paths.EXPERIMENTS)
+    assert found["experiment"].tolist() == ["other"] * len(VARIANTS)
+
+
+@pytest.mark.slow
+def test_a_damaged_evaluation_is_named(history: History) -> None:
+    (history.folder / paths.EVALUATION).write_text("<<<<<<< HEAD")
+    history.git("commit --quiet --all --message=damaged")
+    with pytest.raises(CxrError, match=r"main:metrics/evaluation\.json cannot be read"):
+        experiments.experiments(last_commit())
+
+
+@pytest.mark.slow
+def test_an_experiment_of_another_branch_is_recorded(history: History) -> None:
+    history.git("switch --quiet --create side")
+    side = history.commit(0.1)
+    history.experiment("side", 0.2)  # the branch's own name
+    history.git("switch --quiet main")
+    history.commit(0.05)
+    record(["side"])
+    found = pd.read_csv(paths.EXPERIMENTS, dtype={"commit": str}).set_index("variant")
+    assert found["commit"].tolist() == [side[:7]] * len(VARIANTS)
+    assert found.loc["transfer", "test_recall"] == pytest.approx(0.9)
+    with pytest.raises(CxrError, match="no finished experiment main"):  # a branch alone
+        record(["main"])
+
+
+@pytest.mark.slow
+def test_one_name_of_several_experiments_is_refused(history: History) -> None:
+    history.experiment("unlike", 0.3)
+    old = history.experiment("same", 0.1)
+    history.commit(0.05)
+    new = history.experiment("same", 0.2)
+    with pytest.raises(CxrError, match="same is the name of several") as caught:
+        record(["same"])
+    assert sorted(str(caught.value).split("\n  ")[1:]) == sorted([old, new])
+    # What the message says to do: nothing is lost by it.
+    rename = ["dvc", "exp", "rename", "--quiet", old, "older"]
+    subprocess.run(rename, cwd=history.folder, env=environment(), check=True)
+    record(["same", "older"])
+    found = pd.read_csv(paths.EXPERIMENTS)
+    assert set(found["experiment"]) == {"same", "older"}
+    assert set(references()) == {"same", "older", "unlike"}
+
+
+@pytest.mark.slow
+def test_tables_of_dvc_fit_the_screen(history: History) -> None:
+    changed = ("baseline", "augmented")  # those that `model.epochs` changes
+    for epochs in (10, 20, 30):
+        setting = {"model.epochs": epochs}
+        last = history.experiment(f"e{epochs}", 0.011 * epochs / 10, changed, **setting)
+    shown = history.dvc("exp show --only-changed").splitlines()
+    assert max(map(len, shown)) <= 160
+    numbers = [f"{v[0]}.{name}" for v in changed for name in ("rec", "pre", "acc", "auc", "sel")]
+    assert shown[1].split() == ["Experiment", "Created", *numbers, "model.epochs"]
+    assert sorted(line.split()[-1] for line in shown[3:-1]) == ["10", "20", "30", "6", "6"]
+    # What DVC's pager would let one scroll to is left out for lack of place.
+    assert history.dvc("exp show --only-changed --no-pager", COLUMNS="160").splitlines() == shown
+    differing = history.dvc(f"metrics diff {history.git(f'rev-parse {last}')}").splitlines()
+    assert [line.split()[1] for line in differing] == ["Metric", *sorted(numbers)]
+
+
+def test_recorded_experiments_are_whole() -> None:
+    rows = read_record(PROJECT / paths.EXPERIMENTS)
+    assert list(rows.columns) == COLUMNS
+    for _, found in rows.groupby("experiment"):
+        # Experiments from before a variant existed lack it.
+        variants = found["variant"].tolist()
+        assert variants == [variant for variant in VARIANTS if variant in variants]
+        assert set(variants) >= {"baseline", "augmented", "transfer"}
+    numbers = rows.drop(columns=["experiment", "commit", "changed", "seed", "variant"])
+    known = numbers.fillna(0.5)  # runs from before a number existed lack it
+    assert ((known >= 0) & (known <= 1)).all(axis=None)
+    always = numbers.filter(regex="^(val|test)_(?!(accuracy|specificity)_at)|^threshold")
+    assert always.notna().all(axis=None)
+
+
+def test_the_page_shows_the_record() -> None:
+    page = (PROJECT / "docs/experiments.md").read_text(encoding="utf-8")
+    rows = read_record(PROJECT / paths.EXPERIMENTS)
+    assert with_table(page, "table", shown(rows)) == page
+    # Every command of the page that was run is on record with what it changed.
+    for name, changes in re.findall(r"exp run --temp -n (\w+) ((?:\\\n|.)*)", page):
+        changed = set(re.findall(r"-S '?([^'\s]+)'?", changes))
+        for known in rows.loc[rows["experiment"] == name, "changed"]:
+            assert {c.replace("true", "True") for c in changed} == set(known.split())
+
+
+def test_failed_runs_are_told_with_their_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(experiments, "_last_words", lambda name: f"error: {name} fell over")
+    runs = [run("good", 1), run("bad", 2, state="Failed", changed="image.size=1")]
+    assert failures(runs) == ["bad (image.size=1, seed 2): error: bad fell over"]
+
+
+@pytest.mark.parametrize("state", ["no git", "no repository", "no commit"])
+def test_without_a_commit_there_is_one_error(tmp_path: Path, state: str) -> None:
+    path = os.environ["PATH"]
+    if state == "no commit":
+        subprocess.run(["git", "init", "--quiet", "."], cwd=tmp_path, check=True)
+    if state == "no git":
+        (tmp_path / "empty").mkdir()
+        path = str(tmp_path / "empty")
+    done = subprocess.run(
+        [sys.executable, "-m", "cxr.tools.experiments", "summary"],
+        cwd=tmp_path,
+        env=os.environ
+        | {"PATH": path, "PYTHONPATH": str(PROJECT / "src")}
+        | {"GIT_CEILING_DIRECTORIES": str(tmp_path.parent)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("\nerror: `git rev-parse HEAD` failed;")
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+STAGE = """\
+stages:
+  only:
+    cmd: >-
+      python -c "from cxr.errors import run_stage; from pathlib import Path;
+      run_stage(lambda: Path('out').write_text(Path('params.yaml').read_text()))"
+    params: [seed]
+    outs: [out]
+"""
+
+
+@pytest.mark.slow
+def test_a_shallow_clone_refuses_what_dvc_would_lose(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DVC itself reports success, and the experiment is nowhere."""
+    monkeypatch.setenv("PATH", environment()["PATH"])
+    monkeypatch.setenv("PYTHONPATH", str(PROJECT / "src"))
+    monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path / "site-cache"))
+    for role in ("AUTHOR", "COMMITTER"):
+        monkeypatch.setenv(f"GIT_{role}_NAME", "tests")
+        monkeypatch.setenv(f"GIT_{role}_EMAIL", "tests@example.org")
+
+    def run(command: str, name: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            command, shell=True, cwd=tmp_path / name, capture_output=True, text=True, check=False
+        )
+
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "whole/dvc.yaml").write_text(STAGE)
+    (tmp_path / "whole/params.yaml").write_text("seed: 1\n")
+    run("git init -q . && dvc init -q && git add -A && git commit -qm 1", "whole")
+    run("git commit -q --allow-empty -m 2", "whole")
+    run("git clone -q --depth 1 file://$PWD/../whole ../shallow", "whole")
+    done = run("dvc exp run --temp --name lost -S seed=2", "shallow")
+    assert done.returncode
+    assert "error: this clone is shallow" in done.stdout + done.stderr
+    assert experiments.is_shallow(tmp_path / "shallow")
+    run("git fetch -q --unshallow", "shallow")
+    assert not experiments.is_shallow(tmp_path / "shallow")
+    done = run("dvc exp run --temp --name kept -S seed=2", "shallow")
+    assert done.returncode == 0, done.stderr
+    assert run("dvc exp list --name-only", "shallow").stdout.split() == ["kept"]

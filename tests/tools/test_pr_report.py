@@ -1,0 +1,316 @@
+"""The comment on a pull request, on commits of a temporary repository."""
+
+import contextlib
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from cxr import paths
+from cxr.common.names import VARIANTS
+from cxr.errors import CxrError
+from cxr.params import leaves
+from cxr.tools import pr_report, project_copy
+from cxr.tools.pr_report import _changed, _paired, _read, _stale, comment
+from cxr.tools.project_copy import PROJECT
+from tests.support.project import Project
+
+COMMAND = "PYTHONPATH=src python -m cxr.tools.pr_report --base"
+
+
+@pytest.fixture(scope="module")
+def branch(finished: Project) -> Iterator[Project]:
+    """The finished project with another head trained and compared, uncommitted."""
+    project_copy.set_params(finished.folder / "params.yaml", {"transfer.learning_rate": 0.01})
+    finished.repro("intervals")
+    yield finished
+    finished.run("git checkout --quiet .")
+    finished.run("dvc checkout --quiet")
+
+
+def comment_of(project: Project, base: str, tables: bool = True) -> str:
+    """The comment, made in this process; without DVC's tables where a test does not look at them,
+    as each takes seconds.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(project.folder)
+        patch.setenv("PATH", project_copy.environment()["PATH"])
+        if not tables:
+            patch.setattr(pr_report, "_dvc_table", lambda *_: "")
+        return comment(base)
+
+
+def sections(text: str) -> dict[str, str]:
+    parts = text.split("\n### ")
+    return {part.split("\n", 1)[0]: part.split("\n", 1)[1] for part in parts[1:]}
+
+
+@pytest.mark.slow
+def test_equal_sides(finished: Project) -> None:
+    text = finished.run(f"{COMMAND} HEAD")
+    assert text.startswith("## Results against `HEAD`\n")
+    assert "On `HEAD` the recommendation is the same." in text
+    found = sections(text)
+    assert "None: the parameters are those of `HEAD`." in found["Parameters that differ"]
+    assert "None: the metrics are those of `HEAD`." in found["Metrics that differ"]
+    assert "Is the difference real?" not in found
+    assert "(=)" in text
+    assert "(+" not in found["Test at 0.5, in brackets the change from `HEAD`"]
+
+
+@pytest.mark.slow
+def test_a_changed_parameter(branch: Project) -> None:
+    found = sections(comment_of(branch, "main"))
+    assert "transfer.learning_rate" in found["Parameters that differ"]
+    assert "| Path | Param | `main` | here |\n" in found["Parameters that differ"]
+    assert "| Path | Metric | `main` | here | Change |\n" in found["Metrics that differ"]
+    rows = found["Metrics that differ"].split("|\n")[2:]
+    cells = [[cell.strip() for cell in row.split("|")[1:]] for row in rows if row.strip()]
+    here = leaves(json.loads((branch.folder / "metrics/summary.json").read_text()))
+    main = leaves(json.loads(branch.run("git show main:metrics/summary.json")))
+    changed = [name for name in here if here[name] != main[name]]
+    assert "t.auc" in changed
+    assert sorted(cells) == [
+        [
+            *("metrics/summary.json", name),
+            *(str(main[name]), str(here[name]), f"{here[name] - main[name]:.3g}"),
+        ]
+        for name in sorted(changed)
+    ]
+    headline = found["Test at 0.5, in brackets the change from `main`"]
+    now = json.loads((branch.folder / "metrics/evaluation.json").read_text())
+    old = json.loads(branch.run("git show main:metrics/evaluation.json"))
+    values = [side["transfer"]["test"]["recall"] for side in (now, old)]
+    assert values[0] != values[1]
+    assert f"{values[0]:.3f} ({values[0] - values[1]:+.3f})" in headline
+    rows = [line for line in found["Is the difference real?"].splitlines() if "| transfer" in line]
+    at_half = [row for row in rows if re.match(r"\| transfer +\| 0\.5 ", row)]
+    assert len(at_half) == 2  # on validation and on test
+    assert f"{values[0] - values[1]:+.3f} (" in at_half[1]
+    assert "| baseline" not in found["Is the difference real?"]  # it is what it was
+
+
+@pytest.mark.slow
+def test_predictions_of_one_side_are_not_at_hand(branch: Project) -> None:
+    cache = branch.folder / ".dvc/cache"
+    cache.rename(branch.folder / ".dvc/elsewhere")
+    try:
+        text = comment_of(branch, "main")
+    finally:
+        (branch.folder / ".dvc/elsewhere").rename(cache)
+    told = sections(text)["Is the difference real?"]
+    assert "need the predictions of both sides: `dvc pull data/predictions.csv`" in told
+    assert "transfer.learning_rate" in text
+
+
+@pytest.mark.slow
+def test_other_images_are_not_paired(branch: Project) -> None:
+    predictions = branch.folder / "data/predictions.csv"
+    table = pd.read_csv(predictions)
+    predictions.rename(predictions.with_suffix(".kept"))
+    try:
+        table[table["path"] != table["path"].iloc[-1]].to_csv(predictions, index=False)
+        told = sections(comment_of(branch, "main", tables=False))["Is the difference real?"]
+    finally:
+        predictions.with_suffix(".kept").replace(predictions)
+    assert "The test images are not the same on both sides" in told
+    assert "The validation images" not in told
+
+
+@pytest.mark.slow
+def test_new_metrics(finished: Project) -> None:
+    """The first commit has no metrics at all."""
+    text = comment_of(finished, "main~1")
+    assert "`main~1` has no metrics of every variant to compare with" in text
+    assert "(new)" in text
+    assert "Is the difference real?" not in text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["evaluation.json", "intervals.json"])
+def test_missing_metrics(finished: Project, name: str) -> None:
+    (finished.folder / "metrics" / name).unlink()
+    try:
+        text = comment_of(finished, "main", tables=False)
+    finally:
+        finished.run("git checkout --quiet .")
+    assert f"`metrics/{name}` is missing here; run `dvc repro`" in text
+
+
+@pytest.mark.slow
+def test_mistakes_are_told(finished: Project) -> None:
+    text = finished.run(f"{COMMAND} nowhere", check=False)
+    assert "error: nowhere is no commit here; bring it with `git fetch origin nowhere`" in text
+    (finished.folder / "metrics/evaluation.json").write_text("<<<<<<< HEAD")
+    try:
+        text = finished.run(f"{COMMAND} main", check=False)
+    finally:
+        finished.run("git checkout --quiet .")
+    assert "error: metrics/evaluation.json cannot be read" in text
+    assert "Traceback" not in text
+
+
+@pytest.mark.parametrize(
+    ("now", "before", "shown"),
+    [
+        (0.5, 0.5, "0.500 (=)"),
+        (0.75, 0.5, "0.750 (+0.250)"),
+        (0.5, 0.75, "0.500 (-0.250)"),
+        (0.5001, 0.5, "0.500 (=)"),  # never a sign before 0
+        (0.5, None, "0.500 (new)"),
+        (None, 0.5, "missing (was 0.500)"),
+        (None, None, "missing"),
+    ],
+)
+def test_change_of_a_metric(now: float | None, before: float | None, shown: str) -> None:
+    assert _changed(now, before) == shown
+
+
+def stand_in(path: Path, script: str) -> None:
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+
+
+def asked_of_python(folder: Path, target: str, **variables: str) -> list[str]:
+    """The arguments that a target of the Makefile gives to Python, run in `folder`."""
+    shutil.copy(PROJECT / "Makefile", folder)
+    (folder / ".venv/bin").mkdir(parents=True, exist_ok=True)
+    stand_in(folder / ".venv/bin/python", 'for argument in "$@"; do echo "$argument"; done')
+    (folder / "requirements").mkdir(exist_ok=True)
+    for name in ("requirements/runtime.lock", "requirements/uv.lock", ".venv/runtime-installed"):
+        (folder / name).touch()
+    variables = {"PATH": os.environ["PATH"], **variables}
+    command = ["make", "--silent", target]
+    done = subprocess.run(command, env=variables, cwd=folder, check=True, stdout=subprocess.PIPE)
+    return done.stdout.decode().splitlines()
+
+
+@pytest.mark.parametrize(
+    "name", ["$(touch${IFS}made)", "$(shell touch made)", "`touch made`", "a;touch made"]
+)
+def test_the_name_of_a_branch_is_no_command(tmp_path: Path, name: str) -> None:
+    assert asked_of_python(tmp_path, "pr-report", BASE=name)[-1] == f"--base={name}"
+    asked_of_python(tmp_path, "record", EXP=name)
+    assert not (tmp_path / "made").exists()
+
+
+def test_names_given_to_make(tmp_path: Path) -> None:
+    assert asked_of_python(tmp_path, "pr-report")[-1] == "--base=main"
+    assert asked_of_python(tmp_path, "record", EXP="a b*")[-3:] == ["record", "a", "b*"]
+    (tmp_path / "b1").touch()
+    assert asked_of_python(tmp_path, "record", EXP="a b*")[-1] == "b*"
+
+
+LOCK = """\
+stages:
+  train: {params: {params.yaml: {seed: 1, model: {epochs: 6, filters: [4, 8]}}}}
+  evaluate: {params: {params.yaml: {seed: 1, evaluate.min_recall: 0.98}}}
+  fetch: {cmd: fetch}
+"""
+PARAMS = "seed: 1\nmodel:\n  epochs: 6\n  filters: [4, 8]\nevaluate:\n  min_recall: 0.98\n"
+
+
+@pytest.fixture
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with parameters and a record of the run that used them."""
+    monkeypatch.chdir(tmp_path)
+    paths.PARAMS.write_text(PARAMS)
+    paths.LOCK.write_text(LOCK)
+    paths.EVALUATION.parent.mkdir()
+    return tmp_path
+
+
+def test_results_of_these_parameters_bring_no_warning(small: Path) -> None:
+    assert _stale(None, "here") == ""
+    paths.LOCK.unlink()  # nothing was run
+    assert _stale(None, "here") == ""
+
+
+@pytest.mark.parametrize(
+    ("path", "old", "new", "told"),
+    [
+        (paths.PARAMS, "epochs: 6", "epochs: 7", "`model.epochs`"),
+        (paths.PARAMS, "[4, 8]", "[4]", "`model.filters`"),
+        (paths.PARAMS, "epochs: 6", "steps: 6", "`model.epochs`, `model.steps`"),
+        # Only one of the two stages was run with the seed of params.yaml.
+        (paths.LOCK, "{seed: 1, model", "{seed: 2, model", "`seed`"),
+        (paths.LOCK, "{seed: 1, eval", "{seed: 2, eval", "`seed`"),
+    ],
+)
+def test_results_of_other_parameters_bring_a_warning(
+    small: Path, path: Path, old: str, new: str, told: str
+) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    assert f"here were made with other parameters** ({told}): " in _stale(None, "here")
+
+
+def test_the_other_side_is_warned_of_as_well(small: Path) -> None:
+    paths.PARAMS.write_text(PARAMS.replace("epochs: 6", "epochs: 7"))
+    identity = "-c user.name=tests -c user.email=tests@example.org"
+    command = f"git init -q && git add . && git {identity} commit -q -m stale"
+    subprocess.run(command, shell=True, check=True)
+    paths.PARAMS.write_text(PARAMS)
+    assert "results on main were made with other" in _stale("HEAD", "on main")
+    assert _stale(None, "here") == ""
+
+
+@pytest.mark.parametrize("text", ["<<<<<<< HEAD", "[[1, 2]]", '"text"', "", "{"])
+def test_files_that_hold_no_keys_are_refused(small: Path, text: str) -> None:
+    for path in (paths.EVALUATION, paths.INTERVALS, paths.LOCK):
+        path.write_text(text)
+        with pytest.raises(CxrError, match=f"^{path} cannot be read"):
+            _read(path, None)
+
+
+def test_a_lock_of_another_layout_is_refused(small: Path) -> None:
+    paths.LOCK.write_text("stages: [train]\n")
+    with pytest.raises(CxrError, match=r"dvc\.lock is not as DVC writes it"):
+        _stale(None, "here")
+
+
+OPERATING = {variant: {"operating_point": {"threshold": 0.4}} for variant in VARIANTS}
+PREDICTIONS = pd.DataFrame(
+    {"path": ["a", "b", "c", "d"], "split": ["val", "val", "test", "test"], "patient": range(4)}
+    | {"label": ["NORMAL", "PNEUMONIA"] * 2}
+    | {variant: [0.1, 0.9, 0.3, 0.8] for variant in VARIANTS}
+)
+
+
+@pytest.mark.parametrize(
+    ("before", "lost"),
+    [({variant: {} for variant in VARIANTS}, "operating_point"), (OPERATING, "transfer")],
+)
+def test_sides_of_other_code_are_not_paired(
+    small: Path, monkeypatch: pytest.MonkeyPatch, before: dict[str, Any], lost: str
+) -> None:
+    old = io.StringIO(PREDICTIONS.drop(columns=lost, errors="ignore").to_csv(index=False))
+    monkeypatch.setattr("dvc.api.open", lambda *_, **__: contextlib.nullcontext(old))
+    shutil.copy(PROJECT / paths.PARAMS, paths.PARAMS)
+    paths.PREDICTIONS.parent.mkdir()
+    PREDICTIONS.to_csv(paths.PREDICTIONS, index=False)
+    told = _paired(OPERATING | {"majority": {}}, before, "main", "1234567")
+    assert told.endswith(f"not made by the same code ('{lost}' is missing on one).")
+
+
+@pytest.mark.slow
+def test_results_of_other_parameters_are_told_first(finished: Project) -> None:
+    params = finished.folder / "params.yaml"
+    project_copy.set_params(params, {"transfer.learning_rate": 0.1, "evaluate.min_recall": 0.5})
+    try:
+        text = comment_of(finished, "HEAD", tables=False)
+    finally:
+        finished.run("git checkout --quiet .")
+    warning, recommendation = text.split("\n\n")[1:3]
+    assert warning.startswith("> **The results here were made with other parameters** (")
+    assert "(`evaluate.min_recall`, `transfer.learning_rate`)" in warning
+    assert "0.98" in recommendation  # what the recorded run was made for

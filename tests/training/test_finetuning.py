@@ -1,0 +1,160 @@
+"""Fine-tuning: the cut leaves the function as it is, and only the trained part changes."""
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+
+from cxr import paths
+from cxr.common.arrays import open_split, write_split
+from cxr.errors import CxrError
+from cxr.features import activations
+from cxr.models import backbones, split_backbone
+from cxr.params import read_params
+from cxr.tools.project_copy import PROJECT
+from cxr.training import finetuning, trainer
+
+PARAMS = read_params(PROJECT / "params.yaml")
+FINETUNE = PARAMS.finetune.model_copy(update={"epochs": 2, "batch_size": 8})
+SIDE = 64
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "mobilenetv2.weights.h5"
+    backbones.ensure_weights(path, "mobilenetv2", "none")
+    return path
+
+
+def image_input():
+    return keras.Input((SIDE, SIDE, 1), dtype="uint8", name="image")
+
+
+def cut(weights, from_layer="last_stage"):
+    return split_backbone.halves("mobilenetv2", weights, "backbone", SIDE, from_layer)
+
+
+def images(count):
+    return np.random.default_rng(0).integers(0, 256, (count, SIDE, SIDE, 1)).astype(np.uint8)
+
+
+def test_pathogens_are_targets_of_their_own():
+    index = pd.DataFrame(
+        {
+            "label": ["NORMAL", "PNEUMONIA", "PNEUMONIA", "PNEUMONIA"],
+            "pathogen": ["none", "bacteria", "virus", "none"],
+        }
+    )
+    np.testing.assert_array_equal(
+        finetuning.targets(index, "pathogen"), [[1, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0.5, 0.5]]
+    )
+    np.testing.assert_array_equal(
+        finetuning.targets(index, "label"), [[1, 0], [0, 1], [0, 1], [0, 1]]
+    )
+
+
+@pytest.fixture
+def split(tmp_path):
+    """Twelve images: a bright square for PNEUMONIA, a dark one for NORMAL."""
+    labels = ["NORMAL", "PNEUMONIA"] * 6
+    index = pd.DataFrame(
+        {
+            "path": [f"{n}.png" for n in range(12)],
+            "label": labels,
+            "pathogen": ["none", "virus", "none", "bacteria"] * 3,
+        }
+    )
+    noise = np.random.default_rng(1).integers(0, 60, (12, SIDE, SIDE)).astype(np.uint8)
+    noise[1::2, 16:48, 16:48] += 150
+    write_split(tmp_path / "split", noise, index)
+    return open_split(tmp_path / "split")
+
+
+def copies(seed=None):
+    rows = np.arange(3 * 10, dtype=np.float16).reshape(3, 10, 1, 1, 1)
+    targets = np.eye(10, dtype=np.float32)
+    return finetuning.AugmentedActivations(rows, targets, np.ones(10, np.float32), 4, seed)
+
+
+def test_an_epoch_has_every_image_once_and_copies_come_in_turn():
+    batches, seen = copies(seed=5), []
+    for _ in range(3):
+        batches.on_epoch_end()
+        parts = [batches[number] for number in range(len(batches))]
+        values = np.concatenate([part[0] for part in parts]).ravel().astype(int)
+        rows = np.concatenate([part[1] for part in parts]).argmax(axis=1)
+        assert sorted(rows) == list(range(10))
+        np.testing.assert_array_equal(values % 10, rows)  # targets go with their images
+        assert len(set(values // 10)) > 1
+        seen.append(values)
+    assert not np.array_equal(seen[0], seen[1])
+    assert set(np.concatenate(seen)) == set(range(30))  # in three epochs each of the three copies
+
+
+def test_without_a_seed_the_images_themselves_come_in_order():
+    batches = copies()
+    values = np.concatenate([batches[n][0] for n in range(len(batches))]).ravel()
+    np.testing.assert_array_equal(values, np.arange(10))
+
+
+def test_training_changes_the_last_layers_alone(weights, split, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data/activations").mkdir(parents=True)
+    (tmp_path / "plots/history").mkdir(parents=True)
+    halves = cut(weights)
+    path = paths.activations("train")
+    activations.write_copies(path, halves.frozen, "tensorflow", split, 1, PARAMS.perturb)
+    learner = finetuning.with_outputs(halves.tuned, FINETUNE)
+    model = finetuning.whole_model(image_input(), halves.frozen, learner, (1,))
+    before = {w.path: np.array(w) for w in model.weights}
+    batches = finetuning.batches("train", split, FINETUNE, seed=1)
+    val = finetuning.batches("train", split, FINETUNE)
+    trainer.train("finetuned", learner, batches, val, FINETUNE)
+    changed = {w.path for w in model.weights if not np.array_equal(before[w.path], w)}
+    trained = {w.path for w in learner.trainable_weights}
+    assert changed
+    assert changed <= trained
+    assert not [path for path in changed if "moving" in path]
+    assert not {w.path for w in halves.frozen.weights} & changed
+    history = pd.read_csv(paths.history("finetuned"))
+    assert history["epoch"].tolist() == [1, 2]
+    assert history["kept"].tolist() == [0, 1]
+    probability = model.predict(np.asarray(split.images)[..., None], verbose=0)
+    classes = learner.predict(batches.activations[0].astype(np.float32), verbose=0)
+    np.testing.assert_allclose(probability[:, 0], 1 - classes[:, 0], atol=0.02)
+    assert model.name == "finetuned"
+
+
+def test_the_model_averages_over_views(tmp_path):
+    view, maps = keras.Input((None, None, 1), dtype="uint8"), keras.Input((8, 8, 1))
+    small = keras.layers.Resizing(8, 8)(view)
+    frozen = keras.Model(view, keras.layers.Rescaling(1 / 255)(small))
+    classes = keras.layers.Dense(3, activation="softmax")(keras.layers.Flatten()(maps))
+    learner = keras.Model(maps, classes)
+    one, other, both = (
+        finetuning.whole_model(image_input(), frozen, learner, zooms)
+        for zooms in ((0.8,), (1.25,), (0.8, 1.25))
+    )
+    single = [model.predict(images(4), verbose=0) for model in (one, other)]
+    assert np.abs(single[0] - single[1]).max() > 1e-3
+    both.save(tmp_path / "both.keras")
+    loaded = keras.saving.load_model(tmp_path / "both.keras")
+    np.testing.assert_allclose(loaded.predict(images(4), verbose=0), np.mean(single, 0), atol=1e-6)
+
+
+def test_activations_of_other_images_are_refused(weights, split, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CxrError, match=r"activations/train.npy cannot be read"):
+        finetuning.batches("train", split, FINETUNE)
+    (tmp_path / "data/activations").mkdir(parents=True)
+    np.save(paths.activations("train"), np.zeros((1, 5, 2, 2, 1), np.float16))
+    with pytest.raises(CxrError, match="holds 5 images, not 12"):
+        finetuning.batches("train", split, FINETUNE)
+
+
+def test_classes_weigh_alike_in_the_loss():
+    labels = np.array([0, 1, 1, 1])
+    weights = finetuning.image_weights(labels, "balanced")
+    assert weights.dtype == np.float32
+    np.testing.assert_allclose(weights, [2, 2 / 3, 2 / 3, 2 / 3])
+    np.testing.assert_array_equal(finetuning.image_weights(labels, "none"), 1)
