@@ -212,4 +212,4 @@ def picture(table: pd.DataFrame) -> str:
             axes.set_ylim(bottom=0)
         figure.legend(loc="outside lower center", ncols=3)
 
-    return charts.draw(paint, (7.0, 4.2))
+    return charts.render_svg(paint, (7.0, 4.2))

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from benchmarks.timing import Comparison, alternate, cores, seconds_of
 from cxr import paths
-from cxr.common.arrays import evenly, open_split
+from cxr.common.arrays import evenly_spaced, open_split
 from cxr.common.names import TRAINED
 from cxr.compute.runtimes import open_network, run_all
 from cxr.evaluation.predictions import load_model
@@ -34,7 +34,7 @@ FROM_FILES = 10.0  # images a second at least, by the baseline
 def measure() -> list[Comparison]:
     """The command from files, and images a second of each trained variant's exported network."""
     split = open_split(paths.ARRAYS / "val")
-    rows = evenly(len(split.images), FILES)
+    rows = evenly_spaced(len(split.images), FILES)
     folder = paths.raw(read_params().data.source)
     files = [str(folder / path) for path in split.index["path"].iloc[rows]]
     return [*by_command(files), *by_network(np.asarray(split.images[rows[:: FILES // IMAGES]]))]

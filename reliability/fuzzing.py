@@ -125,7 +125,7 @@ def main() -> None:
 
         from cxr.data import images
         from reliability import targets
-    images.MOST_PIXELS = MOST_PIXELS
+    images.MAX_PIXELS = MOST_PIXELS
     # Changes at random never get a checksum right, as an attacker does.
     ChunkStream.crc = ChunkStream.crc_skip  # type: ignore[method-assign]
     warnings.simplefilter("ignore")

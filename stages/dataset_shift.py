@@ -12,13 +12,13 @@ from cxr.common.names import SPLITS, VARIANTS
 from cxr.data import shortcuts
 from cxr.errors import run_stage
 from cxr.evaluation import dataset_shift
-from cxr.evaluation.groups import groups_of, right_by_group
+from cxr.evaluation.groups import accuracy_by_group, groups_of
 
 
 def main() -> None:
     splits = {name: open_split(paths.ARRAYS / name) for name in SPLITS}
     features = {name: open_rows(paths.features(name)) for name in SPLITS}
-    aucs, unlike = dataset_shift.told_apart(splits, features)
+    aucs, unlike = dataset_shift.domain_auc(splits, features)
     predictions = pd.read_csv(paths.PREDICTIONS)
     evaluation = json.loads(paths.EVALUATION.read_text())
     points = {v: evaluation[v]["operating_point"]["threshold"] for v in VARIANTS}
@@ -26,11 +26,11 @@ def main() -> None:
     groups = groups_of(indexes, features, other_acquisition(indexes))
     found = {
         "told_from_train": aucs,
-        "least_alike_test_images": dataset_shift.on_least_alike(unlike, predictions, VARIANTS),
-        "label_alone": shortcuts.label_alone(splits),
+        "least_alike_test_images": dataset_shift.on_most_atypical(unlike, predictions, VARIANTS),
+        "label_alone": shortcuts.single_feature_auc(splits),
     }
     write_csv(paths.UNLIKENESS, unlike)
-    write_csv(paths.GROUPS, right_by_group(predictions, groups, points))
+    write_csv(paths.GROUPS, accuracy_by_group(predictions, groups, points))
     write_json(paths.SHIFT, found)
 
 

@@ -38,7 +38,7 @@ def write_networks(folder: Path, image: ImageParams, evaluate: EvaluateParams) -
     predictions = pd.read_csv(paths.PREDICTIONS)
     metrics = bundle.export_variants(folder, val)
     metrics["features"] = bundle.export_features(folder, val, rows["val"])
-    known = bundle.export_familiarity(folder, rows, val)
+    known = bundle.export_ood(folder, rows, val)
     settings = bundle.settings(image, evaluate, evaluation, predictions, train.index, known)
     write_json(folder / "settings.json", settings)
     others = {name: splits[name] for name in ("val", "stress", "test")}

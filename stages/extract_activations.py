@@ -12,9 +12,9 @@ from cxr.params import read_params
 def main() -> None:
     params = read_params()
     determinism.make_deterministic(0)
-    frozen = split_backbone.chosen_halves(params.transfer, params.finetune).frozen
+    frozen = split_backbone.configured_backbone(params.transfer, params.finetune).frozen
     engine, scheduler = params.transfer.engine, params.preprocess.scheduler
-    activations.write_copies(
+    activations.write_augmented(
         paths.activations("train"),
         frozen,
         engine,

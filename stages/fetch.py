@@ -15,7 +15,7 @@ def main() -> None:
     download.ensure_raw(raw, params.data)
     patients = Path(params.data.patients)
     verified = manifest.verify(raw, params.data.on_bad_image, params.data.on_unplaced, patients)
-    summary = manifest.summarise(verified, params.data.source, download.left_out(raw))
+    summary = manifest.summarize(verified, params.data.source, download.left_out(raw))
     write_csv(paths.MANIFEST, verified.images)
     write_csv(paths.REJECTS, verified.rejects)
     write_json(paths.DATA_METRICS, summary)

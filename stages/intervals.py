@@ -6,9 +6,9 @@ import pandas as pd
 
 from cxr import paths
 from cxr.common.files import write_json
-from cxr.common.names import EVALUATED, SELECTION
+from cxr.common.names import EVALUATED, TUNING
 from cxr.errors import run_stage
-from cxr.evaluation.bootstrap import intervals, thresholds
+from cxr.evaluation.bootstrap import bootstrap_intervals, thresholds
 from cxr.params import read_params
 
 
@@ -18,11 +18,11 @@ def main() -> None:
     points = thresholds(json.loads(paths.EVALUATION.read_text()))
     evaluate = (params.evaluate.prevalence, params.evaluate.resamples)
     of = {split: predictions["split"] == split for split in EVALUATED}
-    chosen_on = predictions[predictions["split"].isin(SELECTION)]
+    chosen_on = predictions[predictions["split"].isin(TUNING)]
     found = {
-        **{split: intervals(predictions[of[split]], points, *evaluate) for split in of},
+        **{split: bootstrap_intervals(predictions[of[split]], points, *evaluate) for split in of},
         # There the operating points were chosen.
-        "selection": intervals(chosen_on, points, *evaluate, params.evaluate.min_recall),
+        "selection": bootstrap_intervals(chosen_on, points, *evaluate, params.evaluate.min_recall),
     }
     write_json(paths.INTERVALS, found)
 

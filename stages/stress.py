@@ -13,7 +13,7 @@ def main() -> None:
     raw = paths.raw(params.data.source)
     index = stress_test.stress_index(open_split(paths.ARRAYS / "val").index)
     hashes = dict(manifest.read(paths.MANIFEST)[["path", "sha256"]].itertuples(index=False))
-    images = stress_test.stressed(raw, index, hashes, params.image)
+    images = stress_test.stress_images(raw, index, hashes, params.image)
     write_split(paths.ARRAYS / "stress", images, index)
 
 

@@ -18,7 +18,7 @@ def main() -> None:
         train, val = open_split(paths.ARRAYS / "train"), open_split(paths.ARRAYS / "val")
         batches = finetuning.batches("train", train, fit, params.seed)
         val_batches = finetuning.batches("val", val, fit)
-        halves = split_backbone.chosen_halves(params.transfer, fit)
+        halves = split_backbone.configured_backbone(params.transfer, fit)
         learner = finetuning.with_outputs(halves.tuned, fit)
         trainer.train("finetuned", learner, batches, val_batches, fit, resume=resume)
         image = image_input(train)

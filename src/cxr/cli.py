@@ -14,19 +14,19 @@ from typing import Any, TypeAlias
 
 from cxr import paths, quiet
 from cxr.common.files import replacing
-from cxr.data.dataset_folder import shown
+from cxr.data.dataset_folder import printable
 from cxr.data.images import ImageError
 from cxr.errors import CxrError, catch_every_interrupt, extra, run_stage, shortened
 from cxr.export.drift import RULE, TOO_FEW, read_reference
 from cxr.inference.predict import (
     EXPLAINED,
     SUFFIXES,
-    Answer,
+    ImagePrediction,
     Listing,
     Predictor,
+    error_message,
     list_radiographs,
     predict,
-    told,
 )
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -246,7 +246,7 @@ def _instead(skipped: dict[Path, str]) -> str:
 
 def _shown(skipped: dict[Path, str]) -> dict[str, str]:
     """Paths that are safe to print, with the reasons."""
-    return {shown(PurePosixPath(file)): reason for file, reason in skipped.items()}
+    return {printable(PurePosixPath(file)): reason for file, reason in skipped.items()}
 
 
 def _named(paths: list[Path]) -> str:
@@ -310,7 +310,7 @@ def run_drift(arguments: argparse.Namespace) -> None:
         f"{len(listing.skipped)} files or folders skipped"
     )
     print(drift_report.table(found).to_string(index=False))
-    print(f"{drift_report.told(found)}\nmore in {arguments.into / drift_report.PAGE}")
+    print(f"{drift_report.verdict_text(found)}\nmore in {arguments.into / drift_report.PAGE}")
     if found["marked"]:
         sys.exit(NO_TRUST)
     if errors or found["verdict"] == TOO_FEW:
@@ -319,11 +319,7 @@ def run_drift(arguments: argparse.Namespace) -> None:
 
 def run_evaluate(arguments: argparse.Namespace) -> None:
     """Evaluate a folder; images that cannot be read do not stop the others."""
-    from cxr.inference import (
-        external_report,
-        external_validation,
-        labeled_folder,  # only here: their imports take seconds
-    )
+    from cxr.inference import external_report, external_validation, labeled_folder
 
     into = arguments.into.resolve()
     external_validation.check_replaceable(into)
@@ -390,19 +386,19 @@ class Result:
     """
 
     file: str
-    answer: Answer | None = None
+    answer: ImagePrediction | None = None
     picture: str = ""
     error: str = ""
 
 
-def _result(file: Path, found: Answer | str, explain: Explain | None) -> Result:
-    name = shown(PurePosixPath(file))
+def _result(file: Path, found: ImagePrediction | str, explain: Explain | None) -> Result:
+    name = printable(PurePosixPath(file))
     if isinstance(found, str):
         return Result(name, error=found)
     try:
-        return Result(name, found, shown(PurePosixPath(explain(file))) if explain else "")
+        return Result(name, found, printable(PurePosixPath(explain(file))) if explain else "")
     except ImageError as error:  # for the picture it is read once more
-        return Result(name, error=told(error, file))
+        return Result(name, error=error_message(error, file))
 
 
 def explainer(predictor: Predictor, into: Path) -> Explain:

@@ -33,15 +33,17 @@ def centre_of_mass(image):
 
 
 ALL = {
-    "move": lambda image, rng: change.move(image, rotation=5, shift=(0.1, 0), zoom=0.8, aspect=1.2),
-    "expose": lambda image, rng: change.expose(image, gamma=1.5, contrast=0.8, brightness=0.1),
-    "equalise": lambda image, rng: change.equalise(image),
-    "frame": lambda image, rng: change.frame(image, (0.1, 0, 0.1, 0.05)),
-    "write": lambda image, rng: change.write(image, rng, 3),
-    "coarsen": lambda image, rng: change.coarsen(image, 0.5),
+    "move": lambda image, rng: change.affine(
+        image, rotation=5, shift=(0.1, 0), zoom=0.8, aspect=1.2
+    ),
+    "expose": lambda image, rng: change.exposure(image, gamma=1.5, contrast=0.8, brightness=0.1),
+    "equalise": lambda image, rng: change.equalize(image),
+    "frame": lambda image, rng: change.border(image, (0.1, 0, 0.1, 0.05)),
+    "write": lambda image, rng: change.text_overlay(image, rng, 3),
+    "coarsen": lambda image, rng: change.downscale(image, 0.5),
     "compress": lambda image, rng: change.compress(image, 10),
     "add_noise": lambda image, rng: change.add_noise(image, rng, 8.0),
-    "cut_out": lambda image, rng: change.cut_out(image, rng, 0.4),
+    "cut_out": lambda image, rng: change.random_erasing(image, rng, 0.4),
 }
 
 
@@ -57,7 +59,7 @@ def test_every_perturbation_gives_a_new_grey_image_and_repeats(image, name):
 
 
 def test_move_by_nothing_changes_nothing(image):
-    np.testing.assert_array_equal(change.move(image), image)
+    np.testing.assert_array_equal(change.affine(image), image)
 
 
 @pytest.mark.parametrize(
@@ -72,12 +74,12 @@ def test_move_by_nothing_changes_nothing(image):
     ],
 )
 def test_move_brings_a_dot_where_it_says(arguments, expected):
-    moved = change.move(dot(22, 42), **arguments)
+    moved = change.affine(dot(22, 42), **arguments)
     assert centre_of_mass(moved.astype(float)) == pytest.approx(expected, abs=0.6)
 
 
 def test_what_comes_in_from_outside_is_black():
-    moved = change.move(np.full((SIDE, SIDE), 200, np.uint8), zoom=0.5)
+    moved = change.affine(np.full((SIDE, SIDE), 200, np.uint8), zoom=0.5)
     assert moved[:10].max() == 0
     assert moved[SIDE // 2, SIDE // 2] == 200
 
@@ -85,21 +87,21 @@ def test_what_comes_in_from_outside_is_black():
 def test_expose_follows_its_formula():
     grey = np.arange(256, dtype=np.uint8).reshape(16, 16)
     x = grey / 255
-    found = change.expose(grey, gamma=2.0, contrast=0.5, brightness=0.1)
+    found = change.exposure(grey, gamma=2.0, contrast=0.5, brightness=0.1)
     np.testing.assert_array_equal(found, np.rint(((x**2 - 0.5) * 0.5 + 0.6) * 255))
-    bright = change.expose(grey, brightness=0.5)
+    bright = change.exposure(grey, brightness=0.5)
     assert bright[0, 0] == 128
     assert bright.max() == 255
 
 
 def test_equalise_uses_the_whole_range(image):
-    equalised = change.equalise(image)
+    equalised = change.equalize(image)
     assert (equalised.min(), equalised.max()) == (0, 255)
     assert equalised.mean() == pytest.approx(127.5, abs=8)
 
 
 def test_frame_covers_exactly_its_widths(image):
-    framed = change.frame(image, (0.25, 0.125, 0.0, 0.5), grey=7)
+    framed = change.border(image, (0.25, 0.125, 0.0, 0.5), grey=7)
     assert (framed[:16] == 7).all()
     assert (framed[-8:] == 7).all()
     assert (framed[:, -32:] == 7).all()
@@ -108,13 +110,18 @@ def test_frame_covers_exactly_its_widths(image):
 
 def test_writing_stays_near_the_edges_and_grows_with_its_count():
     blank = np.full((256, 256), 100, np.uint8)
-    drawn = [change.write(blank, np.random.default_rng(seed), 1) != 100 for seed in range(60)]
+    drawn = [
+        change.text_overlay(blank, np.random.default_rng(seed), 1) != 100 for seed in range(60)
+    ]
     assert all(mask.any() for mask in drawn)
     touched = np.mean(drawn, axis=0)
     assert touched[110:146, 110:146].max() <= 0.05  # the heart stays as it is
     few, many = (
         np.mean(
-            [(change.write(blank, np.random.default_rng(s), n) != 100).sum() for s in range(20)]
+            [
+                (change.text_overlay(blank, np.random.default_rng(s), n) != 100).sum()
+                for s in range(20)
+            ]
         )
         for n in (1, 4)
     )
@@ -123,8 +130,8 @@ def test_writing_stays_near_the_edges_and_grows_with_its_count():
 
 def test_coarsen_and_compress_lose_detail():
     fine = np.tile([[0, 255], [255, 0]], (32, 32)).astype(np.uint8)
-    assert change.coarsen(fine, 0.5).std() < 5
-    assert change.coarsen(fine, 1.0).std() > 120
+    assert change.downscale(fine, 0.5).std() < 5
+    assert change.downscale(fine, 1.0).std() > 120
     noise = np.random.default_rng(0).integers(0, 256, (64, 64)).astype(np.uint8)
     losses = [np.abs(change.compress(noise, q).astype(int) - noise).mean() for q in (95, 10)]
     assert losses[0] < losses[1] / 4
@@ -140,7 +147,9 @@ def test_cut_out_covers_one_rectangle_no_larger_than_asked():
     blank = np.full((SIDE, SIDE), 100, np.uint8)
     sizes = []
     for seed in range(50):
-        rows, columns = np.nonzero(change.cut_out(blank, np.random.default_rng(seed), 0.25) != 100)
+        rows, columns = np.nonzero(
+            change.random_erasing(blank, np.random.default_rng(seed), 0.25) != 100
+        )
         if len(rows):
             height, width = np.ptp(rows) + 1, np.ptp(columns) + 1
             assert len(rows) == height * width
@@ -152,7 +161,7 @@ def test_cut_out_covers_one_rectangle_no_larger_than_asked():
 def test_marker_letters_are_readable_at_full_size():
     """The text is drawn, not a blob: opening by a stroke's width leaves less than half of it."""
     blank = np.zeros((512, 512), np.uint8)
-    drawn = change.write(blank, np.random.default_rng(1), 6) > 60
+    drawn = change.text_overlay(blank, np.random.default_rng(1), 6) > 60
     eroded = cv2.erode(drawn.astype(np.uint8), np.ones((9, 9), np.uint8))
     assert drawn.any()
     assert eroded.sum() < drawn.sum() / 10

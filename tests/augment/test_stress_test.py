@@ -77,7 +77,7 @@ def test_images_repeat_and_no_two_conditions_are_alike(files):
     folder, index = files
     table = stress_test.stress_index(index)
     first, second = (
-        np.stack(list(stress_test.stressed(folder, table, hashes_of(folder), PARAMS)))
+        np.stack(list(stress_test.stress_images(folder, table, hashes_of(folder), PARAMS)))
         for _ in range(2)
     )
     np.testing.assert_array_equal(first, second)
@@ -90,7 +90,7 @@ def test_the_other_shape_is_cut_before_the_image_becomes_a_square(files):
     table = stress_test.stress_index(index)
     rows = table[table["condition"] == stress_test.SHAPE].reset_index(drop=True)
     squash = PARAMS.model_copy(update={"resize": "squash"})
-    images = list(stress_test.stressed(folder, rows, hashes_of(folder), squash))
+    images = list(stress_test.stress_images(folder, rows, hashes_of(folder), squash))
     wide = Image.open(folder / "5.png")
     cut = stress_test.cut_to_aspect_ratio(wide, rows["aspect_ratio"][5])
     assert cut.width < wide.width
@@ -103,4 +103,4 @@ def test_a_file_that_changed_since_it_was_verified_is_refused(files):
     hashes = hashes_of(folder)
     Image.new("L", (60, 60)).save(folder / "3.png")
     with pytest.raises(ImageError, match=r"3\.png: changed since it was verified"):
-        list(stress_test.stressed(folder, stress_test.stress_index(index), hashes, PARAMS))
+        list(stress_test.stress_images(folder, stress_test.stress_index(index), hashes, PARAMS))

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from numpy.typing import NDArray
 
-from cxr.common.arrays import batches, evenly, open_rows, open_split, write_rows, write_split
+from cxr.common.arrays import batches, evenly_spaced, open_rows, open_split, write_rows, write_split
 from cxr.common.files import write_csv
 from cxr.errors import CxrError
 
@@ -240,7 +240,7 @@ def test_damaged_array_is_one_error(tmp_path: Path, content: bytes) -> None:
     [(4, 9, [0, 1, 2, 3]), (4, 4, [0, 1, 2, 3]), (9, 3, [0, 4, 8]), (1, 5, [0]), (0, 5, [])],
 )
 def test_row_numbers_are_evenly_spaced(count: int, most: int, expected: list[int]) -> None:
-    assert evenly(count, most).tolist() == expected
+    assert evenly_spaced(count, most).tolist() == expected
 
 
 @pytest.mark.parametrize(("count", "sizes"), [(0, []), (1, [1]), (4, [4]), (9, [4, 4, 1])])

@@ -23,7 +23,7 @@ import pytest
 from cxr.compute import cluster
 from cxr.compute.engines import run_over
 from cxr.data.images import ImageError
-from cxr.data.preprocess import TASK, read_all
+from cxr.data.preprocess import TASK_IMAGES, read_all
 from cxr.data.transforms import read_prepared
 from cxr.errors import CxrError
 from cxr.params import ImageParams
@@ -104,7 +104,7 @@ def files(phantoms: Path) -> list[Path]:
 
 
 def test_images_are_those_of_this_machine(dask_cluster: Cluster, files: list[Path]) -> None:
-    assert len(files) > 2 * TASK
+    assert len(files) > 2 * TASK_IMAGES
     found = np.stack(list(read_all(files, PARAMS, dask_cluster.address)))
     assert np.array_equal(found, np.stack(list(read_all(files, PARAMS))))
 

@@ -7,7 +7,7 @@ import pytest
 
 from cxr.data.dataset_folder import (
     SourceError,
-    found,
+    describe_folders,
     head_in,
     list_files,
     lost_links,
@@ -170,7 +170,7 @@ def test_unplaced_images_are_refused_by_folder_or_left_out(
 ) -> None:
     names = [f"train/{label}/{n}.png" for label in ("normal", "pneumonia") for n in range(20)]
     selection = select_images(paths("train/NORMAL/a.jpeg", *names))
-    assert found(selection) == "40 images in train/normal, train/pneumonia"
+    assert describe_folders(selection) == "40 images in train/normal, train/pneumonia"
     with pytest.raises(SourceError) as caught:
         refuse_unplaced("/my/images", selection, paths("val"), "error")
     first, *lines = str(caught.value).splitlines()
@@ -186,7 +186,7 @@ def test_unplaced_images_are_refused_by_folder_or_left_out(
 
 def test_of_many_folders_the_first_are_named() -> None:
     selection = select_images(paths(*(f"{n:02}/x.png" for n in range(15))))
-    assert found(selection).endswith("07, 08, 09, and 5 more folders")
+    assert describe_folders(selection).endswith("07, 08, 09, and 5 more folders")
     with pytest.raises(SourceError, match="09: 1 image\n  and 5 more"):
         refuse_unplaced("here", selection, [], "error")
 

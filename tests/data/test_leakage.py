@@ -190,7 +190,7 @@ def test_copies_of_phantoms_are_near() -> None:
 def test_of_real_images_only_copies_are_near(real_data: Path) -> None:
     images = manifest.verify(real_data, "error").images
     pairs = np.concatenate(
-        [np.stack(pair, axis=1) for pair in leakage.near_copies(images["phash"])]
+        [np.stack(pair, axis=1) for pair in leakage.near_duplicates(images["phash"])]
     )
     patients, files = (images[key].to_numpy()[pairs] for key in ("patient", "sha256"))
     of_two = patients[:, 0] != patients[:, 1]

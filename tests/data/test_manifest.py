@@ -26,7 +26,7 @@ from cxr.data.manifest import (
     notes,
     read,
     read_patients,
-    summarise,
+    summarize,
     verify,
 )
 from cxr.errors import CxrError
@@ -204,7 +204,7 @@ FOREIGN = ["train/NORMAL/a.png", "train/PNEUMONIA/virus/b.png", "test/PNEUMONIA/
 def test_images_of_unknown_patients_are_counted_and_named(tmp_path: Path) -> None:
     found = verify(put(tmp_path, *FOREIGN, *SMALL), "error", patients=patients_csv(tmp_path))
     assert list(found.images.loc[is_unknown(found.images), "path"]) == sorted(FOREIGN)
-    summary = summarise(found, "directory")
+    summary = summarize(found, "directory")
     assert (summary["unknown_patients"], summary["unknown_pathogens"]) == (3, 1)
     patient, pathogen, _ = notes(found)
     assert "the patient of 3 of 7 images (test/PNEUMONIA/c.png, train/NORMAL/a.png," in patient
@@ -221,7 +221,7 @@ def test_a_table_tells_patients(tmp_path: Path) -> None:
     told = dict(zip(images["path"], images["patient"], strict=True))
     assert told == dict(row.split(",") for row in rows)
     found = verify(tmp_path, "error", patients=table)
-    assert summarise(found, "directory")["unknown_patients"] == 0
+    assert summarize(found, "directory")["unknown_patients"] == 0
     assert not any("patient" in note for note in notes(found))
     assert list(found.images["pathogen"]) == ["none", "none", "none", "virus"]
 
@@ -291,7 +291,7 @@ def test_images_that_use_little_of_their_range_are_counted_and_named(tmp_path: P
         iio.imwrite(tmp_path / name, deep)
     found = verify(tmp_path, "error")
     assert found.little_range == tuple(sorted((SMALL[0], SMALL[2])))
-    assert summarise(found, "directory")["little_range"] == 2
+    assert summarize(found, "directory")["little_range"] == 2
     (note,) = notes(found)
     assert note.startswith("WARNING: 2 of 4 images use less than an eighth")
     assert SMALL[0] in note
@@ -373,7 +373,7 @@ def test_bad_files_are_refused_or_left_out(tmp_path: Path) -> None:
     found = verify(tmp_path, "skip")
     assert list(found.images["path"]) == sorted(SMALL)
     assert dict(found.rejects.itertuples(index=False)) == reasons
-    assert summarise(found, "directory")["rejects"] == 2
+    assert summarize(found, "directory")["rejects"] == 2
     with pytest.raises(CxrError) as caught:
         verify(tmp_path, "error")
     listed = "".join(f"\n  {path}: {reason}" for path, reason in reasons.items())
@@ -425,13 +425,13 @@ def test_kaggle_zip_unpacked_as_it_is(tmp_path: Path) -> None:
         verify(tmp_path, "error")
     found = verify(tmp_path, "error", "skip")
     assert list(found.images["path"]) == sorted(f"chest_xray/{name}" for name in SMALL)
-    summary = summarise(found, "kaggle")
+    summary = summarize(found, "kaggle")
     counts = {"stray": 4, "nested": 4, "other": 2, "links": 1, "unplaced": 2}
     assert summary["left_out"] == counts
     at_source = dict.fromkeys(counts, 10)
-    summary = summarise(found, "kaggle", at_source)
+    summary = summarize(found, "kaggle", at_source)
     assert summary["left_out"] == {name: count + 10 for name, count in counts.items()}
-    summary = summarise(found, "kaggle", None)
+    summary = summarize(found, "kaggle", None)
     assert summary["left_out"] == dict.fromkeys(counts)
     assert "stray files left out unknown" in describe(summary)
 
@@ -453,7 +453,7 @@ def verified(*names: str, **changes: list[object]) -> Verified:
 
 
 def test_counts_of_images_and_patients() -> None:
-    found = summarise(
+    found = summarize(
         verified(
             "train/NORMAL/IM-0001-0001.jpeg",
             "train/NORMAL/IM-0001-0002.jpeg",
@@ -497,7 +497,7 @@ def test_summary_by_counting(rows: list[dict[str, str]]) -> None:
     images = images.assign(path="x.png", pathogen="none")
     rejects = pd.DataFrame({"path": ["a"], "reason": ["b"]})
     nothing = manifest.select_images([])
-    found = summarise(Verified(images, rejects, nothing, 3), "directory")
+    found = summarize(Verified(images, rejects, nothing, 3), "directory")
     pairs = {(row["patient"], row["split"]) for row in rows}
     splits_of = [[of for of, _ in pairs].count(patient) for patient in {of for of, _ in pairs}]
     assert (found["images"], found["patients"]) == (len(rows), len(splits_of))
@@ -522,7 +522,7 @@ def test_duplicates_are_files_of_the_same_content(tmp_path: Path) -> None:
     for name in ("test/NORMAL/copy.png", "train/NORMAL/copy.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes((tmp_path / SMALL[0]).read_bytes())
-    assert summarise(verify(tmp_path, "error"), "directory")["duplicates"] == 2
+    assert summarize(verify(tmp_path, "error"), "directory")["duplicates"] == 2
 
 
 @pytest.mark.parametrize(
@@ -530,27 +530,27 @@ def test_duplicates_are_files_of_the_same_content(tmp_path: Path) -> None:
     [("kaggle", (5216, 16, 624)), ("mendeley", (5232, 0, 624)), ("directory", None)],
 )
 def test_published_counts(source: str, counts: tuple[int, ...] | None) -> None:
-    found = summarise(verified(*SMALL), source)
+    found = summarize(verified(*SMALL), source)
     published = tuple(found[split].get("published") for split in ("train", "val", "test"))
     assert published == (counts or (None, None, None))
 
 
 def test_part_of_the_data_set_is_noted() -> None:
-    train, val, test, _ = describe(summarise(verified(*SMALL), "kaggle")).splitlines()
+    train, val, test, _ = describe(summarize(verified(*SMALL), "kaggle")).splitlines()
     assert train == (
         "train: 2 images (1 NORMAL, 1 PNEUMONIA), 2 patients; NOTE: 5216 images are published"
     )
     assert "NOTE: 16 " in val
     assert "NOTE: 624 " in test
-    whole = summarise(verified(*SMALL), "kaggle")
+    whole = summarize(verified(*SMALL), "kaggle")
     for split in ("train", "val", "test"):
         whole[split]["published"] = whole[split]["images"]
     assert "NOTE" not in describe(whole)
-    assert "NOTE" not in describe(summarise(verified(*SMALL), "directory"))
+    assert "NOTE" not in describe(summarize(verified(*SMALL), "directory"))
 
 
 def test_description_names_what_was_left_out() -> None:
-    summary = summarise(verified(*SMALL), "directory")
+    summary = summarize(verified(*SMALL), "directory")
     summary |= {"duplicates": 11, "rejects": 12, "patients_in_several_splits": 13}
     summary["left_out"] = {"stray": 14, "nested": 15, "other": 16, "links": 17}
     assert describe(summary).splitlines()[-1] == (

@@ -139,7 +139,7 @@ def with_and_without(
     """The shortcut, and how well plain numbers tell the label then, by number and split."""
     folder = tmp_path_factory.mktemp("device")
     phantom.generate(folder, patients=160, seed=1, short_side=80, shortcut=request.param)
-    return request.param, shortcuts.label_alone(as_split(folder))
+    return request.param, shortcuts.single_feature_auc(as_split(folder))
 
 
 def test_device_tells_the_label_in_training_but_not_in_test(
@@ -151,7 +151,7 @@ def test_device_tells_the_label_in_training_but_not_in_test(
         assert marker["train"] > 0.9
         assert abs(marker["test"] - 0.5) < 0.2
     else:
-        assert all(aucs["train"] <= shortcuts.BOUND for aucs in alone.values())
+        assert all(aucs["train"] <= shortcuts.MAX_AUC for aucs in alone.values())
 
 
 def test_device_leaves_the_anatomy_alone(tmp_path: Path) -> None:

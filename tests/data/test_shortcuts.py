@@ -26,7 +26,7 @@ def splits() -> dict[str, Split]:
 
 
 def test_numbers_that_tell_the_label(splits: dict[str, Split]) -> None:
-    found = shortcuts.label_alone(splits)
+    found = shortcuts.single_feature_auc(splits)
     assert found["aspect_ratio"]["train"] == found["aspect_ratio"]["test"] == 1
     assert found["mean_brightness"]["val"] == found["border_brightness"]["val"] == 1
     assert found["height"]["train"] == 0.5
@@ -36,7 +36,7 @@ def test_numbers_that_tell_the_label(splits: dict[str, Split]) -> None:
 def test_direction_is_that_of_train(splits: dict[str, Split]) -> None:
     """A number that means the opposite in test is worse than chance there, not better."""
     turned = 255 - splits["test"].images
-    found = shortcuts.label_alone(splits | {"test": Split(turned, splits["test"].index)})
+    found = shortcuts.single_feature_auc(splits | {"test": Split(turned, splits["test"].index)})
     assert found["mean_brightness"]["train"] == 1
     assert found["mean_brightness"]["test"] == 0
 
@@ -53,7 +53,7 @@ def test_sizes_of_the_files() -> None:
 def test_border_is_the_outermost_sixteenth(splits: dict[str, Split]) -> None:
     pixels = np.zeros((1, 32, 32), np.uint8)
     pixels[:, 2:-2, 2:-2] = 255
-    found = shortcuts.plain_numbers(Split(pixels, splits["train"].index.head(1)))
+    found = shortcuts.metadata_features(Split(pixels, splits["train"].index.head(1)))
     assert found["border_brightness"].tolist() == [0]
     assert found["mean_brightness"].tolist() == pytest.approx([255 * 28**2 / 32**2])
 
@@ -116,8 +116,8 @@ def test_what_both_classes_carry_alike_passes(clean: Split, plant: Plant) -> Non
 
 def test_none_planted_none_found(clean: Split, capsys: pytest.CaptureFixture[str]) -> None:
     found = shortcuts.guard(clean, "error")
-    assert set(found) == set(shortcuts.plain_numbers(clean))
-    assert all(0.5 <= auc <= shortcuts.BOUND for auc in found.values())
+    assert set(found) == set(shortcuts.metadata_features(clean))
+    assert all(0.5 <= auc <= shortcuts.MAX_AUC for auc in found.values())
     assert capsys.readouterr().out == ""
 
 
@@ -135,6 +135,6 @@ def test_a_warning_keeps_going(
 def test_edges_are_those_of_the_corner(splits: dict[str, Split]) -> None:
     pixels = np.full((1, 32, 32), 100, np.uint8)
     pixels[0, :4, -2:] = 200
-    found = shortcuts.plain_numbers(Split(pixels, splits["train"].index.head(1))).iloc[0]
+    found = shortcuts.metadata_features(Split(pixels, splits["train"].index.head(1))).iloc[0]
     assert found["edges_top_right"] == 100
     assert found[["edges_top_left", "edges_bottom_left", "edges_bottom_right"]].eq(0).all()

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from cxr.evaluation import bootstrap
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,12 +11,13 @@ from scipy import stats
 from sklearn import metrics
 
 from cxr.common.names import VARIANTS
+from cxr.evaluation import bootstrap
 from cxr.evaluation.bootstrap import (
     _cells_of_choice,
     _draws,
     _ranking,
-    intervals,
-    is_sure,
+    bootstrap_intervals,
+    is_significant,
     thresholds,
 )
 from cxr.evaluation.metrics import (
@@ -70,7 +70,7 @@ def as_test(table: pd.DataFrame) -> tuple[Any, Any]:
 
 def test_values_are_the_metrics_of_the_images_as_they_are() -> None:
     table = predictions()
-    found = intervals(table, POINTS, 0.2, 100)["columns"]["a"]
+    found = bootstrap_intervals(table, POINTS, 0.2, 100)["columns"]["a"]
     pair = as_test(table)
     at_half = at_threshold(*pair, 0.5)
     for name in ("accuracy", "precision", "recall", "specificity", "f1"):
@@ -88,7 +88,7 @@ def test_values_are_the_metrics_of_the_images_as_they_are() -> None:
 
 def test_intervals_are_those_of_scipy_over_patients() -> None:
     table = predictions()
-    found = intervals(table, POINTS, 0.2, 4000)["columns"]["a"]["at_half"]["accuracy"]
+    found = bootstrap_intervals(table, POINTS, 0.2, 4000)["columns"]["a"]["at_half"]["accuracy"]
     right = (table["a"] >= 0.5) == (table["label"] == "PNEUMONIA")
     of_patient = right.groupby(table["patient"]).mean().to_numpy()
     wanted = stats.bootstrap((of_patient,), np.mean, method="percentile", rng=2)
@@ -118,7 +118,7 @@ def test_ranking_of_every_draw_is_that_of_scikit_learn(decimals: int) -> None:
 def test_differences_are_paired() -> None:
     table = predictions()
     points = {"a": {"at_half": 0.5}, "b": {"at_half": 0.5}}
-    found = intervals(table, points, 0.2, 1000)
+    found = bootstrap_intervals(table, points, 0.2, 1000)
     difference = found["differences"]["b - a"]
     assert set(difference) == {"at_half", "roc_auc"}
     assert set(difference["at_half"]) == {"recall", "precision", "accuracy"}
@@ -132,7 +132,7 @@ def test_differences_are_paired() -> None:
 def test_equal_columns_differ_by_nothing() -> None:
     table = predictions().assign(b=lambda rows: rows["a"])
     points = {"a": {"at_half": 0.5}, "b": {"at_half": 0.5}}
-    difference = intervals(table, points, 0.2, 200)["differences"]["b - a"]
+    difference = bootstrap_intervals(table, points, 0.2, 200)["differences"]["b - a"]
     zero = {"value": 0.0, "low": 0.0, "high": 0.0}
     assert difference["roc_auc"] == difference["at_half"]["recall"] == zero
 
@@ -163,8 +163,8 @@ def test_choosing_anew_is_less_sure() -> None:
     table = predictions()
     chosen = operating_threshold(*as_test(table), 0.95)
     points = {"a": {"operating_point": chosen}, "b": {"operating_point": 0.5}}
-    given = intervals(table, points, 0.2, 500)["columns"]["a"]["operating_point"]
-    anew = intervals(table, points, 0.2, 500, 0.95)["columns"]["a"]["operating_point"]
+    given = bootstrap_intervals(table, points, 0.2, 500)["columns"]["a"]["operating_point"]
+    anew = bootstrap_intervals(table, points, 0.2, 500, 0.95)["columns"]["a"]["operating_point"]
     for name in ("precision", "recall", "ppv"):
         assert anew[name]["value"] == pytest.approx(given[name]["value"])
     widths = [of["precision"]["high"] - of["precision"]["low"] for of in (given, anew)]
@@ -175,7 +175,7 @@ def test_choosing_anew_is_less_sure() -> None:
 def test_picks_are_those_of_the_rule() -> None:
     table = predictions(patients=25, images=2)
     points = {name: {"operating_point": 0.5} for name in "ab"}
-    picks = intervals(table, points, 0.2, 60, 0.9)["picks"]
+    picks = bootstrap_intervals(table, points, 0.2, 60, 0.9)["picks"]
     patient, names = pd.factorize(table["patient"])
     counted = dict.fromkeys("ab", 0)
     (draws,) = _draws(patient, len(names), 60)
@@ -189,13 +189,15 @@ def test_picks_are_those_of_the_rule() -> None:
         counted[max("ab", key=lambda name: ranks[name])] += 1
     assert picks == counted
     assert min(picks.values()) > 0  # else nothing was told apart
-    assert "picks" not in intervals(table, points, 0.2, 60)
+    assert "picks" not in bootstrap_intervals(table, points, 0.2, 60)
 
 
 def test_draws_without_illness_pick_nothing() -> None:
     table = pd.DataFrame({"patient": list("123"), "label": ["NORMAL", "NORMAL", "PNEUMONIA"]})
     points = {"a": {"operating_point": 0.5}, "b": {"operating_point": 0.5}}
-    found = intervals(table.assign(a=[0.1, 0.2, 0.9], b=[0.9, 0.2, 0.1]), points, 0.2, 300, 0.9)
+    found = bootstrap_intervals(
+        table.assign(a=[0.1, 0.2, 0.9], b=[0.9, 0.2, 0.1]), points, 0.2, 300, 0.9
+    )
     assert found["ill_patients"] == 1
     assert found["picks"]["b"] == 0
     assert 150 < found["picks"]["a"] < 270  # (2 / 3) ** 3 of the draws lack the ill patient
@@ -205,7 +207,9 @@ def test_rates_without_any_case_have_no_part_in_the_interval() -> None:
     """Where one patient is ill, a third of the draws has no recall; it is not 0 there."""
     table = pd.DataFrame({"patient": list("123"), "label": ["NORMAL", "NORMAL", "PNEUMONIA"]})
     points = {"a": {"at_half": 0.5}, "b": {"at_half": 0.5}}
-    found = intervals(table.assign(a=[0.1, 0.2, 0.9], b=[0.1, 0.2, 0.3]), points, 0.2, 300)
+    found = bootstrap_intervals(
+        table.assign(a=[0.1, 0.2, 0.9], b=[0.1, 0.2, 0.3]), points, 0.2, 300
+    )
     a, b = (found["columns"][name]["at_half"] for name in "ab")
     assert a["recall"] == a["precision"] == a["ppv"] == {"value": 1, "low": 1, "high": 1}
     # b calls nobody ill: the value is that of `scores`, and there is no interval.
@@ -230,7 +234,7 @@ def test_rates_without_any_case_have_no_part_in_the_interval() -> None:
 def test_sure_is_an_interval_that_leaves_out_0(
     low: float | None, high: float | None, sure: bool
 ) -> None:
-    assert is_sure({"value": 0.5, "low": low, "high": high}) is sure
+    assert is_significant({"value": 0.5, "low": low, "high": high}) is sure
 
 
 @few
@@ -270,7 +274,7 @@ def counted_one_by_one(table: pd.DataFrame, draws: int) -> pd.DataFrame:
 @few
 @given(both_classes)
 def test_intervals_are_the_quantiles_of_scores_counted_one_by_one(table: pd.DataFrame) -> None:
-    found = intervals(table, {"a": {"at_half": 0.5}}, 0.2, 40)["columns"]["a"]
+    found = bootstrap_intervals(table, {"a": {"at_half": 0.5}}, 0.2, 40)["columns"]["a"]
     found |= found.pop("at_half")
     for name, values in counted_one_by_one(table, 40).items():
         seen, drawn = values.iloc[0], values.iloc[1:].dropna()
@@ -283,7 +287,7 @@ def test_intervals_are_the_quantiles_of_scores_counted_one_by_one(table: pd.Data
 @given(both_classes)
 def test_low_and_high_are_in_order_and_are_shares(table: pd.DataFrame) -> None:
     points = {name: {"at_half": 0.5, "operating_point": 0.3} for name in "ab"}
-    for found in flat(intervals(table, points, 0.2, 40, 0.9)["columns"]):
+    for found in flat(bootstrap_intervals(table, points, 0.2, 40, 0.9)["columns"]):
         assert 0 <= found["value"] <= 1
         low, high = found["low"], found["high"]
         assert (low is None and high is None) or 0 <= low <= high <= 1
@@ -293,8 +297,8 @@ def test_low_and_high_are_in_order_and_are_shares(table: pd.DataFrame) -> None:
 @given(both_classes)
 def test_every_image_twice_changes_no_interval(table: pd.DataFrame) -> None:
     """Twice the images are no more patients."""
-    once = intervals(table, POINTS, 0.2, 40)
-    twice = intervals(table.loc[np.repeat(table.index, 2)], POINTS, 0.2, 40)
+    once = bootstrap_intervals(table, POINTS, 0.2, 40)
+    twice = bootstrap_intervals(table.loc[np.repeat(table.index, 2)], POINTS, 0.2, 40)
     for found, wanted in zip(*map(flat, (twice, once)), strict=True):
         assert found == pytest.approx(wanted)
 
@@ -303,8 +307,10 @@ def test_every_image_twice_changes_no_interval(table: pd.DataFrame) -> None:
 @given(both_classes)
 def test_a_difference_turned_round_changes_its_sign(table: pd.DataFrame) -> None:
     points = {"a": {"at_half": 0.5}, "b": {"at_half": 0.5}}
-    one = intervals(table, points, 0.2, 40)["differences"]["b - a"]
-    other = intervals(table, dict(reversed(points.items())), 0.2, 40)["differences"]["a - b"]
+    one = bootstrap_intervals(table, points, 0.2, 40)["differences"]["b - a"]
+    other = bootstrap_intervals(table, dict(reversed(points.items())), 0.2, 40)["differences"][
+        "a - b"
+    ]
     for name in ("recall", "precision", "accuracy"):
         found, turned = one["at_half"][name], other["at_half"][name]
         assert found["value"] == pytest.approx(-turned["value"])
@@ -321,7 +327,9 @@ def flat(result: dict[str, Any]) -> list[dict[str, Any]]:
 
 def test_same_numbers_every_time() -> None:
     table = predictions(patients=30)
-    assert intervals(table, POINTS, 0.2, 100) == intervals(table, POINTS, 0.2, 100)
+    assert bootstrap_intervals(table, POINTS, 0.2, 100) == bootstrap_intervals(
+        table, POINTS, 0.2, 100
+    )
 
 
 def test_draws_of_one_class_alone_have_no_ranking_and_break_nothing() -> None:
@@ -333,7 +341,7 @@ def test_draws_of_one_class_alone_have_no_ranking_and_break_nothing() -> None:
             "b": [0.3, 0.7, 0.8],
         }
     )
-    found = intervals(table, POINTS, 0.2, 300)["columns"]
+    found = bootstrap_intervals(table, POINTS, 0.2, 300)["columns"]
     assert found["b"]["roc_auc"] == {"value": 1.0, "low": 1.0, "high": 1.0}
     assert (found["a"]["roc_auc"]["low"], found["a"]["roc_auc"]["high"]) == (0, 1)
 
@@ -346,7 +354,7 @@ def test_coverage() -> None:
     for seed in range(300):
         table = predictions(patients=100, seed=seed)
         points = {"a": {"at_half": 0.5}}
-        found = intervals(table, points, 0.2, 200)["columns"]["a"]["at_half"]["accuracy"]
+        found = bootstrap_intervals(table, points, 0.2, 200)["columns"]["a"]["at_half"]["accuracy"]
         held.append(found["low"] <= true <= found["high"])
     assert 0.90 <= np.mean(held) <= 0.98
 
@@ -362,9 +370,9 @@ def test_thresholds_of_an_evaluation() -> None:
 def test_blocks_of_draws_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     table = predictions(patients=25, images=2)
     points = {name: {"operating_point": 0.5} for name in "ab"}
-    whole = intervals(table, points, 0.2, 60, 0.9)
+    whole = bootstrap_intervals(table, points, 0.2, 60, 0.9)
     monkeypatch.setattr(bootstrap, "BLOCK", 7 * len(table))
-    in_blocks = intervals(table, points, 0.2, 60, 0.9)
+    in_blocks = bootstrap_intervals(table, points, 0.2, 60, 0.9)
     assert in_blocks["picks"] == whole["picks"]
     found, expected = pd.json_normalize(in_blocks), pd.json_normalize(whole)
     pd.testing.assert_frame_equal(found, expected)

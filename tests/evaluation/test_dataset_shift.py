@@ -11,7 +11,7 @@ from sklearn.metrics import roc_auc_score
 from cxr import paths
 from cxr.common.arrays import Split
 from cxr.evaluation import dataset_shift as dataset_shift_module
-from cxr.evaluation.dataset_shift import domain_probabilities, on_least_alike, told_apart
+from cxr.evaluation.dataset_shift import domain_auc, domain_probabilities, on_most_atypical
 from stages import dataset_shift
 from tests.support.synthetic import COUNTS, split_of
 
@@ -40,8 +40,8 @@ def test_of_many_images_some_are_compared(
     features: dict[str, NDArray[np.float64]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(dataset_shift_module, "ENOUGH", 20)
-    aucs, table = told_apart(splits, features)
+    monkeypatch.setattr(dataset_shift_module, "MAX_IMAGES", 20)
+    aucs, table = domain_auc(splits, features)
     assert table["label"].value_counts().to_dict() == {"NORMAL": 20, "PNEUMONIA": 20}
     assert aucs["test"]["NORMAL"] > 0.6 > aucs["test"]["PNEUMONIA"]
 
@@ -49,7 +49,7 @@ def test_of_many_images_some_are_compared(
 def test_the_class_that_differs_is_told_apart(
     splits: dict[str, Split], features: dict[str, NDArray[np.float64]]
 ) -> None:
-    aucs, table = told_apart(splits, features)
+    aucs, table = domain_auc(splits, features)
     assert aucs["test"]["NORMAL"] > 0.7
     for split, label in (("test", "PNEUMONIA"), ("val", "NORMAL"), ("val", "PNEUMONIA")):
         assert 0.3 < aucs[split][label] < 0.7
@@ -85,7 +85,7 @@ def test_a_class_of_few_patients_is_left_out(
     few = splits["val"].index.copy()
     few.loc[few["label"] == "NORMAL", "patient"] = "one"
     changed = splits | {"val": Split(splits["val"].images, few)}
-    aucs, _ = told_apart(changed, features)
+    aucs, _ = domain_auc(changed, features)
     assert set(aucs["val"]) == {"PNEUMONIA"}
     assert set(aucs["test"]) == {"NORMAL", "PNEUMONIA"}
 
@@ -101,7 +101,7 @@ def test_right_calls_on_the_least_alike() -> None:
     predictions = unlike[["path", "label"]].assign(
         split="test", a=[0.9, 0.1, *[0.1] * 6, *[0.9] * 6, 0.1, 0.2], b=0.5
     )
-    found = on_least_alike(unlike, predictions.sample(frac=1, random_state=1), ("a", "b"))
+    found = on_most_atypical(unlike, predictions.sample(frac=1, random_state=1), ("a", "b"))
     assert found["NORMAL"]["a"] == {"least_alike": 0.5, "rest": 1.0}
     assert found["PNEUMONIA"]["a"] == {"least_alike": 0.0, "rest": 1.0}
     assert found["PNEUMONIA"]["b"] == {"least_alike": 1.0, "rest": 1.0}

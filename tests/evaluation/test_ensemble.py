@@ -21,7 +21,8 @@ def test_scaling_finds_the_true_probabilities():
     assert scale["slope"] == pytest.approx(0.5, rel=0.05)
     assert scale["intercept"] == pytest.approx(-0.5, rel=0.1)
     before, after = (
-        metrics.calibration(y_true, p)["ece"] for p in (y_prob, calibration.rescaled(y_prob, scale))
+        metrics.calibration(y_true, p)["ece"]
+        for p in (y_prob, calibration.calibrate(y_prob, scale))
     )
     assert before > 0.05
     assert after < 0.012
@@ -29,12 +30,12 @@ def test_scaling_finds_the_true_probabilities():
 
 def test_scaling_keeps_the_order():
     y_true, y_prob = overconfident(500)
-    found = calibration.rescaled(y_prob, ensemble.fit_scale(y_true, y_prob))
+    found = calibration.calibrate(y_prob, ensemble.fit_scale(y_true, y_prob))
     np.testing.assert_array_equal(np.argsort(found), np.argsort(y_prob))
 
 
 def test_certain_probabilities_stay_finite():
-    found = calibration.rescaled(np.array([0.0, 1.0]), {"slope": 1.0, "intercept": 0.0})
+    found = calibration.calibrate(np.array([0.0, 1.0]), {"slope": 1.0, "intercept": 0.0})
     np.testing.assert_allclose(found, [0, 1], atol=1e-5)
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from cxr.evaluation import groups
-from cxr.evaluation.groups import right_by_group
+from cxr.evaluation.groups import accuracy_by_group
 
 
 def blobs(count, seed=0):
@@ -28,7 +28,7 @@ def test_images_that_look_alike_have_one_style():
 
 def test_some_of_many_images_are_enough(monkeypatch):
     features, style = blobs(200)
-    monkeypatch.setattr(groups, "ENOUGH", 21)
+    monkeypatch.setattr(groups, "MAX_IMAGES", 21)
     found = groups.find_styles(features)
     assert found[0].n_samples_seen_ == 21
     predicted = found.predict(features)
@@ -77,7 +77,7 @@ def test_right_calls_by_group():
         }
     )
     groups = pd.DataFrame({"path": list("abcdef"), "kind": "style", "group": list("001100")})
-    found = right_by_group(predictions, groups, {"v": 0.5})
+    found = accuracy_by_group(predictions, groups, {"v": 0.5})
     assert list(found.columns) == [
         *("split", "kind", "label", "group", "images", "variant", "right"),
     ]
@@ -97,7 +97,7 @@ def shares(*rows):
 
 
 def test_named_groups_are_those_of_test_in_the_order_told():
-    found = groups.named_groups(
+    found = groups.reported_groups(
         shares(
             ("test", "pathogen", "PNEUMONIA", "virus", 148, "a", 0.9),
             ("test", "acquisition", "NORMAL", "other", 66, "a", 0.3),
@@ -112,6 +112,6 @@ def test_named_groups_are_those_of_test_in_the_order_told():
 
 
 def test_another_data_set_has_no_named_groups():
-    found = groups.named_groups(shares(("test", "series", "NORMAL", "x", 5, "a", 1.0)))
+    found = groups.reported_groups(shares(("test", "series", "NORMAL", "x", 5, "a", 1.0)))
     assert found.empty
     assert list(found) == ["images", "a"]

@@ -11,7 +11,7 @@ from sklearn import metrics
 
 from cxr.evaluation.metrics import (
     at_threshold,
-    best,
+    best_index,
     calibration,
     calibration_curve,
     columns,
@@ -426,9 +426,9 @@ def test_rates_without_any_case_are_what_is_asked_for() -> None:
 def test_rule_between_variants(
     precision: list[float], recall: list[float], roc_auc: list[float], wanted: int
 ) -> None:
-    assert best(precision, recall, roc_auc) == wanted
+    assert best_index(precision, recall, roc_auc) == wanted
     draws = [np.array([key, key[::-1]]).T for key in (precision, recall, roc_auc)]
-    picked, turned = best(*draws)
+    picked, turned = best_index(*draws)
     assert picked == wanted
     keys = list(zip(precision, recall, roc_auc, strict=True))
     assert keys[::-1][turned] == keys[wanted]
@@ -443,7 +443,7 @@ def test_rule_between_variants_is_the_greatest_triple(
     of_variants: list[list[tuple[float, float, float]]],
 ) -> None:
     """For each of three draws at once; Python's `max` too takes the first of equals."""
-    picked = best(*np.array(of_variants).transpose(2, 0, 1))
+    picked = best_index(*np.array(of_variants).transpose(2, 0, 1))
     for draw, found in enumerate(picked):
         triples = [of_variant[draw] for of_variant in of_variants]
         assert found == triples.index(max(triples))

@@ -21,7 +21,7 @@ def images() -> pd.DataFrame:
 
 
 def test_metrics_at_half_and_without_a_threshold() -> None:
-    found = metrics.classification_metrics(*metrics.pair(images(), "baseline"))
+    found = metrics.classification_metrics(*metrics.labels_and_probabilities(images(), "baseline"))
     assert [found[name] for name in ("n", "tn", "fp", "fn", "tp")] == [8, 3, 1, 2, 2]
     assert found["recall"] == 0.5
     assert found["roc_auc"] == pytest.approx(10.5 / 16)
@@ -29,7 +29,9 @@ def test_metrics_at_half_and_without_a_threshold() -> None:
 
 
 def test_rates_at_a_threshold() -> None:
-    found = metrics.operating_rates(*metrics.pair(images(), "baseline"), 0.4, 0.2)
+    found = metrics.operating_rates(
+        *metrics.labels_and_probabilities(images(), "baseline"), 0.4, 0.2
+    )
     assert found == {
         "accuracy": pytest.approx(5 / 8),
         "precision": pytest.approx(3 / 5),

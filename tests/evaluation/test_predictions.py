@@ -22,7 +22,7 @@ from cxr.evaluation.predictions import (
     evaluate,
     predict,
     predict_all,
-    predict_from_cache,
+    predict_from_features,
 )
 
 VARIANTS = ["baseline", "augmented", "transfer", "finetuned", "ensemble"]
@@ -209,7 +209,7 @@ def features(count: int) -> NDArray[np.float32]:
 
 
 def from_cache(model: Model, part: Split, rows: NDArray[np.float32]) -> Any:
-    return predict_from_cache(
+    return predict_from_features(
         model, part, rows[np.newaxis], REGISTRY["transfer"].cached, "transfer"
     )
 

@@ -118,7 +118,7 @@ def test_every_backbone_converts(
     expected = run_all(model.predict_on_batch, images)
     found = bundle.export_compared(model, tmp_path / "net.xml", images, expected)
     assert np.abs(expected).max() > 0.01
-    assert found["difference"] <= bundle.LARGEST_DIFFERENCE
+    assert found["difference"] <= bundle.MAX_DIFFERENCE
 
 
 def test_a_damaged_or_missing_file_is_named(tmp_path: Path) -> None:

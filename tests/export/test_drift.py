@@ -78,16 +78,16 @@ PLANTED: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {
 def test_images_like_the_reference_are_not_marked() -> None:
     for seed in range(1, 11):
         found = drift.compare(REFERENCE, population(seed), THRESHOLD)
-        assert (found["verdict"], found["marked"]) == (drift.NOTHING, [])
+        assert (found["verdict"], found["marked"]) == (drift.NO_DRIFT, [])
     assert found["images"] == 300 and found["rule"] == drift.RULE
 
 
 @pytest.mark.parametrize("name", PLANTED)
 def test_what_was_planted_is_marked_and_nothing_else(name: str) -> None:
     found = drift.compare(REFERENCE, PLANTED[name](population(1)), THRESHOLD)
-    assert (found["verdict"], found["marked"]) == (drift.NO_TRUST, [name])
+    assert (found["verdict"], found["marked"]) == (drift.SIGNIFICANT, [name])
     test = found["tests"][name]
-    assert test["difference"] > drift.limit(test) == max(test["floor"], test["chance"])
+    assert test["difference"] > drift.drift_limit(test) == max(test["floor"], test["chance"])
 
 
 @pytest.mark.parametrize("ill", [0.1, 0.9])
@@ -136,10 +136,10 @@ def test_a_difference_that_does_not_matter_is_not_marked(monkeypatch: pytest.Mon
 
 def test_few_images_are_not_judged() -> None:
     other = PLANTED["grey"](population(1)).assign(warned=True)
-    few = drift.compare(REFERENCE, other[: drift.LEAST - 1], THRESHOLD)
+    few = drift.compare(REFERENCE, other[: drift.MIN_IMAGES - 1], THRESHOLD)
     assert (few["verdict"], few["marked"]) == (drift.TOO_FEW, [])
-    enough = drift.compare(REFERENCE, other[: drift.LEAST], THRESHOLD)
-    assert enough["verdict"] == drift.NO_TRUST and "warnings" in enough["marked"]
+    enough = drift.compare(REFERENCE, other[: drift.MIN_IMAGES], THRESHOLD)
+    assert enough["verdict"] == drift.SIGNIFICANT and "warnings" in enough["marked"]
     assert drift.compare(REFERENCE, other[:1], THRESHOLD)["verdict"] == drift.TOO_FEW
 
 
@@ -193,7 +193,7 @@ def made() -> pd.DataFrame:
     images = np.zeros((3, 4, 4), np.uint8)
     images[1:, :2] = 200
     chances = pd.DataFrame({"transfer": [0.1, 0.2, 0.9]}, index=[7, 8, 9])
-    return drift.reference(INDEX, images, np.array([0.3, 0.4, 0.5]), chances)
+    return drift.reference_table(INDEX, images, np.array([0.3, 0.4, 0.5]), chances)
 
 
 def test_the_reference_names_nobody() -> None:
@@ -376,10 +376,10 @@ def test_the_same_kind_of_images_ends_with_0(
     assert run(exported, into, folder) == 0
     out = capsys.readouterr().out
     assert "variant bright, 60 images, 0 could not be read, 0 files or folders skipped\n" in out
-    assert f"\n{drift.NOTHING}\nmore in {into / 'index.html'}\n" in out
+    assert f"\n{drift.NO_DRIFT}\nmore in {into / 'index.html'}\n" in out
     assert (into / "other").is_dir()  # what else stands there is let be
     found = result(into)
-    assert (found["verdict"], found["images"], found["unreadable"]) == (drift.NOTHING, 60, 0)
+    assert (found["verdict"], found["images"], found["unreadable"]) == (drift.NO_DRIFT, 60, 0)
     assert found["prevalence"] == {"reference": 0.5, "here": 0.5}
     assert found["precision"] == {"reference": 1.0, "here": 1.0}
     sizes = found["sizes"]["aspect_ratio"]
@@ -393,7 +393,9 @@ def test_other_images_end_with_3_and_are_told(
     (folder / "jane-doe-bad.png").write_bytes(b"no image")
     assert run(exported, into, folder) == 3
     out = capsys.readouterr().out
-    assert f"\n{drift.NO_TRUST}: " in out and drift_report.NAMES["contrast"] in out.split("\n")[-3]
+    assert (
+        f"\n{drift.SIGNIFICANT}: " in out and drift_report.NAMES["contrast"] in out.split("\n")[-3]
+    )
     found = result(into)
     assert "contrast" in found["marked"] and found["unreadable"] == 1
 
@@ -410,7 +412,7 @@ def test_files_that_cannot_be_read_are_named_and_counted(
     assert unread.startswith("cannot be read: ") and "jane-doe-bad.png" in unread
     assert skipped.startswith("skipped: ") and "jane-doe.txt: not a JPEG" in skipped
     found = result(into)
-    assert (found["verdict"], found["images"]) == (drift.NOTHING, 40)
+    assert (found["verdict"], found["images"]) == (drift.NO_DRIFT, 40)
     assert (found["unreadable"], found["skipped"]) == (1, 1)
     for file in into.iterdir():
         assert "jane" not in file.read_text()

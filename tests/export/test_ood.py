@@ -7,7 +7,7 @@ import pytest
 
 from cxr.errors import CxrError
 from cxr.export import ood
-from cxr.export.ood import Reference
+from cxr.export.ood import FeatureSubspace
 
 DIMENSIONS, USED = 64, 6
 
@@ -21,7 +21,7 @@ def features() -> np.ndarray:
     return rows.astype(np.float32)
 
 
-def fitted(monkeypatch: pytest.MonkeyPatch, rows: np.ndarray) -> Reference:
+def fitted(monkeypatch: pytest.MonkeyPatch, rows: np.ndarray) -> FeatureSubspace:
     monkeypatch.setattr(ood, "COMPONENTS", 8)
     return ood.fit(rows)
 
@@ -31,14 +31,14 @@ def test_what_lies_outside_of_the_training_images_is_far(
 ) -> None:
     reference = fitted(monkeypatch, features[:500])
     held_out = ood.distances(reference, features[500:])
-    limit = ood.limit(ood.distances(reference, features[500:700]))
+    limit = ood.ood_threshold(ood.distances(reference, features[500:700]))
     others = np.random.default_rng(1).normal(size=(50, DIMENSIONS)).astype(np.float32)
     assert ood.distances(reference, others).min() > limit
     assert (held_out > limit).mean() < 0.04
 
 
 def test_distance_is_the_length_of_what_is_not_explained() -> None:
-    reference = Reference(np.zeros(3, np.float32), np.eye(3, dtype=np.float32)[:1])
+    reference = FeatureSubspace(np.zeros(3, np.float32), np.eye(3, dtype=np.float32)[:1])
     rows = np.array([[5, 0, 0], [0, 2, 0], [3, 4, 0], [0, 0, 0]], np.float32)
     np.testing.assert_allclose(ood.distances(reference, rows), [0, 1, 0.8, 0], atol=1e-7)
 
@@ -84,12 +84,12 @@ def test_of_few_images_few_components_are_kept(features: np.ndarray) -> None:
 @pytest.mark.parametrize(("count", "place"), [(1, 1), (50, 50), (99, 99), (100, 100), (1000, 991)])
 def test_limit_is_the_conformal_quantile(count: int, place: int) -> None:
     known = np.random.default_rng(0).permutation(count) + 1.0
-    assert ood.limit(known) == place
+    assert ood.ood_threshold(known) == place
 
 
 def test_limit_keeps_its_share_of_false_alarms() -> None:
     rng = np.random.default_rng(0)
-    above = [rng.normal() > ood.limit(rng.normal(size=199), 0.05) for _ in range(4000)]
+    above = [rng.normal() > ood.ood_threshold(rng.normal(size=199), 0.05) for _ in range(4000)]
     assert np.mean(above) == pytest.approx(0.05, abs=0.012)
 
 

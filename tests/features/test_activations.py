@@ -29,7 +29,7 @@ def image_input():
 
 
 def cut(weights, from_layer="last_stage"):
-    return split_backbone.halves("mobilenetv2", weights, "backbone", SIDE, from_layer)
+    return split_backbone.split_backbone("mobilenetv2", weights, "backbone", SIDE, from_layer)
 
 
 def images(count):
@@ -101,7 +101,7 @@ def eighths():
 def test_activations_are_those_of_the_images_and_their_copies(split, tmp_path):
     frozen = eighths()
     arguments = (frozen, "tensorflow", split, 2, PARAMS.perturb)
-    activations.write_copies(tmp_path / "a.npy", *arguments)
+    activations.write_augmented(tmp_path / "a.npy", *arguments)
     found = np.load(tmp_path / "a.npy")
     assert found.shape == (3, 12, 8, 8, 1)
     assert found.dtype == np.float16
@@ -111,7 +111,7 @@ def test_activations_are_those_of_the_images_and_their_copies(split, tmp_path):
     of_copy = frozen.predict(copy[..., None], verbose=0)
     np.testing.assert_allclose(found[2], of_copy, atol=1e-3)
     assert np.abs(found[1] - found[2]).max() > 0.1
-    activations.write_copies(tmp_path / "b.npy", *arguments)
+    activations.write_augmented(tmp_path / "b.npy", *arguments)
     assert (tmp_path / "a.npy").read_bytes() == (tmp_path / "b.npy").read_bytes()
 
 
@@ -126,12 +126,12 @@ def test_views_and_copies_are_those_of_models_of_their_size(
     made = engines.runner
     monkeypatch.setattr(engines, "runner", lambda *given: runners.append(given) or made(*given))
     activations.write_views(tmp_path / "views.npy", frozen, engine, split, zooms)
-    activations.write_copies(tmp_path / "copies.npy", frozen, engine, split, 0, PARAMS.perturb)
+    activations.write_augmented(tmp_path / "copies.npy", frozen, engine, split, 0, PARAMS.perturb)
     assert len(runners) == 2
     expected = []
     for zoom in zooms:
         image = image_input()
-        run = made(keras.Model(image, frozen(split_backbone.look(image, zoom))), engine)
+        run = made(keras.Model(image, frozen(split_backbone.rescale_view(image, zoom))), engine)
         batches = activations.in_batches(split.images, len(split.images))
         expected.append(np.concatenate([run(batch).copy() for batch in batches]))
     expected = np.stack(expected).astype(np.float16)

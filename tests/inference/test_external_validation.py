@@ -19,11 +19,11 @@ from cxr import cli
 from cxr.common.names import LABELS, TRAINED, VARIANTS
 from cxr.errors import CxrError
 from cxr.evaluation import metrics, predictions
-from cxr.evaluation.bootstrap import intervals, thresholds
+from cxr.evaluation.bootstrap import bootstrap_intervals, thresholds
 from cxr.evaluation.ensemble import mean_of_calibrated
 from cxr.export import ood
 from cxr.inference import external_report, external_validation, labeled_folder
-from cxr.inference.predict import Answer, Predictor, predict
+from cxr.inference.predict import ImagePrediction, Predictor, predict
 from cxr.params import read_params
 from cxr.tools.project_copy import PROJECT
 
@@ -145,7 +145,7 @@ def test_every_variant_says_what_predict_says(exported: Path, tmp_path: Path) ->
     for variant in VARIANTS:
         predictor = Predictor(exported, variant)
         answers = [told for _, told in predict(predictor, [folder / f for f in table["file"]])]
-        assert all(isinstance(told, Answer) for told in answers)
+        assert all(isinstance(told, ImagePrediction) for told in answers)
         expected = [told.probability for told in answers]
         np.testing.assert_allclose(table[variant], expected, atol=1e-12)
         assert table[variant].nunique() > 20
@@ -168,7 +168,7 @@ def test_metrics_are_those_of_the_pipeline(result: Path) -> None:
 def test_intervals_and_plots_are_those_of_the_pipeline_byte_for_byte(result: Path) -> None:
     test = table_of(result).assign(split="test")
     points = evaluated(test)
-    expected = intervals(test, thresholds(points), PREVALENCE, 100)
+    expected = bootstrap_intervals(test, thresholds(points), PREVALENCE, 100)
     text = json.dumps(expected, indent=2, allow_nan=False) + "\n"
     assert (result / "intervals.json").read_text() == text
     plots = {**metrics.curves(test), "confusion": metrics.confusions(test, points)}

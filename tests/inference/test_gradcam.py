@@ -27,8 +27,8 @@ from cxr.data import phantom
 from cxr.data.transforms import prepare
 from cxr.errors import CxrError
 from cxr.inference import gradcam
-from cxr.inference.gradcam import Explainer, heat_map, mean_map, overlay
-from cxr.inference.predict import EXPLAINED, Answer, Predictor
+from cxr.inference.gradcam import Explainer, heatmap, mean_map, overlay
+from cxr.inference.predict import EXPLAINED, ImagePrediction, Predictor
 from cxr.inference.radiograph import Radiograph
 from cxr.models import backbones
 from cxr.models.networks import apply, small_cnn, transfer_head
@@ -137,7 +137,7 @@ VARIANTS = {**{kind: [kind] for kind in KINDS}, "ensemble": ["transfer", "finetu
 
 
 def maps_of(models: list[keras.Model], images: list[Grey]) -> list[Heat]:
-    return [mean_map([heat_map(model, image) for model in models]) for image in images]
+    return [mean_map([heatmap(model, image) for model in models]) for image in images]
 
 
 def ill(count: int = len(HELD_OUT)) -> list[Grey]:
@@ -274,7 +274,7 @@ def as_heat(values: NDArray[Any]) -> NDArray[Any]:
 def test_averaged_maps_are_weighted_by_the_sigmoid_units_weights() -> None:
     model = by_hand(head="avg", kernel=np.array([[2.0], [1.0]]))
     expected = as_heat(MAPS @ [2.0, 1.0])
-    assert heat_map(model, SMALL_IMAGE) == pytest.approx(expected, abs=1e-5)
+    assert heatmap(model, SMALL_IMAGE) == pytest.approx(expected, abs=1e-5)
 
 
 def test_of_a_softmax_all_kinds_of_pneumonia_speak_for_it() -> None:
@@ -283,18 +283,18 @@ def test_of_a_softmax_all_kinds_of_pneumonia_speak_for_it() -> None:
     scores = MAPS.mean(axis=(0, 1)) @ kernel + [-1, 0, 1]
     shares = np.exp(scores[1:]) / np.exp(scores[1:]).sum()
     expected = as_heat(MAPS @ (kernel[:, 1:] @ shares - kernel[:, 0]))
-    assert heat_map(model, SMALL_IMAGE) == pytest.approx(expected, abs=1e-5)
+    assert heatmap(model, SMALL_IMAGE) == pytest.approx(expected, abs=1e-5)
 
 
 def test_flattened_maps_are_weighted_place_by_place() -> None:
     kernel = np.random.default_rng(4).normal(size=(6, 6, 2))
     model = by_hand(head="flatten", kernel=kernel.reshape(72, 1))
     expected = as_heat((MAPS * kernel).sum(axis=-1))
-    assert heat_map(model, SMALL_IMAGE) == pytest.approx(expected, abs=1e-5)
+    assert heatmap(model, SMALL_IMAGE) == pytest.approx(expected, abs=1e-5)
 
 
 def test_nothing_is_shown_where_nothing_speaks_for_pneumonia() -> None:
-    heat = heat_map(by_hand(head="avg", kernel=np.array([[-2.0], [-1.0]])), SMALL_IMAGE)
+    heat = heatmap(by_hand(head="avg", kernel=np.array([[-2.0], [-1.0]])), SMALL_IMAGE)
     assert heat.shape == (6, 6)
     assert heat.dtype == np.float32
     assert not heat.any()
@@ -318,7 +318,7 @@ WRONG = {
 @pytest.mark.parametrize("told", WRONG)
 def test_an_image_that_the_model_does_not_take_is_refused(told: str) -> None:
     with pytest.raises(ValueError, match=rf"takes uint8 \(64, 64\), not {told}"):
-        heat_map(trained("small"), WRONG[told])
+        heatmap(trained("small"), WRONG[told])
 
 
 def test_of_several_maps_each_weighs_the_same() -> None:
@@ -335,7 +335,7 @@ def test_layers_that_look_at_every_second_place_draw_no_grid() -> None:
     coarse = layers.Conv2D(1, 1, 2, kernel_initializer="ones")(maps)
     unit = layers.Dense(1, activation="sigmoid", kernel_initializer="ones")
     tuned = keras.Model(maps, unit(layers.GlobalAveragePooling2D()(coarse)))
-    heat = heat_map(keras.Model(image, tuned(frozen)), np.full((SIDE, SIDE), 200, np.uint8))
+    heat = heatmap(keras.Model(image, tuned(frozen)), np.full((SIDE, SIDE), 200, np.uint8))
     assert heat == pytest.approx(np.ones((SIDE, SIDE)), abs=1e-5)
 
 
@@ -361,7 +361,7 @@ def zoomed(margin: int) -> keras.Model:
 def test_a_zoomed_view_points_at_the_same_place(margin: int, row: int, column: int) -> None:
     image = np.zeros((SIDE, SIDE), np.uint8)
     image[row - 4 : row + 4, column - 4 : column + 4] = 255
-    heat = heat_map(zoomed(margin), image)
+    heat = heatmap(zoomed(margin), image)
     places = np.arange(SIDE) + 0.5
     assert np.average(places, weights=heat.sum(axis=1)) == pytest.approx(row, abs=1.2)
     assert np.average(places, weights=heat.sum(axis=0)) == pytest.approx(column, abs=1.2)
@@ -370,7 +370,7 @@ def test_a_zoomed_view_points_at_the_same_place(margin: int, row: int, column: i
 def test_a_map_goes_on_where_a_view_from_nearer_ends() -> None:
     image = np.zeros((SIDE, SIDE), np.uint8)
     image[:, 8:12] = 255  # at the left edge of what is left of the image
-    heat = heat_map(zoomed(8), image)
+    heat = heatmap(zoomed(8), image)
     assert np.allclose(heat[:, :8], heat[:, 8:9])
     assert heat[:, 8].min() > 0.9
 
@@ -403,8 +403,8 @@ class Known(Predictor):
         self.members = dict.fromkeys(VARIANTS[variant])
         self.trained = folder.parent
 
-    def answers(self, radiographs: list[Radiograph]) -> list[Answer]:
-        return [Answer(0.75, "PNEUMONIA", 0.7, 0.2, ()) for _ in radiographs]
+    def answers(self, radiographs: list[Radiograph]) -> list[ImagePrediction]:
+        return [ImagePrediction(0.75, "PNEUMONIA", 0.7, 0.2, ()) for _ in radiographs]
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from cxr.data.images import ImageError
 from cxr.errors import CxrError
 from cxr.inference import predict, radiograph
 from cxr.inference.dicom.tags import OTHER_MODALITY, OTHER_VIEW
-from cxr.inference.predict import Answer, Predictor
+from cxr.inference.predict import ImagePrediction, Predictor
 from cxr.inference.radiograph import Radiograph
 from cxr.tools.project_copy import PROJECT
 from tests.support.tiny import SCALE, THRESHOLD, content_as, export, grey
@@ -48,11 +48,13 @@ def files(tmp_path: Path) -> Path:
     return folder
 
 
-def answer(exported: Path, image: Image.Image, tmp_path: Path, variant: str = "") -> Answer:
+def answer(
+    exported: Path, image: Image.Image, tmp_path: Path, variant: str = ""
+) -> ImagePrediction:
     image.save(tmp_path / "one.png")
     predictor = Predictor(exported, variant)
     [(_, found)] = predict.predict(predictor, [tmp_path / "one.png"])
-    assert isinstance(found, Answer)
+    assert isinstance(found, ImagePrediction)
     return found
 
 
@@ -217,7 +219,7 @@ def test_as_many_answers_as_files_in_their_order(exported: Path, tmp_path: Path)
     found = list(predict.predict(Predictor(exported), paths))
     assert [path for path, _ in found] == paths
     for path, one in found:
-        if isinstance(one, Answer):
+        if isinstance(one, ImagePrediction):
             assert one.probability == pytest.approx(int(path.stem) / 255, abs=1e-6)
         else:
             assert path.name in one

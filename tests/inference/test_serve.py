@@ -34,7 +34,7 @@ from starlette.types import ASGIApp, Message
 from cxr import cli
 from cxr.errors import CxrError
 from cxr.inference import serve
-from cxr.inference.predict import Answer, Predictor
+from cxr.inference.predict import ImagePrediction, Predictor
 from cxr.inference.serve import TYPES, Limits
 from cxr.tools.project_copy import PROJECT
 from tests.support.dicom_files import bomb, content_of, dataset, grey8
@@ -113,7 +113,7 @@ def test_the_answer_is_the_predictors(url: str, exported: Path, level: int, tmp_
     assert found.status_code == 200
     one = found.json()
     assert (one.pop("variant"), one.pop("threshold")) == ("bright", THRESHOLD)
-    assert Answer(**one | {"warnings": tuple(one["warnings"])}) == expected
+    assert ImagePrediction(**one | {"warnings": tuple(one["warnings"])}) == expected
     assert one.keys() == asdict(expected).keys()
 
 

@@ -22,7 +22,7 @@ def verified(real_data: Path) -> Verified:
 
 
 def test_counts_are_the_published_ones(verified: Verified) -> None:
-    summary = manifest.summarise(verified, "kaggle")
+    summary = manifest.summarize(verified, "kaggle")
     assert {name: summary[name]["images"] for name in ("train", "val", "test")} == {
         "train": 5216,
         "val": 16,

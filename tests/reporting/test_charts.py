@@ -97,7 +97,7 @@ def test_curves_of_every_variant_and_split(
             x, y = (table[axis].to_numpy() for axis in axes)
             if chart == charts.precision_recall:  # in steps, from the highest recall
                 x, y = np.repeat(x[::-1], 2)[1:], np.repeat(y[::-1], 2)[:-1]
-            drawn = lines(svg, charts.COLOURS[variant], dashed=split == "val")
+            drawn = lines(svg, charts.COLORS[variant], dashed=split == "val")
             assert any(is_drawn(line, x, y) for line in drawn)
 
 
@@ -107,8 +107,8 @@ def test_curves_of_one_split_alone(predictions: pd.DataFrame, chart: Callable[..
     assert set(VARIANTS) <= series(svg)
     assert not any("test" in label or "val" in label for label in labels(svg))
     for variant in VARIANTS:
-        assert not lines(svg, charts.COLOURS[variant], dashed=True)
-        assert lines(svg, charts.COLOURS[variant], dashed=False)
+        assert not lines(svg, charts.COLORS[variant], dashed=True)
+        assert lines(svg, charts.COLORS[variant], dashed=False)
 
 
 def test_thresholds_of_one_split_alone(predictions: pd.DataFrame) -> None:
@@ -123,7 +123,7 @@ def test_calibration_of_every_variant_on_test(predictions: pd.DataFrame) -> None
     assert {"Perfectly calibrated", *VARIANTS, "fraction of positives"} <= {*labels(svg)}
     for variant in VARIANTS:
         table = metrics.calibration_curve(*metrics.columns(predictions, "test", variant))
-        drawn = lines(svg, charts.COLOURS[variant])
+        drawn = lines(svg, charts.COLORS[variant])
         assert any(is_drawn(line, table["mean_probability"], table["share_ill"]) for line in drawn)
 
 
@@ -150,7 +150,7 @@ def test_histories_of_every_variant() -> None:
     assert wanted <= {*labels(svg)}
     for variant, table in histories.items():
         for name in ("loss", "val_loss"):
-            drawn = lines(svg, charts.COLOURS[variant], dashed=name == "val_loss")
+            drawn = lines(svg, charts.COLORS[variant], dashed=name == "val_loss")
             assert any(is_drawn(line, table["epoch"], table[name]) for line in drawn)
 
 
@@ -167,7 +167,7 @@ def test_intervals_of_every_metric_and_variant() -> None:
     assert {"recall", "ROC AUC", *VARIANTS} <= {*labels(svg)}
     ends, wanted = [], []
     for variant in VARIANTS:
-        bars = [line[:, 0] for line in lines(svg, charts.COLOURS[variant])]
+        bars = [line[:, 0] for line in lines(svg, charts.COLORS[variant])]
         ends += sorted(bar.tolist() for bar in bars if np.ptp(bar) > 20)  # not the legend's
         wanted += [[of[variant]["low"], of[variant]["high"]] for of in metrics.values()]
     wanted.remove([None, None])
@@ -204,7 +204,7 @@ def test_histograms_of_every_split_and_class(images: pd.DataFrame) -> None:
     for (split, label), rows in images.groupby(["split", "label"]):
         heights = charts.binned(rows["size"], edges)
         outline = pd.Series(np.append(0, np.append(np.repeat(heights, 2), 0)))
-        drawn = lines(svg, charts.CLASS_COLOURS[str(label)])
+        drawn = lines(svg, charts.CLASS_COLORS[str(label)])
         assert any(is_drawn(line, np.repeat(edges, 2), outline) for line in drawn), (split, label)
 
 
@@ -221,7 +221,7 @@ def test_every_image_counts_in_a_histogram() -> None:
 def test_equal_values_are_one_bar(images: pd.DataFrame) -> None:
     svg = charts.distributions(images.assign(size=256.0), "size", "pixels")
     for label in LABELS:
-        drawn = [line for line in lines(svg, charts.CLASS_COLOURS[label]) if len(line) > 10]
+        drawn = [line for line in lines(svg, charts.CLASS_COLORS[label]) if len(line) > 10]
         assert drawn
         assert all(len(np.unique(line[:, 1].round(3))) in (1, 2) for line in drawn)
         assert all(np.ptp(line[:, 0]) > 100 for line in drawn)
@@ -267,7 +267,7 @@ def test_dots_of_every_condition_and_variant() -> None:
         ]
         for v, found in evaluation.items()
     }
-    assert_dots(svg, pd.DataFrame(values), charts.COLOURS)
+    assert_dots(svg, pd.DataFrame(values), charts.COLORS)
 
 
 def test_dots_of_every_group_and_variant() -> None:
@@ -275,7 +275,7 @@ def test_dots_of_every_group_and_variant() -> None:
     table = pd.DataFrame({v: rng.random(3) for v in VARIANTS}, index=["a", "b", "c"])
     svg = charts.groups(table.assign(images=[66, 168, 390]))
     assert {"(66 images)", "(168 images)", "(390 images)"} <= set(labels(svg))
-    assert_dots(svg, table, charts.COLOURS)
+    assert_dots(svg, table, charts.COLORS)
 
 
 def test_dots_of_every_number_and_split() -> None:
@@ -283,7 +283,7 @@ def test_dots_of_every_number_and_split() -> None:
         "aspect_ratio": {"train": 0.9, "val": 0.8, "test": 0.7},
         "height": {"train": 0.5, "val": 0.55, "test": 0.6},
     }
-    svg = charts.label_alone({"label_alone": alone})
+    svg = charts.single_feature_auc({"label_alone": alone})
     assert {"aspect ratio", "height", *SPLITS} <= set(labels(svg))
     found = dots(svg, "#D55E00")[:, 0], dots(svg, "#56B4E9")[:, 0]
     assert found[0][0] < found[1][0]

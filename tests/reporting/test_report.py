@@ -15,10 +15,10 @@ import pytest
 from playwright.sync_api import Browser
 
 from cxr.common.arrays import Split
-from cxr.common.names import SELECTION, SPLITS, VARIANTS
+from cxr.common.names import SPLITS, TUNING, VARIANTS
 from cxr.data import shortcuts
 from cxr.evaluation import dataset_shift, groups, metrics
-from cxr.evaluation.bootstrap import intervals, thresholds
+from cxr.evaluation.bootstrap import bootstrap_intervals, thresholds
 from cxr.evaluation.predictions import evaluate
 from cxr.params import flat, read_params
 from cxr.reporting import charts
@@ -173,7 +173,7 @@ def made_up(probability: float | None = None) -> ReportInputs:
     found = evaluate(predictions, 0.9, 0.16)
     points = thresholds(found)
     features = {name: rng.normal(size=(32, 4)) for name in SPLITS}
-    aucs, unlike = dataset_shift.told_apart(splits, features)
+    aucs, unlike = dataset_shift.domain_auc(splits, features)
     params = read_params(PROJECT / "params.yaml")
     history = pd.DataFrame(
         {"epoch": [1], "kept": [1], "loss": [0.5], "val_loss": [0.6]}
@@ -195,7 +195,7 @@ def made_up(probability: float | None = None) -> ReportInputs:
         splits=splits,
         predictions=predictions,
         unlikeness=unlike,
-        groups=groups.right_by_group(
+        groups=groups.accuracy_by_group(
             predictions,
             groups.groups_of(
                 {name: split.index for name, split in splits.items()}, features, set()
@@ -204,19 +204,21 @@ def made_up(probability: float | None = None) -> ReportInputs:
         ),
         evaluation=found,
         intervals={
-            split: intervals(
+            split: bootstrap_intervals(
                 predictions[predictions["split"].isin(of)],
                 points,
                 0.16,
                 100,
-                0.9 if of == SELECTION else None,
+                0.9 if of == TUNING else None,
             )
-            for split, of in {"val": ["val"], "test": ["test"], "selection": SELECTION}.items()
+            for split, of in {"val": ["val"], "test": ["test"], "selection": TUNING}.items()
         },
         shift={
             "told_from_train": aucs,
-            "least_alike_test_images": dataset_shift.on_least_alike(unlike, predictions, VARIANTS),
-            "label_alone": shortcuts.label_alone(splits),
+            "least_alike_test_images": dataset_shift.on_most_atypical(
+                unlike, predictions, VARIANTS
+            ),
+            "label_alone": shortcuts.single_feature_auc(splits),
         },
         confusions=metrics.confusions(predictions[predictions["split"] == "test"], found),
         histories=dict.fromkeys(VARIANTS, history),
@@ -237,7 +239,7 @@ def with_index(results: ReportInputs, **columns: str) -> ReportInputs:
 
 def text_of(results: ReportInputs) -> str:
     """The Markdown; it has no charts, so none are drawn."""
-    with mock.patch.object(charts, "draw", return_value="<svg/>"):
+    with mock.patch.object(charts, "render_svg", return_value="<svg/>"):
         return report(results).to_markdown()
 
 

@@ -21,12 +21,12 @@ from cxr.reporting.document import with_table
 from cxr.tools import experiments
 from cxr.tools.experiments import (
     COLUMNS,
+    experiment_refs,
+    experiment_table,
     failures,
     last_commit,
     read_record,
     record,
-    references,
-    shown,
     summary,
     table,
 )
@@ -112,11 +112,13 @@ def test_record_adds_and_replaces(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     page = tmp_path / "experiments.md"
     page.write_text("above\n<!-- table -->\nold\n<!-- end of table -->\nbelow\n")
     kept = {name: [f"refs/exps/12/{'0' * 38}/{name}"] for name in ("a", "b", "nonsense")}
-    monkeypatch.setattr(experiments, "references", lambda: kept)
-    monkeypatch.setattr(experiments, "experiments", lambda commits: [run("a", 1), run("b", 1, 0.1)])
+    monkeypatch.setattr(experiments, "experiment_refs", lambda: kept)
+    monkeypatch.setattr(
+        experiments, "read_experiments", lambda commits: [run("a", 1), run("b", 1, 0.1)]
+    )
     record(["a"], path)
     record(["b"], path)
-    monkeypatch.setattr(experiments, "experiments", lambda commits: [run("a", 2, 0.05)])
+    monkeypatch.setattr(experiments, "read_experiments", lambda commits: [run("a", 2, 0.05)])
     record(["a"], path)
     found = pd.read_csv(path)
     assert found["experiment"].tolist() == ["b"] * len(VARIANTS) + ["a"] * len(VARIANTS)
@@ -198,13 +200,13 @@ def test_what_an_interrupted_run_leaves_changes_nothing(history: History) -> Non
     """To DVC the name HEAD means the commit of EXEC_BASELINE where there is one."""
     last = history.commit(0.1)
     reference = history.experiment("other", 0.2)
-    before = summary(table(experiments.experiments(last_commit())))
+    before = summary(table(experiments.read_experiments(last_commit())))
     history.git(f"update-ref refs/exps/exec/EXEC_BASELINE {history.start}")
     history.git(f"update-ref refs/exps/exec/EXEC_BRANCH {history.start}")
-    runs = experiments.experiments(last_commit())
+    runs = experiments.read_experiments(last_commit())
     assert [(r["name"], r["commit"]) for r in runs] == [("main", last[:7]), ("other", last[:7])]
     assert summary(table(runs)).equals(before)
-    assert references() == {"other": [reference]}
+    assert experiment_refs() == {"other": [reference]}
     record(["other"])
     found = pd.read_csv(paths.EXPERIMENTS)
     assert found["experiment"].tolist() == ["other"] * len(VARIANTS)
@@ -215,7 +217,7 @@ def test_a_damaged_evaluation_is_named(history: History) -> None:
     (history.folder / paths.EVALUATION).write_text("<<<<<<< HEAD")
     history.git("commit --quiet --all --message=damaged")
     with pytest.raises(CxrError, match=r"main:metrics/evaluation\.json cannot be read"):
-        experiments.experiments(last_commit())
+        experiments.read_experiments(last_commit())
 
 
 @pytest.mark.slow
@@ -248,7 +250,7 @@ def test_one_name_of_several_experiments_is_refused(history: History) -> None:
     record(["same", "older"])
     found = pd.read_csv(paths.EXPERIMENTS)
     assert set(found["experiment"]) == {"same", "older"}
-    assert set(references()) == {"same", "older", "unlike"}
+    assert set(experiment_refs()) == {"same", "older", "unlike"}
 
 
 @pytest.mark.slow
@@ -286,7 +288,7 @@ def test_recorded_experiments_are_whole() -> None:
 def test_the_page_shows_the_record() -> None:
     page = (PROJECT / "docs/experiments.md").read_text(encoding="utf-8")
     rows = read_record(PROJECT / paths.EXPERIMENTS)
-    assert with_table(page, "table", shown(rows)) == page
+    assert with_table(page, "table", experiment_table(rows)) == page
     # Every command of the page that was run is on record with what it changed.
     for name, changes in re.findall(r"exp run --temp -n (\w+) ((?:\\\n|.)*)", page):
         changed = set(re.findall(r"-S '?([^'\s]+)'?", changes))
@@ -295,7 +297,7 @@ def test_the_page_shows_the_record() -> None:
 
 
 def test_failed_runs_are_told_with_their_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(experiments, "_last_words", lambda name: f"error: {name} fell over")
+    monkeypatch.setattr(experiments, "_failure_reason", lambda name: f"error: {name} fell over")
     runs = [run("good", 1), run("bad", 2, state="Failed", changed="image.size=1")]
     assert failures(runs) == ["bad (image.size=1, seed 2): error: bad fell over"]
 

@@ -31,7 +31,7 @@ def image_input():
 
 
 def cut(weights, from_layer="last_stage"):
-    return split_backbone.halves("mobilenetv2", weights, "backbone", SIDE, from_layer)
+    return split_backbone.split_backbone("mobilenetv2", weights, "backbone", SIDE, from_layer)
 
 
 def images(count):
@@ -103,7 +103,7 @@ def test_training_changes_the_last_layers_alone(weights, split, tmp_path, monkey
     (tmp_path / "plots/history").mkdir(parents=True)
     halves = cut(weights)
     path = paths.activations("train")
-    activations.write_copies(path, halves.frozen, "tensorflow", split, 1, PARAMS.perturb)
+    activations.write_augmented(path, halves.frozen, "tensorflow", split, 1, PARAMS.perturb)
     learner = finetuning.with_outputs(halves.tuned, FINETUNE)
     model = finetuning.whole_model(image_input(), halves.frozen, learner, (1,))
     before = {w.path: np.array(w) for w in model.weights}

@@ -42,7 +42,7 @@ def _factor(rng: np.random.Generator, largest: float) -> float:
 def _move(image: Image, params: PerturbParams, rng: np.random.Generator) -> Image:
     if params.flip and rng.random() < 0.5:
         image = np.ascontiguousarray(image[:, ::-1])
-    return change.move(
+    return change.affine(
         image,
         rotation=_symmetric(rng, params.rotation),
         shift=(_symmetric(rng, params.shift), _symmetric(rng, params.shift)),
@@ -52,7 +52,7 @@ def _move(image: Image, params: PerturbParams, rng: np.random.Generator) -> Imag
 
 
 def _expose(image: Image, params: PerturbParams, rng: np.random.Generator) -> Image:
-    return change.expose(
+    return change.exposure(
         image,
         gamma=_factor(rng, params.gamma),
         contrast=_factor(rng, params.contrast),
@@ -61,11 +61,11 @@ def _expose(image: Image, params: PerturbParams, rng: np.random.Generator) -> Im
 
 
 def _equalise(image: Image, params: PerturbParams, rng: np.random.Generator) -> Image:
-    return change.equalise(image) if params.equalise else image
+    return change.equalize(image) if params.equalise else image
 
 
 def _coarsen(image: Image, params: PerturbParams, rng: np.random.Generator) -> Image:
-    return change.coarsen(image, rng.uniform(1 - params.coarsen, 1))
+    return change.downscale(image, rng.uniform(1 - params.coarsen, 1))
 
 
 def _noise(image: Image, params: PerturbParams, rng: np.random.Generator) -> Image:
@@ -74,11 +74,11 @@ def _noise(image: Image, params: PerturbParams, rng: np.random.Generator) -> Ima
 
 def _frame(image: Image, params: PerturbParams, rng: np.random.Generator) -> Image:
     top, bottom, left, right = rng.uniform(0, params.frame, 4) * (rng.random(4) < 0.5)
-    return change.frame(image, (top, bottom, left, right), int(rng.integers(0, 25)))
+    return change.border(image, (top, bottom, left, right), int(rng.integers(0, 25)))
 
 
 def _write(image: Image, params: PerturbParams, rng: np.random.Generator) -> Image:
-    return change.write(image, rng, int(rng.integers(0, params.markers + 1)))
+    return change.text_overlay(image, rng, int(rng.integers(0, params.markers + 1)))
 
 
 def _compress(image: Image, params: PerturbParams, rng: np.random.Generator) -> Image:
@@ -86,4 +86,4 @@ def _compress(image: Image, params: PerturbParams, rng: np.random.Generator) -> 
 
 
 def _cut_out(image: Image, params: PerturbParams, rng: np.random.Generator) -> Image:
-    return change.cut_out(image, rng, params.cut_out)
+    return change.random_erasing(image, rng, params.cut_out)

@@ -16,7 +16,7 @@ SIDE_MARKERS = ("L", "R", "PA", "AP")
 CHARACTERS = tuple("ABCDEFGHKLMNPRSTV0123456789.:/-")
 
 
-def move(
+def affine(
     image: Image,
     *,
     rotation: float = 0.0,
@@ -42,7 +42,7 @@ def move(
     return cv2.warpAffine(image, np.column_stack([matrix, offset]), tuple(map(int, size)))
 
 
-def expose(
+def exposure(
     image: Image, *, gamma: float = 1.0, contrast: float = 1.0, brightness: float = 0.0
 ) -> Image:
     """Change the grey values: `(x**gamma - 0.5) * contrast + 0.5 + brightness`, x from 0 to 1."""
@@ -50,12 +50,12 @@ def expose(
     return cv2.LUT(image, np.rint(grey.clip(0, 1) * 255).astype(np.uint8))
 
 
-def equalise(image: Image) -> Image:
+def equalize(image: Image) -> Image:
     """Give all grey values the same share of the image, as some viewers do."""
     return cv2.equalizeHist(image)
 
 
-def frame(image: Image, widths: tuple[float, float, float, float], grey: int = 0) -> Image:
+def border(image: Image, widths: tuple[float, float, float, float], grey: int = 0) -> Image:
     """Cover the edges (top, bottom, left, right; shares of height and width) with a grey value."""
     height, width = image.shape
     top, bottom = (round(share * height) for share in widths[:2])
@@ -66,7 +66,7 @@ def frame(image: Image, widths: tuple[float, float, float, float], grey: int = 0
     return framed
 
 
-def write(image: Image, rng: np.random.Generator, count: int) -> Image:
+def text_overlay(image: Image, rng: np.random.Generator, count: int) -> Image:
     """Write `count` side markers or lines of small text near the edges, as devices burn them in."""
     written = image.copy()
     for _ in range(count):
@@ -100,7 +100,7 @@ def _near_an_edge(rng: np.random.Generator) -> NDArray[np.float64]:
     return np.array([along, away] if rng.random() < 0.5 else [away, along])
 
 
-def coarsen(image: Image, scale: float) -> Image:
+def downscale(image: Image, scale: float) -> Image:
     """Lose detail: make the image smaller by `scale` (0 to 1) and large again."""
     height, width = (max(1, round(length * scale)) for length in image.shape)
     reduced = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
@@ -119,7 +119,7 @@ def add_noise(image: Image, rng: np.random.Generator, deviation: float) -> Image
     return np.rint(noisy.clip(0, 255)).astype(np.uint8)
 
 
-def cut_out(image: Image, rng: np.random.Generator, largest: float) -> Image:
+def random_erasing(image: Image, rng: np.random.Generator, largest: float) -> Image:
     """Cover a random rectangle, sides up to `largest` of the image's, with a random grey value
     (random erasing, Zhong 2020).
     """

@@ -29,19 +29,19 @@ EDGE = (0.1, 0.1, 0.1, 0.1)
 
 
 def _other_machine(image: Image, rng: np.random.Generator) -> Image:
-    return change.write(change.frame(change.expose(image, gamma=1.4), EDGE), rng, 5)
+    return change.text_overlay(change.border(change.exposure(image, gamma=1.4), EDGE), rng, 5)
 
 
 CONDITIONS: dict[str, Condition] = {
     SHAPE: lambda image, rng: image,
-    "smaller": lambda image, rng: change.move(image, zoom=0.8),
-    "larger": lambda image, rng: change.move(image, zoom=1.25),
-    "dark": lambda image, rng: change.expose(image, gamma=1.6),
-    "bright": lambda image, rng: change.expose(image, gamma=0.6),
-    "equalised": lambda image, rng: change.equalise(image),
-    "borders": lambda image, rng: change.frame(image, EDGE),
-    "markers": lambda image, rng: change.write(image, rng, 5),
-    "low_quality": lambda image, rng: change.compress(change.coarsen(image, 0.5), 25),
+    "smaller": lambda image, rng: change.affine(image, zoom=0.8),
+    "larger": lambda image, rng: change.affine(image, zoom=1.25),
+    "dark": lambda image, rng: change.exposure(image, gamma=1.6),
+    "bright": lambda image, rng: change.exposure(image, gamma=0.6),
+    "equalised": lambda image, rng: change.equalize(image),
+    "borders": lambda image, rng: change.border(image, EDGE),
+    "markers": lambda image, rng: change.text_overlay(image, rng, 5),
+    "low_quality": lambda image, rng: change.compress(change.downscale(image, 0.5), 25),
     "other_machine": _other_machine,
 }
 
@@ -75,7 +75,7 @@ def swapped_aspect_ratios(ratios: pd.Series, labels: pd.Series) -> pd.Series:
     return swapped
 
 
-def stressed(
+def stress_images(
     raw: Path, index: pd.DataFrame, hashes: Mapping[str, str], params: ImageParams
 ) -> Iterator[Image]:
     """Images uint8 (S, S) in the order of `stress_index`; the same in every run.

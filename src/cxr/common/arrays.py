@@ -35,7 +35,7 @@ class Split:
         return self.index["label"].map(LABELS.index).to_numpy(np.int64)
 
 
-def evenly(count: int, most: int) -> NDArray[np.int64]:
+def evenly_spaced(count: int, most: int) -> NDArray[np.int64]:
     """At most `most` row numbers out of `count`, evenly spaced: all of them where they are few."""
     return np.linspace(0, count - 1, min(count, most)).round().astype(np.int64)
 

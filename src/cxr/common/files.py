@@ -29,7 +29,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = part_of(path)
+        temporary = temp_path(path)
         try:
             yield temporary
             if temporary.is_dir():
@@ -43,7 +43,7 @@ def replacing(path: Path) -> Iterator[Path]:
         raise CxrError(f"{path} cannot be written: {reason}") from error
 
 
-def part_of(path: Path) -> Path:
+def temp_path(path: Path) -> Path:
     """A temporary name beside `path` (same suffix) for this process alone, at which nothing stands.
 
     What ended processes have left at theirs is removed. One that still runs, as a stage does

@@ -56,5 +56,5 @@ REGISTRY = {  # in the order of all tables and charts
 }
 VARIANTS = tuple(REGISTRY)
 TRAINED = tuple(name for name, variant in REGISTRY.items() if variant.is_trained)
-SELECTION = ("val", "stress")  # what every choice is made on: validation, plain and stressed
+TUNING = ("val", "stress")  # what every choice is made on: validation, plain and stressed
 EVALUATED = ("val", "test")  # the splits that they are scored on; train is what they know

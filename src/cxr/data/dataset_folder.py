@@ -18,7 +18,7 @@ from cxr.errors import CxrError, shortened
 
 IMAGE_SUFFIXES = (".jpeg", ".jpg", ".jpe", ".jfif", ".png")
 SPLIT_OF = {**{split: split for split in SPLITS}, "valid": "val", "validation": "val"}
-WANTED = (
+EXPECTED_LAYOUT = (
     "Wanted: NORMAL/ and PNEUMONIA/, in capitals, in train/, test/ or val/ (or valid/, "
     "validation/). Folders in PNEUMONIA/, as BACTERIA/ and VIRUS/, are read as well. Images that "
     "have no split yet go into train/, with split.test: redrawn"
@@ -26,7 +26,7 @@ WANTED = (
 ORIGIN_NAME = "origin.json"
 LISTED = 10  # folders of a message
 # Control characters and bytes that are not UTF-8: no table or log can hold such a name unharmed.
-UNFIT = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
+UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 
 Head = Callable[[PurePosixPath], bytes]
 Size = Callable[[PurePosixPath], int]
@@ -37,7 +37,7 @@ class SourceError(CxrError):
 
 
 @dataclass(frozen=True)
-class Selection:
+class FolderContents:
     """The images of one folder, and which of its files are something else.
 
     Attributes:
@@ -109,7 +109,7 @@ def size_in(folder: Path) -> Size:
 
 def select_images(
     paths: Iterable[PurePosixPath], head: Head = _no_head, size: Size = _no_size
-) -> Selection:
+) -> FolderContents:
     """Choose the images that make up the data set among all files of a folder.
 
     An image of the data set lies at <root>/<split>/<label>/<name>, or in folders below the label's,
@@ -147,7 +147,7 @@ def select_images(
     kept = {_within(places[path]): size(path) for path in wanted}
     deeper = places.keys() - set(wanted)
     lost = [path for path in deeper if kept.get(_within(places[path])) != size(path)]
-    return Selection(
+    return FolderContents(
         images={path: (places[path].split, places[path].label) for path in wanted},
         root=root,
         unplaced=sorted([*unplaced, *lost]),
@@ -158,7 +158,7 @@ def select_images(
 
 
 def refuse_unplaced(
-    where: str, selection: Selection, links: list[PurePosixPath], on_unplaced: str
+    where: str, selection: FolderContents, links: list[PurePosixPath], on_unplaced: str
 ) -> None:
     """Say by folder which images lie where the layout does not know them.
 
@@ -173,12 +173,16 @@ def refuse_unplaced(
     """
     if not selection.unplaced and not links:
         return
-    counts = Counter(shown(path.parent) for path in selection.unplaced)
+    counts = Counter(printable(path.parent) for path in selection.unplaced)
     lines = [f"{folder}: {_images(count)}" for folder, count in sorted(counts.items())]
-    lines += [f"{shown(path)}: a symbolic link, which is not followed" for path in links]
-    what = found(selection) if selection.unplaced else f"{len(links)} link(s)"
+    lines += [f"{printable(path)}: a symbolic link, which is not followed" for path in links]
+    what = describe_folders(selection) if selection.unplaced else f"{len(links)} link(s)"
     message = "\n  ".join(
-        [f"{where}: {what} where the layout knows none:", *shortened(lines, LISTED), f"{WANTED}."]
+        [
+            f"{where}: {what} where the layout knows none:",
+            *shortened(lines, LISTED),
+            f"{EXPECTED_LAYOUT}.",
+        ]
     )
     if on_unplaced == "error":
         raise SourceError(
@@ -188,9 +192,9 @@ def refuse_unplaced(
     print(f"WARNING: {message}\n  left out")
 
 
-def found(selection: Selection) -> str:
+def describe_folders(selection: FolderContents) -> str:
     """The images without a place, as "63 images in train/normal, train/pneumonia"."""
-    folders = sorted({shown(path.parent) for path in selection.unplaced})
+    folders = sorted({printable(path.parent) for path in selection.unplaced})
     count = _images(len(selection.unplaced))
     return f"{count} in {', '.join(shortened(folders, LISTED, 'more folders'))}"
 
@@ -248,9 +252,9 @@ def lost_links(folder: Path, links: Iterable[PurePosixPath]) -> list[PurePosixPa
     return [path for path in links if not _is_stray(path) and leads_to_images(path)]
 
 
-def obstacle(folder: Path, path: PurePosixPath) -> str:
+def unreadable_reason(folder: Path, path: PurePosixPath) -> str:
     """Why what is listed as an image cannot be read as a file of the folder; empty if it can."""
-    if UNFIT.search(str(path)):
+    if UNPRINTABLE.search(str(path)):
         return "its name holds control characters or is not UTF-8"
     place = folder / path
     if place.is_symlink() and not _stays_inside(place, folder.resolve()):
@@ -260,9 +264,9 @@ def obstacle(folder: Path, path: PurePosixPath) -> str:
     return "" if os.access(place, os.R_OK) else "permission denied"
 
 
-def shown(path: PurePosixPath) -> str:
+def printable(path: PurePosixPath) -> str:
     """A path as text that is safe to print and to keep, escaped where it is `UNFIT`."""
-    return UNFIT.sub(lambda sign: sign[0].encode("unicode_escape").decode(), str(path))
+    return UNPRINTABLE.sub(lambda sign: sign[0].encode("unicode_escape").decode(), str(path))
 
 
 def _is_stray(path: PurePosixPath) -> bool:

@@ -10,23 +10,23 @@ from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, get_args
 
-from cxr.common.files import part_of, remove
+from cxr.common.files import remove, temp_path
 from cxr.common.names import LABELS
 from cxr.data.dataset_folder import (
+    EXPECTED_LAYOUT,
     ORIGIN_NAME,
-    WANTED,
-    Selection,
+    FolderContents,
     SourceError,
-    found,
+    describe_folders,
     head_in,
     is_image,
     list_files,
     lost_links,
-    obstacle,
+    printable,
     refuse_unplaced,
     select_images,
-    shown,
     size_in,
+    unreadable_reason,
 )
 from cxr.data.known_sets import KNOWN_SETS
 from cxr.params import DataParams
@@ -58,7 +58,7 @@ def ensure_raw(raw: Path, data: DataParams) -> None:
         SourceError: The images cannot be put there. `raw` is then as it was before.
     """
     try:
-        part_of(raw)  # removes what a killed run has left
+        temp_path(raw)  # removes what a killed run has left
         remove(_backup(raw))
         match folder_state(raw):
             case "user" if data.source == "directory" and data.directory:
@@ -169,7 +169,7 @@ def _digest(folder: Path) -> str:
     files, _ = list_files(folder)
     digest = hashlib.sha256()
     for path in select_images(files, head_in(folder), size_in(folder)).images:
-        if obstacle(folder, path):
+        if unreadable_reason(folder, path):
             return ""
         with (folder / path).open("rb") as file:
             digest.update(os.fsencode(path) + b"\0" + hashlib.file_digest(file, "sha256").digest())
@@ -182,7 +182,7 @@ def _backup(raw: Path) -> Path:
 
 def _fill(raw: Path, data: DataParams) -> None:
     """Fill a folder beside `raw` and let it replace `raw` when it is complete."""
-    part = part_of(raw)
+    part = temp_path(raw)
     try:
         part.mkdir(parents=True)
         record = _settings(data) | {"left_out": _bring(part, raw, data)}
@@ -240,7 +240,9 @@ def _users_folder(raw: Path, data: DataParams) -> Path:
         raise SourceError(f"set data.directory to a folder of images, or put the images at {raw}")
     folder = Path(data.directory).expanduser()
     if not folder.is_dir():
-        raise SourceError(f"data.directory is {data.directory!r}, which is not a folder. {WANTED}.")
+        raise SourceError(
+            f"data.directory is {data.directory!r}, which is not a folder. {EXPECTED_LAYOUT}."
+        )
     return folder
 
 
@@ -326,7 +328,7 @@ def _link_or_copy(image: Path, target: Path) -> None:
         shutil.copy2(image, target)
 
 
-def _refuse_empty_class(where: str, selection: Selection, links: int) -> None:
+def _refuse_empty_class(where: str, selection: FolderContents, links: int) -> None:
     """Raise SourceError with what was found unless both classes have images to train with."""
     placed = selection.images.values()
     lacking = [label for label in LABELS if label not in {label for _, label in placed}]
@@ -334,16 +336,16 @@ def _refuse_empty_class(where: str, selection: Selection, links: int) -> None:
         return
     what = f"{' and '.join(lacking)} images" if lacking else "images in train/ or test/"
     there = [f"{len(placed)} images in their places"] * bool(placed)
-    there += [found(selection)] * bool(selection.unplaced)
+    there += [describe_folders(selection)] * bool(selection.unplaced)
     there += [f"{links} symbolic links, which are not followed"] * bool(links)
     listed = ", ".join(there) or f"{selection.other} files, none of them an image"
-    raise SourceError(f"{where}, which has no {what}. Found: {listed}. {WANTED}.")
+    raise SourceError(f"{where}, which has no {what}. Found: {listed}. {EXPECTED_LAYOUT}.")
 
 
-def _refuse_obstacles(folder: Path, selection: Selection) -> None:
+def _refuse_obstacles(folder: Path, selection: FolderContents) -> None:
     """Raise SourceError with the name of each image that cannot be copied."""
-    reasons = {path: obstacle(folder, path) for path in selection.images}
-    refused = [f"  {shown(path)}: {reason}" for path, reason in reasons.items() if reason]
+    reasons = {path: unreadable_reason(folder, path) for path in selection.images}
+    refused = [f"  {printable(path)}: {reason}" for path, reason in reasons.items() if reason]
     if refused:
         listed = "\n".join(refused)
         raise SourceError(

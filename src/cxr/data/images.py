@@ -20,7 +20,7 @@ SIGNATURES = (
     *(b"GIF8", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51"),
 )
 HEAD_BYTES = 132  # of a file that `begins_as_image` needs
-LEAST_LEVELS = 32  # of 256: an eighth of the range
+MIN_LEVELS = 32  # of 256: an eighth of the range
 OUTLIERS = 0.005  # share of the pixels, at each end of the range
 # What turns an image upright, by its EXIF orientation. Pillow's own function also rewrites the
 # other EXIF fields, and fails where one of them is damaged.
@@ -34,7 +34,7 @@ UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 # The largest radiographs have about 20 million. Pillow's own limit is 179 million.
-MOST_PIXELS = 50_000_000
+MAX_PIXELS = 50_000_000
 
 
 class ImageError(CxrError):
@@ -94,10 +94,10 @@ def decode(content: bytes, path: Path, enough: int = 0) -> Image.Image:
         # no DCT scaling and no choice of formats, decodes before the size is known, and loses the
         # mode of images with a palette.
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            if image.width * image.height > MOST_PIXELS:
+            if image.width * image.height > MAX_PIXELS:
                 raise ValueError(
                     f"{image.width} x {image.height} pixels exceed the "
-                    f"{MOST_PIXELS // 10**6}-megapixel limit (possible decompression bomb)"
+                    f"{MAX_PIXELS // 10**6}-megapixel limit (possible decompression bomb)"
                 )
             if 0 < enough <= min(image.size) // 2:
                 image.draft("L", (enough, enough))
@@ -148,7 +148,7 @@ def uses_little_range(grey: Image.Image) -> bool:
     """
     below = np.cumsum(grey.histogram()) / (grey.width * grey.height)
     low, high = np.searchsorted(below, (OUTLIERS, 1 - OUTLIERS))
-    return bool(high - low < LEAST_LEVELS)
+    return bool(high - low < MIN_LEVELS)
 
 
 def to_grey(image: Image.Image) -> Image.Image:

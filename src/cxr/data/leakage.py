@@ -19,7 +19,7 @@ LISTED = 10  # rows of a message
 KINDS = ("patient", "identical", "near_identical", "label_conflict")
 COLUMNS = ["kind", "path", "split", "label", "other_path", "other_split", "other_label"]
 # Of two images on two sides, the one further from test goes.
-SIDES = {"test": 0, "val": 1, "train": 2}
+SPLIT_ORDER = {"test": 0, "val": 1, "train": 2}
 
 Rows = NDArray[np.int64]
 
@@ -50,7 +50,7 @@ def find(manifest: pd.DataFrame, assigned: pd.Series, group_by: str) -> pd.DataF
 def _copies(table: pd.DataFrame, group_by: str) -> Iterator[tuple[int, int]]:
     """Pairs of row numbers whose images are equal or nearly so and should not be where they are."""
     sides, labels, patients = (table[key].to_numpy() for key in ("split", "label", "patient"))
-    for one, other in near_copies(table["phash"]):
+    for one, other in near_duplicates(table["phash"]):
         apart = sides[one] != sides[other]
         if group_by != "patient":
             apart &= patients[one] != patients[other]
@@ -58,7 +58,7 @@ def _copies(table: pd.DataFrame, group_by: str) -> Iterator[tuple[int, int]]:
         yield from zip(one[wrong].tolist(), other[wrong].tolist(), strict=True)
 
 
-def near_copies(hashes: pd.Series) -> Iterator[tuple[Rows, Rows]]:
+def near_duplicates(hashes: pd.Series) -> Iterator[tuple[Rows, Rows]]:
     """Row numbers of the first and of the second of each pair whose hashes differ by at most `NEAR`
     bits, some at a time.
     """
@@ -87,7 +87,7 @@ def _patients(table: pd.DataFrame) -> Iterator[tuple[int, int]]:
     """Each image of a patient on several sides, with one on the side nearest to test."""
     several = table.groupby("patient")["split"].transform("nunique") > 1
     for _, rows in table[several].groupby("patient"):
-        ranks = rows["split"].map(SIDES)
+        ranks = rows["split"].map(SPLIT_ORDER)
         first = int(ranks.idxmin())
         yield from ((int(row), first) for row in rows.index[ranks > ranks.min()])
 
@@ -99,7 +99,7 @@ def _judge(table: pd.DataFrame, kind: str, one: int, other: int) -> Iterator[tup
         yield _row("label_conflict", first, second)
         yield _row("label_conflict", second, first)
     elif first["split"] != second["split"]:
-        yield _row(kind, *sorted((first, second), key=lambda image: -SIDES[image["split"]]))
+        yield _row(kind, *sorted((first, second), key=lambda image: -SPLIT_ORDER[image["split"]]))
 
 
 def _row(kind: str, image: pd.Series, twin: pd.Series) -> tuple[str, ...]:

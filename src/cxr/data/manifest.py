@@ -13,17 +13,17 @@ import pandas as pd
 
 from cxr.common.names import LABELS, SPLITS
 from cxr.data.dataset_folder import (
-    WANTED,
-    Selection,
-    found,
+    EXPECTED_LAYOUT,
+    FolderContents,
+    describe_folders,
     head_in,
     list_files,
     lost_links,
-    obstacle,
+    printable,
     refuse_unplaced,
     select_images,
-    shown,
     size_in,
+    unreadable_reason,
 )
 from cxr.data.images import ImageError, decode, read_file, to_grey, uses_little_range
 from cxr.data.known_sets import KNOWN_SETS
@@ -51,7 +51,7 @@ NAMED = 5  # at most, of the images that a message is about
 HASH_SIDE = 16  # of the perceptual hash: it has the square of it as bits, four to a digit
 PHASH = re.compile(rf"[0-9a-f]{{{HASH_SIDE**2 // 4}}}")
 
-NOTHING: Mapping[str, int] = {}  # was left out when a folder was filled
+NO_FILES: Mapping[str, int] = {}  # was left out when a folder was filled
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Verified:
 
     images: pd.DataFrame
     rejects: pd.DataFrame
-    selection: Selection
+    selection: FolderContents
     links: int
     little_range: tuple[str, ...] = ()
 
@@ -106,8 +106,10 @@ def verify(
     images["patient"] = images["path"].map(told).fillna(images["patient"])
     for label in LABELS:
         if not (images["label"] == label).any():
-            elsewhere = f" ({found(selection)})" if selection.unplaced else ""
-            raise CxrError(f"{folder} holds no readable {label} image{elsewhere}. {WANTED}.")
+            elsewhere = f" ({describe_folders(selection)})" if selection.unplaced else ""
+            raise CxrError(
+                f"{folder} holds no readable {label} image{elsewhere}. {EXPECTED_LAYOUT}."
+            )
     little = tuple(row["path"] for row in rows if row["little_range"])
     table = pd.DataFrame(rejects, columns=["path", "reason"])
     return Verified(images, table, selection, len(links), little)
@@ -133,7 +135,7 @@ def read_patients(
     try:
         # utf-8-sig: spreadsheets put a mark before the first name.
         table = pd.read_csv(file, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-        named = table[column].map(lambda path: shown(PurePosixPath(path)))
+        named = table[column].map(lambda path: printable(PurePosixPath(path)))
         patients = table["patient"].str.strip()
     except KeyError as error:
         raise CxrError(
@@ -143,20 +145,22 @@ def read_patients(
         raise CxrError(f"{file} cannot be read: {error}") from error
     if table.empty:
         return {}
-    listed = pd.Series(map(shown, images), dtype=str)
+    listed = pd.Series(map(printable, images), dtype=str)
     wrong = {
         "named more than once": named[named.duplicated()].unique(),
         "not an image of the folder": named[~named.isin(listed)],
         "an image without a row": listed[~listed.isin(named)],
         "a row without a patient": named[patients == ""],
     }
-    if problems := [f"  {what}: {some(paths)}" for what, paths in wrong.items() if len(paths)]:
+    if problems := [
+        f"  {what}: {first_names(paths)}" for what, paths in wrong.items() if len(paths)
+    ]:
         wanted = f"  Wanted: a row for each image, with its {column} relative to the folder"
         raise CxrError("\n".join([f"{file} does not fit the images:", *problems, wanted]))
     return dict(zip(named, patients, strict=True))
 
 
-def some(names: Iterable[str]) -> str:
+def first_names(names: Iterable[str]) -> str:
     """The first few, and how many more there are, for a message."""
     return ", ".join(shortened(names, NAMED))
 
@@ -181,7 +185,7 @@ def read(path: Path) -> pd.DataFrame:
 
 
 def _examine_all(
-    folder: Path, selection: Selection
+    folder: Path, selection: FolderContents
 ) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
     rows: list[dict[str, Any]] = []
     rejects: list[dict[str, str]] = []
@@ -191,7 +195,7 @@ def _examine_all(
         for (path, (split, label)), result in zip(selection.images.items(), progress, strict=True):
             if isinstance(result, ImageError):
                 reason = str(result).removeprefix(f"{folder / path}: ")
-                rejects.append({"path": shown(path), "reason": reason})
+                rejects.append({"path": printable(path), "reason": reason})
             else:
                 patient, pathogen = identify(path, label)
                 named = {"split": split, "label": label, "patient": patient, "pathogen": pathogen}
@@ -200,7 +204,7 @@ def _examine_all(
 
 
 def _examine(folder: Path, path: PurePosixPath) -> dict[str, Any] | ImageError:
-    if reason := obstacle(folder, path):
+    if reason := unreadable_reason(folder, path):
         return ImageError(reason)
     try:
         content = read_file(folder / path)  # once: what is decoded is what the hash belongs to
@@ -256,8 +260,8 @@ def is_unknown(images: pd.DataFrame) -> pd.Series:
     return images["patient"] == images["path"]
 
 
-def summarise(
-    verified: Verified, source: str, left_out: Mapping[str, int] | None = NOTHING
+def summarize(
+    verified: Verified, source: str, left_out: Mapping[str, int] | None = NO_FILES
 ) -> dict[str, Any]:
     """Counts for metrics/data.json: images, patients, rejects, duplicates, leaks.
 
@@ -317,19 +321,19 @@ def notes(verified: Verified) -> Iterator[str]:
     if len(unknown := images.loc[is_unknown(images), "path"]):
         yield (
             f"NOTE: nothing tells the patient of {len(unknown)} of {len(images)} images "
-            f"({some(unknown)}). Each counts as a patient of its own, so that images of one child "
-            "can come to lie in several splits; data.patients names a table that tells patients."
+            f"({first_names(unknown)}). Each counts as a patient of its own, so that images of one "
+            "child can be in several splits; data.patients names a table of patients."
         )
     if len(unknown := images.loc[_lacks_pathogen(images), "path"]):
         yield (
             f"NOTE: neither name nor folder tells the pathogen of {len(unknown)} PNEUMONIA "
-            f"image(s) ({some(unknown)})."
+            f"image(s) ({first_names(unknown)})."
         )
     if little := verified.little_range:
         yield (
             f"WARNING: {len(little)} of {len(images)} images use less than an eighth of the range "
-            f"from black to white ({some(little)}): networks see next to nothing in them. Scale "
-            "12-bit values in 16-bit files to 0 to 65535, or let an sBIT chunk say 12."
+            f"from black to white ({first_names(little)}): networks see next to nothing in them. "
+            "Scale 12-bit values in 16-bit files to 0 to 65535, or let an sBIT chunk say 12."
         )
 
 

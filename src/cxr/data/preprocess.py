@@ -17,7 +17,7 @@ from cxr.data.transforms import read_prepared
 from cxr.params import ImageParams
 from cxr.progress import track
 
-TASK = 16  # images that a worker of a cluster reads in one go
+TASK_IMAGES = 16  # images that a worker of a cluster reads in one go
 CHUNK = 64  # images decoded ahead of the writer: memory stays flat as the data set grows
 File = tuple[Path, str]  # and the SHA-256 that it has to have
 
@@ -69,7 +69,7 @@ def read_all(
     files = list(zip(map(Path.absolute, paths), hashes or [""] * len(paths), strict=True))
     if scheduler:
         read = partial(_read_chunk, params=params)
-        yield from chain.from_iterable(cluster.over(read, batches(files, TASK), scheduler))
+        yield from chain.from_iterable(cluster.over(read, batches(files, TASK_IMAGES), scheduler))
         return
     with ThreadPoolExecutor() as pool:
         for chunk in batches(files, CHUNK):

@@ -13,7 +13,7 @@ from sklearn.metrics import roc_auc_score
 from cxr.common.arrays import Split
 from cxr.errors import CxrError
 
-BOUND = 0.75  # ROC AUC above which a number tells the label: docs/reliability.md says why
+MAX_AUC = 0.75  # ROC AUC above which a number tells the label: docs/reliability.md says why
 FRAME = 1 / 16  # of the image's side: width of its border
 CORNER = 1 / 8  # of the image's side: side of the squares in which side markers mostly stand
 SHARP = 98  # percentile of the steps between neighbouring pixels: letters have sharp edges
@@ -34,7 +34,7 @@ def sizes(index: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def plain_numbers(split: Split) -> pd.DataFrame:
+def metadata_features(split: Split) -> pd.DataFrame:
     """One row per image. Of its file: aspect_ratio (width / height), width and height (pixels) and
     file_size (bytes). Of the square image that networks see: mean_brightness and border_brightness
     (0 to 255), and for each corner how sharp its edges are, as those of a side marker
@@ -79,7 +79,7 @@ def _sharpness(pixels: NDArray[np.uint8]) -> float:
     return float(sum(np.percentile(step, SHARP) for step in steps))
 
 
-def label_alone(splits: dict[str, Split]) -> dict[str, dict[str, float]]:
+def single_feature_auc(splits: dict[str, Split]) -> dict[str, dict[str, float]]:
     """How well one plain number tells PNEUMONIA: `{number: {split: ROC AUC}}`.
 
     Each number is read in the direction (more or less means ill) that fits train.
@@ -87,7 +87,7 @@ def label_alone(splits: dict[str, Split]) -> dict[str, dict[str, float]]:
     Args:
         splits: train, and any others.
     """
-    numbers = {name: plain_numbers(split) for name, split in splits.items()}
+    numbers = {name: metadata_features(split) for name, split in splits.items()}
     result: dict[str, dict[str, float]] = {}
     for column in numbers["train"]:
         aucs = {n: float(roc_auc_score(s.labels, numbers[n][column])) for n, s in splits.items()}
@@ -108,12 +108,12 @@ def guard(train: Split, on_shortcut: str) -> dict[str, float]:
     Raises:
         CxrError: with `error`, every number whose ROC AUC is above `BOUND`.
     """
-    found = {name: aucs["train"] for name, aucs in label_alone({"train": train}).items()}
-    if beyond := {name: auc for name, auc in found.items() if auc > BOUND}:
+    found = {name: aucs["train"] for name, aucs in single_feature_auc({"train": train}).items()}
+    if beyond := {name: auc for name, auc in found.items() if auc > MAX_AUC}:
         listed = "\n".join(f"  {name}: {auc:.3f}" for name, auc in beyond.items())
         message = (
             f"{len(beyond)} plain number(s) tell the label of training images with a ROC AUC above "
-            f"{BOUND}:\n{listed}\n"
+            f"{MAX_AUC}:\n{listed}\n"
             "  A network may take that for the disease. Make the classes alike (image.resize, "
             "other files)"
         )

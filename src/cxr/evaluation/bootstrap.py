@@ -22,7 +22,7 @@ from cxr.evaluation import metrics
 
 LEVEL = 0.95
 BLOCK = 2**24  # weights of images held at a time, 128 MiB
-DRAW_SEED = 1  # the same draws in every run: two runs differ by their models alone
+BOOTSTRAP_SEED = 1  # the same draws in every run: two runs differ by their models alone
 DECIMALS = 3  # of differences as they are printed and judged
 COMPARED = ("recall", "precision", "accuracy", "roc_auc")
 AT_OPERATING_POINT = "operating_point"
@@ -44,7 +44,7 @@ def thresholds(evaluation: dict[str, Any]) -> Thresholds:
     }
 
 
-def intervals(
+def bootstrap_intervals(
     predictions: pd.DataFrame,
     points: Thresholds,
     prevalence: float,
@@ -94,7 +94,7 @@ def intervals(
     return result if min_recall is None else {**result, "picks": _picks(measures)}
 
 
-def is_sure(found: Interval) -> bool:
+def is_significant(found: Interval) -> bool:
     """Whether the interval of a difference, as it is printed, leaves out 0."""
     low, high = found["low"], found["high"]
     if low is None or high is None:
@@ -111,7 +111,7 @@ def _draws(
     Counts of draws with replacement are multinomial; `scipy.stats.bootstrap` has no clusters and
     takes one statistic at a time.
     """
-    rng = np.random.default_rng(DRAW_SEED)
+    rng = np.random.default_rng(BOOTSTRAP_SEED)
     drawn = rng.multinomial(patients, np.full(patients, 1 / patients), size=resamples)
     counts = np.vstack([np.ones(patients, np.int64), drawn])
     step = max(1, BLOCK // len(patient))
@@ -223,7 +223,7 @@ def _picks(measures: dict[str, Measures]) -> dict[str, int]:
     """On how many draws the rule picks each column; draws without PNEUMONIA have no recall."""
     places = [(AT_OPERATING_POINT, "precision"), (AT_OPERATING_POINT, "recall"), ("roc_auc",)]
     keys = [np.array([of[place][1:] for of in measures.values()]) for place in places]
-    picked = metrics.best(*keys)[~np.isnan(keys[1][0])]
+    picked = metrics.best_index(*keys)[~np.isnan(keys[1][0])]
     return {column: int((picked == number).sum()) for number, column in enumerate(measures)}
 
 

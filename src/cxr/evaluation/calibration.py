@@ -7,18 +7,18 @@ keeps the order of the images, so no ROC AUC changes by it.
 import numpy as np
 from numpy.typing import NDArray
 
-SMALLEST = 1e-6  # probabilities nearer to 0 or 1 than this count as this far
+EPSILON = 1e-6  # probabilities nearer to 0 or 1 than this count as this far
 
 Scale = dict[str, float]  # slope and intercept
 Probabilities = NDArray[np.float64]
 
 
-def rescaled(y_prob: Probabilities, scale: Scale) -> Probabilities:
+def calibrate(y_prob: Probabilities, scale: Scale) -> Probabilities:
     """Probabilities (N,) after Platt scaling."""
     return 1 / (1 + np.exp(-(scale["slope"] * logit(y_prob) + scale["intercept"])))
 
 
 def logit(y_prob: Probabilities) -> Probabilities:
     """Log odds (N,) of probabilities (N,), finite for all."""
-    clipped = y_prob.clip(SMALLEST, 1 - SMALLEST)
+    clipped = y_prob.clip(EPSILON, 1 - EPSILON)
     return np.log(clipped / (1 - clipped))

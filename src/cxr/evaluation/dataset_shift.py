@@ -14,7 +14,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.random_projection import SparseRandomProjection
 
-from cxr.common.arrays import Split, evenly
+from cxr.common.arrays import Split, evenly_spaced
 from cxr.common.names import LABELS
 from cxr.evaluation import metrics
 
@@ -22,8 +22,8 @@ FOLDS = 5
 SEED = 1  # of the folds and of the projection
 STRENGTH = 0.001  # inverse regularisation: there are more features than test images of one class
 WIDEST = 4096  # features; flattened maps have 50 times as many and are projected to half of that
-LEAST_ALIKE = 0.25  # share of a class's test images that count as the least alike
-ENOUGH = 10_000  # images of a class and split to compare: of 2048 features, 80 MB
+MOST_ATYPICAL = 0.25  # share of a class's test images that count as the least alike
+MAX_IMAGES = 10_000  # images of a class and split to compare: of 2048 features, 80 MB
 
 Rows = NDArray[np.floating[Any]]
 
@@ -55,7 +55,7 @@ def domain_probabilities(train: Rows, other: Rows, patients: pd.Series) -> NDArr
     )[:, 1]
 
 
-def told_apart(
+def domain_auc(
     splits: dict[str, Split], features: dict[str, Rows]
 ) -> tuple[dict[str, dict[str, float]], pd.DataFrame]:
     """Compare validation and test with train, each class by itself.
@@ -89,10 +89,10 @@ def told_apart(
 def _some(index: pd.DataFrame, label: str) -> NDArray[np.int64]:
     """Row numbers of images of one class, not more than enough to compare."""
     rows = np.flatnonzero(index["label"] == label)
-    return rows[evenly(len(rows), ENOUGH)]
+    return rows[evenly_spaced(len(rows), MAX_IMAGES)]
 
 
-def on_least_alike(
+def on_most_atypical(
     unlike: pd.DataFrame, predictions: pd.DataFrame, variants: tuple[str, ...]
 ) -> dict[str, Any]:
     """Share of right calls at 0.5 on each class's least alike quarter of test, and on the rest.
@@ -105,7 +105,7 @@ def on_least_alike(
     test = predictions[predictions["split"] == "test"]
     for label, table in unlike.merge(test.drop(columns="label"), on="path").groupby("label"):
         table = table.sort_values(["unlikeness", "path"], ascending=False)
-        images = round(len(table) * LEAST_ALIKE)
+        images = round(len(table) * MOST_ATYPICAL)
         is_ill = table[list(variants)] >= metrics.HALF
         right = is_ill if label == "PNEUMONIA" else ~is_ill
         result[str(label)] = {"images": images} | {

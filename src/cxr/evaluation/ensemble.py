@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 from sklearn.linear_model import LogisticRegression
 
-from cxr.common.names import SELECTION
+from cxr.common.names import TUNING
 from cxr.evaluation import metrics
-from cxr.evaluation.calibration import Scale, logit, rescaled
+from cxr.evaluation.calibration import Scale, calibrate, logit
 
 
 def mean_of_calibrated(predictions: pd.DataFrame, scales: dict[str, Scale]) -> pd.Series:
@@ -21,13 +21,13 @@ def mean_of_calibrated(predictions: pd.DataFrame, scales: dict[str, Scale]) -> p
         predictions: a column of probabilities (0 to 1) for each key of `scales`.
         scales: {member: slope and intercept}.
     """
-    parts = {name: rescaled(predictions[name].to_numpy(), scale) for name, scale in scales.items()}
+    parts = {name: calibrate(predictions[name].to_numpy(), scale) for name, scale in scales.items()}
     return pd.DataFrame(parts, index=predictions.index).mean(axis=1)
 
 
 def fit_scales(predictions: pd.DataFrame, members: tuple[str, ...]) -> dict[str, Scale]:
     """Slope and intercept of each member, from the rows of plain and stressed validation."""
-    return {name: fit_scale(*metrics.columns(predictions, SELECTION, name)) for name in members}
+    return {name: fit_scale(*metrics.columns(predictions, TUNING, name)) for name in members}
 
 
 def fit_scale(y_true: metrics.Labels, y_prob: metrics.Probabilities) -> Scale:

@@ -14,15 +14,15 @@ from sklearn.decomposition import PCA
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from cxr.common.arrays import evenly
+from cxr.common.arrays import evenly_spaced
 from cxr.common.names import EVALUATED
 
 SEED = 1
 STYLES = 6
 COMPONENTS = 32  # of the features, before they are clustered
-ENOUGH = 20_000  # images to find styles in: of 2048 features, 160 MB
+MAX_IMAGES = 20_000  # images to find styles in: of 2048 features, 160 MB
 # Groups of test images that results are told of: title -> kind, class and group.
-NAMED = {
+REPORTED_GROUPS = {
     "NORMAL, other acquisition": ("acquisition", "NORMAL", "other"),
     "NORMAL, the others": ("acquisition", "NORMAL", "usual"),
     "PNEUMONIA, bacteria": ("pathogen", "PNEUMONIA", "bacteria"),
@@ -38,7 +38,7 @@ def find_styles(train: Rows) -> Pipeline:
     The principal components of standardised features, in k-means. `.predict` gives the style (0 to
     `STYLES` - 1) of other images. Of many images, some are enough, evenly spaced.
     """
-    train = train[evenly(len(train), ENOUGH)]
+    train = train[evenly_spaced(len(train), MAX_IMAGES)]
     components = min(COMPONENTS, *train.shape)
     clusters = KMeans(min(STYLES, len(train)), n_init=4, random_state=SEED)
     pca = PCA(components, svd_solver="randomized", random_state=SEED)
@@ -80,7 +80,7 @@ def groups_of(
     return pd.concat(tables, ignore_index=True)
 
 
-def right_by_group(
+def accuracy_by_group(
     predictions: pd.DataFrame, groups: pd.DataFrame, thresholds: dict[str, float]
 ) -> pd.DataFrame:
     """One row for each split, kind of group, class, group and variant: columns split, kind, label,
@@ -103,7 +103,7 @@ def right_by_group(
     return shares.melt(names, list(thresholds), var_name="variant", value_name="right").round(5)
 
 
-def named_groups(shares: pd.DataFrame) -> pd.DataFrame:
+def reported_groups(shares: pd.DataFrame) -> pd.DataFrame:
     """Share of right calls on test in the groups of `NAMED` that there are: the title as index, the
     column images, and a column for each variant.
 
@@ -114,7 +114,7 @@ def named_groups(shares: pd.DataFrame) -> pd.DataFrame:
     rows = {
         title: test.loc[place].set_index("variant")["right"].to_dict()
         | {"images": int(test.loc[place]["images"].iloc[0])}
-        for title, place in NAMED.items()
+        for title, place in REPORTED_GROUPS.items()
         if place in test.index
     }
     columns = ["images", *shares["variant"].unique()]

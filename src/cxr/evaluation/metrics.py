@@ -25,10 +25,10 @@ def columns(
 ) -> tuple[Labels, Probabilities]:
     """Labels and probabilities of one variant, on one split or several taken together."""
     rows = predictions[predictions["split"].isin([split] if isinstance(split, str) else split)]
-    return pair(rows, variant)
+    return labels_and_probabilities(rows, variant)
 
 
-def pair(images: pd.DataFrame, variant: str) -> tuple[Labels, Probabilities]:
+def labels_and_probabilities(images: pd.DataFrame, variant: str) -> tuple[Labels, Probabilities]:
     """Labels and probabilities of one variant, of all rows."""
     is_ill = images["label"] == "PNEUMONIA"
     return is_ill.to_numpy(np.int64), images[variant].to_numpy(np.float64)
@@ -54,11 +54,11 @@ def rates(tn: Number, fp: Number, fn: Number, tp: Number, empty: Number = 0.0) -
         accuracy, precision, recall, specificity (recall of NORMAL), f1.
     """
     return {
-        "accuracy": _share(tp + tn, tp + tn + fp + fn, empty),
-        "precision": _share(tp, tp + fp, empty),
-        "recall": _share(tp, tp + fn, empty),
-        "specificity": _share(tn, tn + fp, empty),
-        "f1": _share(2 * tp, 2 * tp + fp + fn, empty),
+        "accuracy": _ratio(tp + tn, tp + tn + fp + fn, empty),
+        "precision": _ratio(tp, tp + fp, empty),
+        "recall": _ratio(tp, tp + fn, empty),
+        "specificity": _ratio(tn, tn + fp, empty),
+        "f1": _ratio(2 * tp, 2 * tp + fp + fn, empty),
     }
 
 
@@ -75,12 +75,12 @@ def predictive_values(
     """
     ill, well = prevalence, 1 - prevalence
     return {
-        "ppv": _share(recall * ill, recall * ill + (1 - specificity) * well, empty),
-        "npv": _share(specificity * well, specificity * well + (1 - recall) * ill, empty),
+        "ppv": _ratio(recall * ill, recall * ill + (1 - specificity) * well, empty),
+        "npv": _ratio(specificity * well, specificity * well + (1 - recall) * ill, empty),
     }
 
 
-def _share(part: Number, whole: Number, empty: Number) -> Number:
+def _ratio(part: Number, whole: Number, empty: Number) -> Number:
     without = np.full(np.shape(whole), empty, np.float64)
     return np.divide(part, whole, out=without, where=np.asarray(whole) > 0)
 
@@ -145,7 +145,7 @@ def operating_threshold(y_true: Labels, y_prob: Probabilities, min_recall: float
     return float(best["threshold"])
 
 
-def best(precision: Number, recall: Number, roc_auc: Number) -> NDArray[np.int64]:
+def best_index(precision: Number, recall: Number, roc_auc: Number) -> NDArray[np.int64]:
     """Which variant the rule picks: highest precision, of equals highest recall, then ROC AUC.
 
     Args:
@@ -263,7 +263,9 @@ def curves(images: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """
     makers = {"roc": roc_curve, "precision_recall": precision_recall_curve}
     return {
-        name: pd.concat([maker(*pair(images, v)).assign(variant=v) for v in VARIANTS]).round(5)
+        name: pd.concat(
+            [maker(*labels_and_probabilities(images, v)).assign(variant=v) for v in VARIANTS]
+        ).round(5)
         for name, maker in makers.items()
     }
 
@@ -279,6 +281,6 @@ def confusions(images: pd.DataFrame, evaluation: dict[str, Any]) -> pd.DataFrame
     for variant in VARIANTS:
         chosen = evaluation[variant]["operating_point"]["threshold"]
         for name, threshold in zip(POINTS.values(), (HALF, chosen), strict=True):
-            cells = confusion(*pair(images, variant), threshold)
+            cells = confusion(*labels_and_probabilities(images, variant), threshold)
             rows += [{"variant": variant, "threshold": name, **cell} for cell in cells]
     return pd.DataFrame(rows)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from cxr import paths
 from cxr.common.arrays import Split, batches, open_rows, open_split
-from cxr.common.names import EVALUATED, REGISTRY, SELECTION, TRAINED, VARIANTS, CachedInput
+from cxr.common.names import EVALUATED, REGISTRY, TRAINED, TUNING, VARIANTS, CachedInput
 from cxr.errors import CxrError
 from cxr.evaluation import metrics
 from cxr.progress import Meter
@@ -52,7 +52,7 @@ def predict(model: keras.Model, rows: NDArray[Any]) -> Any:
     return probabilities.astype(np.float64)
 
 
-def predict_from_cache(
+def predict_from_features(
     model: keras.Model, split: Split, rows: NDArray[Any], cached: CachedInput, variant: str
 ) -> Any:
     """Probabilities of a variant from what is cached, which saves the backbone's run.
@@ -87,7 +87,7 @@ def predict_split(model: keras.Model, variant: str, name: str, split: Split) -> 
         return predict(model, split.images[..., np.newaxis])
     rows = open_rows(cached.path(name))
     views = rows if cached.has_views else rows[np.newaxis]
-    return predict_from_cache(model, split, views, cached, variant)
+    return predict_from_features(model, split, views, cached, variant)
 
 
 def predict_all() -> pd.DataFrame:
@@ -95,7 +95,7 @@ def predict_all() -> pd.DataFrame:
     pathogen, condition (of stress, else plain), and the probability of each trained variant.
     """
     models = {variant: load_model(paths.model(variant)) for variant in TRAINED}
-    names = dict.fromkeys((*SELECTION, *EVALUATED))
+    names = dict.fromkeys((*TUNING, *EVALUATED))
     splits = {name: open_split(paths.ARRAYS / name) for name in names}
     tables = []
     count = len(models) * sum(len(split.index) for split in splits.values())
@@ -125,7 +125,7 @@ def evaluate(predictions: pd.DataFrame, min_recall: float, prevalence: float) ->
     result: dict[str, Any] = {}
     for variant in VARIANTS:
         data = {split: metrics.columns(predictions, split, variant) for split in EVALUATED}
-        data["selection"] = metrics.columns(predictions, SELECTION, variant)
+        data["selection"] = metrics.columns(predictions, TUNING, variant)
         threshold = metrics.operating_threshold(*data["selection"], min_recall)
         result[variant] = {
             split: metrics.classification_metrics(*pair) for split, pair in data.items()

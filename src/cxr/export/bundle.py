@@ -13,9 +13,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from cxr import paths
-from cxr.common.arrays import Split, evenly
+from cxr.common.arrays import Split, evenly_spaced
 from cxr.common.files import write_csv
-from cxr.common.names import SELECTION, TRAINED, VARIANTS
+from cxr.common.names import TRAINED, TUNING, VARIANTS
 from cxr.compute.conversion import convert
 from cxr.compute.runtimes import import_openvino, open_network, run_all
 from cxr.errors import CxrError
@@ -27,7 +27,7 @@ from cxr.params import EvaluateParams, ImageParams
 
 Metrics = dict[str, Any]
 
-LARGEST_DIFFERENCE = 1e-4  # from Keras, of a probability, or as a share of the largest feature
+MAX_DIFFERENCE = 1e-4  # from Keras, of a probability, or as a share of the largest feature
 COMPARED = 64  # images that a network's files are compared with Keras on
 # What can go wrong with a radiograph on its way here; images uint8 (N, S, S) -> likewise.
 ALTERATIONS: dict[str, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
@@ -51,7 +51,7 @@ def export_variants(folder: Path, val: Split) -> Metrics:
     Raises:
         CxrError: a model cannot be read, or a file gives something else than Keras.
     """
-    images = val.images[evenly(len(val.images), COMPARED)]
+    images = val.images[evenly_spaced(len(val.images), COMPARED)]
     return {name: _export_variant(name, folder, images) for name in TRAINED}
 
 
@@ -75,7 +75,7 @@ def export_features(folder: Path, val: Split, features: NDArray[np.float32]) -> 
     """
     whole = load_model(paths.model("transfer"))
     backbone = keras.Model(whole.input, whole.get_layer("pooling").output)
-    rows = evenly(len(features), COMPARED)
+    rows = evenly_spaced(len(features), COMPARED)
     return export_compared(backbone, folder / "features.xml", val.images[rows], features[rows])
 
 
@@ -98,25 +98,23 @@ def export_compared(
         CxrError: the difference is above `LARGEST_DIFFERENCE`.
     """
     import_openvino().save_model(convert(model), file, compress_to_fp16=False)
-    difference = difference_from(expected, run_all(open_network(file), images))
-    if not difference <= LARGEST_DIFFERENCE:  # nor NaN
+    difference = max_difference(expected, run_all(open_network(file), images))
+    if not difference <= MAX_DIFFERENCE:  # nor NaN
         raise CxrError(
             f"{file.name} differs from Keras by {difference:.1g}, more than "
-            f"{LARGEST_DIFFERENCE:g}: the versions of OpenVINO, Keras and TensorFlow do not fit "
+            f"{MAX_DIFFERENCE:g}: the versions of OpenVINO, Keras and TensorFlow do not fit "
             "together; install those of requirements/runtime.lock"
         )
     size = sum(part.stat().st_size for part in (file, file.with_suffix(".bin")))
     return {"difference": float(f"{difference:.1e}"), "bytes": size}
 
 
-def difference_from(expected: NDArray[Any], found: NDArray[Any]) -> float:
+def max_difference(expected: NDArray[Any], found: NDArray[Any]) -> float:
     """Largest difference, as a share of the largest expected value where that is above 1."""
     return float(np.abs(found - expected).max() / max(1.0, np.abs(expected).max()))
 
 
-def export_familiarity(
-    folder: Path, features: Mapping[str, NDArray[np.float32]], val: Split
-) -> Metrics:
+def export_ood(folder: Path, features: Mapping[str, NDArray[np.float32]], val: Split) -> Metrics:
     """Write what images of training look like, for the warning about images that do not.
 
     Args:
@@ -132,8 +130,8 @@ def export_familiarity(
     reference = ood.fit(features["train"])
     ood.save(reference, folder / "familiar.npz")
     distances = {name: ood.distances(reference, features[name]) for name in ("val", "test")}
-    limit = ood.limit(distances["val"])
-    images = val.images[evenly(len(val.images), COMPARED)]
+    limit = ood.ood_threshold(distances["val"])
+    images = val.images[evenly_spaced(len(val.images), COMPARED)]
     run = open_network(folder / "features.xml")
     altered = {
         name: ood.distances(reference, run_all(run, alter(images)))
@@ -174,7 +172,7 @@ def export_reference(
     for name, split in splits.items():
         distances = ood.distances(known, features[name])
         rows = predictions.loc[predictions["split"] == name, list(VARIANTS)]
-        tables[name] = drift.reference(split.index, split.images, distances, rows)
+        tables[name] = drift.reference_table(split.index, split.images, distances, rows)
     write_csv(folder / drift.FILE, tables["val"])
     val, stress, test = (
         table.assign(probability=table[variant], warned=_warned(table, settings))
@@ -227,7 +225,7 @@ def settings(
     variants: Metrics = {
         name: {
             "threshold": evaluation[name]["operating_point"]["threshold"],
-            "scale": ensemble.fit_scale(*metrics.columns(predictions, SELECTION, name)),
+            "scale": ensemble.fit_scale(*metrics.columns(predictions, TUNING, name)),
         }
         for name in VARIANTS
     }

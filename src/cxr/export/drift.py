@@ -14,39 +14,39 @@ from numpy.typing import NDArray
 
 from cxr.common.names import LABELS
 from cxr.errors import CxrError
-from cxr.export.ood import FALSE_ALARMS
+from cxr.export.ood import FALSE_POSITIVE_RATE
 
 FILE = "reference.csv"  # beside the exported networks
 # The shape of the file is among them: it decides how much of the chest the square image shows.
 DISTRIBUTIONS = ("aspect_ratio", "grey", "contrast", "distance")
 COLUMNS = ("patient", "label", "shorter_side", *DISTRIBUTIONS)  # and one for each variant
 
-LEAST = 30  # images; of fewer nothing is said
+MIN_IMAGES = 30  # images; of fewer nothing is said
 CHANCE = 0.01  # share of folders like the reference that may be marked
 DRAWS = 2000
-DRAW_SEED = 1  # the same images give the same verdict
+BOOTSTRAP_SEED = 1  # the same images give the same verdict
 HALVES = 100  # of the reference, by which the share that is marked is measured
 # From where on a difference matters, chosen on validation and stress validation: 0.15 is the
 # largest step of 0.05 at which each condition is marked that costs 0.05 of recall or specificity.
 FLOORS = {"warnings": 0.05, **dict.fromkeys(DISTRIBUTIONS, 0.15), "called": 0.1}
 
-NO_TRUST = "do not trust without re-evaluation"
-NOTHING = "no difference found that matters"
-TOO_FEW = f"too few images to tell, fewer than {LEAST}"
+SIGNIFICANT = "do not trust without re-evaluation"
+NO_DRIFT = "no difference found that matters"
+TOO_FEW = f"too few images to tell, fewer than {MIN_IMAGES}"
 RULE = (
-    f"Of at least {LEAST} images: {NO_TRUST} where the share with a warning is higher than "
-    f"{FALSE_ALARMS:.0%} by more than {FLOORS['warnings']:g}, the share called PNEUMONIA differs "
-    f"by more than {FLOORS['called']:g}, or the distribution of width / height, mean grey, "
+    f"Of at least {MIN_IMAGES} images: {SIGNIFICANT} where the share with a warning is higher than "
+    f"{FALSE_POSITIVE_RATE:.0%} by more than {FLOORS['warnings']:g}, the share called PNEUMONIA "
+    f"differs by more than {FLOORS['called']:g}, or the distribution of width / height, mean grey, "
     f"contrast or distance from the training images by more than {FLOORS['grey']:g} (D of "
     "Kolmogorov and Smirnov); each also by more than chance, which alone marks about "
     f"{CHANCE:.0%} of folders like the reference."
 )
 
 Numbers = NDArray[np.float64]
-Comparison = dict[str, Any]
+DriftResult = dict[str, Any]
 
 
-def reference(
+def reference_table(
     index: pd.DataFrame,
     images: NDArray[np.uint8],
     distances: Numbers,
@@ -107,7 +107,7 @@ def read_reference(folder: Path, variant: str) -> pd.DataFrame:
     return table
 
 
-def compare(reference: pd.DataFrame, here: pd.DataFrame, threshold: float) -> Comparison:
+def compare(reference: pd.DataFrame, here: pd.DataFrame, threshold: float) -> DriftResult:
     """What differs, and what follows from it by `RULE`.
 
     Another share of ill patients moves every number that shows the disease. So that this is not
@@ -137,7 +137,7 @@ def compare(reference: pd.DataFrame, here: pd.DataFrame, threshold: float) -> Co
     weights = weights_to(ill, ill.mean() if share is None else share)
     chance = chance_limits(reference, weights, called, len(here))
     found = {
-        "warnings": (FALSE_ALARMS, warned, warned - FALSE_ALARMS),
+        "warnings": (FALSE_POSITIVE_RATE, warned, warned - FALSE_POSITIVE_RATE),
         **{name: _apart(reference[name], here[name], weights) for name in DISTRIBUTIONS},
         "called": (float(called.mean()), called_here, abs(called_here - float(called.mean()))),
     }
@@ -149,10 +149,10 @@ def compare(reference: pd.DataFrame, here: pd.DataFrame, threshold: float) -> Co
         }
         for name, values in found.items()
     }
-    enough = len(here) >= LEAST
-    marked = [name for name, of in tests.items() if enough and of["difference"] > limit(of)]
+    enough = len(here) >= MIN_IMAGES
+    marked = [name for name, of in tests.items() if enough and of["difference"] > drift_limit(of)]
     return {
-        "verdict": NO_TRUST if marked else NOTHING if enough else TOO_FEW,
+        "verdict": SIGNIFICANT if marked else NO_DRIFT if enough else TOO_FEW,
         "marked": marked,
         "rule": RULE,
         "images": len(here),
@@ -163,7 +163,7 @@ def compare(reference: pd.DataFrame, here: pd.DataFrame, threshold: float) -> Co
     }
 
 
-def limit(test: dict[str, float]) -> float:
+def drift_limit(test: dict[str, float]) -> float:
     """What the difference of one of `compare`'s tests has to exceed."""
     return max(test["floor"], test["chance"])
 
@@ -200,7 +200,7 @@ def chance_limits(
     """
     patient, names = pd.factorize(reference["patient"])
     images = np.bincount(patient)
-    rng = np.random.default_rng(DRAW_SEED)
+    rng = np.random.default_rng(BOOTSTRAP_SEED)
 
     def drawn(count: int, likely: Numbers) -> NDArray[np.int64]:
         """How often each image is drawn, (DRAWS, N), where patients are drawn with these chances,
@@ -216,7 +216,8 @@ def chance_limits(
     patients = max(1, round(count / images.mean()))
     differences = {
         # Their share is chosen, not seen: the reference may have none.
-        "warnings": rng.binomial(patients, FALSE_ALARMS, DRAWS) / patients - FALSE_ALARMS,
+        "warnings": rng.binomial(patients, FALSE_POSITIVE_RATE, DRAWS) / patients
+        - FALSE_POSITIVE_RATE,
         **{
             name: ks(reference[name].to_numpy(), known * weights, weighted_like_it)
             for name in DISTRIBUTIONS
@@ -251,13 +252,13 @@ def false_alarms(reference: pd.DataFrame, threshold: float) -> float | None:
         threshold: likewise.
     """
     patients = reference["patient"].unique()
-    rng = np.random.default_rng(DRAW_SEED)
+    rng = np.random.default_rng(BOOTSTRAP_SEED)
     found = []
     for _ in range(HALVES):
         is_first = reference["patient"].isin(rng.permutation(patients)[: len(patients) // 2])
         first, second = reference[is_first], reference[~is_first]
-        if first["label"].nunique() == len(LABELS) and len(second) >= LEAST:
-            found.append(compare(first, second, threshold)["verdict"] == NO_TRUST)
+        if first["label"].nunique() == len(LABELS) and len(second) >= MIN_IMAGES:
+            found.append(compare(first, second, threshold)["verdict"] == SIGNIFICANT)
     return float(np.mean(found)) if found else None
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxr import paths
-from cxr.common.arrays import Split, evenly, open_split
+from cxr.common.arrays import Split, evenly_spaced, open_split
 from cxr.common.files import replacing
 from cxr.compute.runtimes import BATCH_SIZE, import_openvino, open_network, run_all
 from cxr.errors import CxrError
@@ -45,7 +45,7 @@ def write_onnx(predictor: Predictor, into: Path) -> list[Path]:
     from cxr.export.bundle import COMPARED  # only here: TensorFlow takes seconds
 
     val = open_split(paths.ARRAYS / "val")
-    images = np.asarray(val.images[evenly(len(val.images), COMPARED)])
+    images = np.asarray(val.images[evenly_spaced(len(val.images), COMPARED)])
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder) / f"{name}.onnx" for name in predictor.members]
         for file in files:
@@ -60,7 +60,7 @@ def convert_to_onnx(source: Path, target: Path, images: NDArray[np.uint8]) -> No
         CxrError: as `write_onnx`.
     """
     from cxr.evaluation.predictions import load_model
-    from cxr.export.bundle import LARGEST_DIFFERENCE, difference_from
+    from cxr.export.bundle import MAX_DIFFERENCE, max_difference
 
     model = load_model(source)
     expected = run_all(model.predict_on_batch, images)
@@ -69,8 +69,8 @@ def convert_to_onnx(source: Path, target: Path, images: NDArray[np.uint8]) -> No
         found = _run_onnx(target, images)
     except Exception as error:  # tf2onnx and ONNX Runtime have many kinds
         raise CxrError(f"{source} cannot be converted to ONNX: {error}") from error
-    difference = difference_from(expected, found)
-    if not difference <= LARGEST_DIFFERENCE:  # nor NaN
+    difference = max_difference(expected, found)
+    if not difference <= MAX_DIFFERENCE:  # nor NaN
         raise CxrError(f"{target.name} differs from Keras by {difference:.1g}; it was not kept")
 
 
@@ -116,7 +116,7 @@ def write_int8(predictor: Predictor, models: Path, into: Path, max_recall_drop: 
     """
     _require("--int8", "nncf")
     train, val = (open_split(paths.ARRAYS / name) for name in ("train", "val"))
-    images = np.asarray(train.images[evenly(len(train.images), CALIBRATION)])
+    images = np.asarray(train.images[evenly_spaced(len(train.images), CALIBRATION)])
     before = _rates(predictor, val)
     sources = [models / f"{name}.xml" for name in predictor.members]
     with tempfile.TemporaryDirectory() as folder:

@@ -12,7 +12,7 @@ import pandas as pd
 from cxr import paths
 from cxr.common.names import EVALUATED, LABELS, SPLITS
 from cxr.data.known_sets import KNOWN_SETS
-from cxr.evaluation.groups import named_groups
+from cxr.evaluation.groups import reported_groups
 from cxr.evaluation.selection import best_variant
 from cxr.reporting import tables
 from cxr.reporting.document import Document
@@ -70,7 +70,7 @@ def card(inputs: CardInputs) -> Document:
     variant = inputs.variant
     columns = {split: inputs.intervals[split]["columns"][variant] for split in EVALUATED}
     points = {split: column["operating_point"] for split, column in columns.items()}
-    groups = named_groups(inputs.groups)
+    groups = reported_groups(inputs.groups)
     values = {
         **vars(inputs),
         "variant": variant,

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from cxr.errors import CxrError
 
-FALSE_ALARMS = 0.01  # share of images like those of training that are warned of
+FALSE_POSITIVE_RATE = 0.01  # share of images like those of training that are warned of
 COMPONENTS = 128  # at most; more explain also what is not a radiograph
 IMAGES_PER_COMPONENT = 4  # of fewer, components are noise
 ROWS = 4096  # that are in memory at once
@@ -28,7 +28,7 @@ Distances = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Reference:
+class FeatureSubspace:
     """Where the training images' features lie.
 
     Attributes:
@@ -40,7 +40,7 @@ class Reference:
     components: NDArray[np.float32]
 
 
-def fit(features: NDArray[np.float32]) -> Reference:
+def fit(features: NDArray[np.float32]) -> FeatureSubspace:
     """Learn from the features (N, D) of the training images, of which a part is read at a time."""
     count, width = features.shape
     mean = sum(rows.sum(axis=0) for rows in _of_length_1(features)) / count
@@ -49,15 +49,15 @@ def fit(features: NDArray[np.float32]) -> Reference:
         covariance += (rows - mean).T @ (rows - mean)
     vectors = np.linalg.eigh(covariance)[1][:, ::-1].T  # the largest first
     kept = min(COMPONENTS, count // IMAGES_PER_COMPONENT)
-    return Reference(mean.astype(np.float32), vectors[:kept].astype(np.float32))
+    return FeatureSubspace(mean.astype(np.float32), vectors[:kept].astype(np.float32))
 
 
-def distances(reference: Reference, features: NDArray[np.float32]) -> Distances:
+def distances(reference: FeatureSubspace, features: NDArray[np.float32]) -> Distances:
     """Of each image (N,), 0 or more, from its features (N, D)."""
     return np.concatenate([_residual(reference, rows) for rows in _of_length_1(features)])
 
 
-def limit(known: Distances, false_alarms: float = FALSE_ALARMS) -> float:
+def ood_threshold(known: Distances, false_alarms: float = FALSE_POSITIVE_RATE) -> float:
     """The distance above which an image counts as unfamiliar.
 
     Args:
@@ -70,12 +70,12 @@ def limit(known: Distances, false_alarms: float = FALSE_ALARMS) -> float:
     return float(np.sort(known)[min(place, len(known)) - 1])
 
 
-def save(reference: Reference, path: Path) -> None:
+def save(reference: FeatureSubspace, path: Path) -> None:
     """Write an .npz file."""
     np.savez(path, mean=reference.mean, components=reference.components)
 
 
-def load(path: Path) -> Reference:
+def load(path: Path) -> FeatureSubspace:
     """Read what `save` wrote.
 
     Raises:
@@ -83,7 +83,7 @@ def load(path: Path) -> Reference:
     """
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return Reference(arrays["mean"], arrays["components"])
+            return FeatureSubspace(arrays["mean"], arrays["components"])
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise CxrError(f"{path} cannot be read: run `dvc repro export` ({error})") from error
 
@@ -95,7 +95,7 @@ def _of_length_1(features: NDArray[np.float32]) -> Iterator[NDArray[np.float64]]
         yield rows / np.maximum(lengths, np.finfo(float).tiny)
 
 
-def _residual(reference: Reference, rows: NDArray[np.float64]) -> Distances:
+def _residual(reference: FeatureSubspace, rows: NDArray[np.float64]) -> Distances:
     centred = rows - reference.mean
     explained = centred @ reference.components.T @ reference.components
     return np.linalg.norm(centred - explained, axis=1)

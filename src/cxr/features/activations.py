@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from cxr.augment.augmentation import augment
 from cxr.common.arrays import Split, batches, write_rows
 from cxr.compute.engines import run_over
-from cxr.models.split_backbone import look
+from cxr.models.split_backbone import rescale_view
 from cxr.params import PerturbParams
 from cxr.progress import track
 
@@ -39,7 +39,7 @@ def in_batches(images: Iterable[NDArray[np.uint8]], count: int) -> Iterator[NDAr
         yield np.stack(batch)[..., np.newaxis]
 
 
-def write_copies(
+def write_augmented(
     path: Path,
     frozen: keras.Model,
     engine: str,
@@ -85,7 +85,7 @@ def write_views(
         scheduler: as `preprocess.scheduler`.
     """
     views = (
-        np.asarray(look(batch, zoom))
+        np.asarray(rescale_view(batch, zoom))
         for zoom in zooms
         for batch in in_batches(split.images, len(split.images))
     )

@@ -14,8 +14,8 @@ from cxr.common.files import replacing, write_json
 from cxr.errors import CxrError
 from cxr.evaluation.metrics import predictive_values
 from cxr.export import drift
-from cxr.export.drift import Comparison
-from cxr.inference.predict import Answer, Predictor, read_batches
+from cxr.export.drift import DriftResult
+from cxr.inference.predict import ImagePrediction, Predictor, read_batches
 from cxr.inference.radiograph import Radiograph
 from cxr.progress import track
 from cxr.reporting import charts
@@ -35,9 +35,9 @@ NAMES = {
 SPREAD = {"5 %": 0.05, "median": 0.5, "95 %": 0.95}
 
 ADVICE = {
-    drift.NO_TRUST: "Before using the predictions, label some of these images and compute recall "
-    "and specificity on them: they may be different here. A difference does not prove that.",
-    drift.NOTHING: "This does not show that the predictions are correct here: recall and "
+    drift.SIGNIFICANT: "Before using the predictions, label some of these images and compute "
+    "recall and specificity on them: they may be different here. A difference does not prove that.",
+    drift.NO_DRIFT: "This does not show that the predictions are correct here: recall and "
     "specificity can drop without any of these differences. Only labeled images can show it.",
     drift.TOO_FEW: "So no conclusion is possible, neither drift nor its absence.",
 }
@@ -60,7 +60,7 @@ def measure(predictor: Predictor, files: Iterable[Path]) -> tuple[pd.DataFrame, 
     return pd.DataFrame(rows), errors
 
 
-def _row(predictor: Predictor, one: Radiograph, answer: Answer) -> dict[str, Any]:
+def _row(predictor: Predictor, one: Radiograph, answer: ImagePrediction) -> dict[str, Any]:
     return {
         "shorter_side": min(one.width, one.height),
         "aspect_ratio": one.width / one.height,
@@ -78,7 +78,7 @@ def summary(
     here: pd.DataFrame,
     unreadable: int,
     skipped: int,
-) -> Comparison:
+) -> DriftResult:
     """All that drift.json holds.
 
     Args:
@@ -122,7 +122,7 @@ def _spread(values: pd.Series) -> dict[str, float]:
     return {name: float(values.quantile(at)) for name, at in SPREAD.items()}
 
 
-def write(into: Path, found: Comparison, reference: pd.DataFrame, here: pd.DataFrame) -> None:
+def write(into: Path, found: DriftResult, reference: pd.DataFrame, here: pd.DataFrame) -> None:
     """Write PAGE and JSON to a folder, each whole or not at all; the rest of the folder stays."""
     with replacing(into / PAGE) as part:
         part.write_text(document(found, reference, here).to_html(), encoding="utf-8")
@@ -141,11 +141,11 @@ def check_replaceable(folder: Path) -> None:
         )
 
 
-def document(found: Comparison, reference: pd.DataFrame, here: pd.DataFrame) -> Document:
+def document(found: DriftResult, reference: pd.DataFrame, here: pd.DataFrame) -> Document:
     """The whole page; arguments as those of `write`."""
     values = {
         **found,
-        "verdict": told(found),
+        "verdict": verdict_text(found),
         "advice": ADVICE[found["verdict"]],
         "tables": {
             "tests": table(found),
@@ -160,27 +160,27 @@ def document(found: Comparison, reference: pd.DataFrame, here: pd.DataFrame) -> 
     return Document("drift.md.j2", values)
 
 
-def told(found: Comparison) -> str:
+def verdict_text(found: DriftResult) -> str:
     """The verdict and what led to it, in one line."""
     named = ", ".join(NAMES[name] for name in found["marked"])
     return found["verdict"] + (f": {named}" if named else "")
 
 
-def table(found: Comparison) -> pd.DataFrame:
+def table(found: DriftResult) -> pd.DataFrame:
     """The tests as text, a row each."""
     return pd.DataFrame(
         {
             "test": NAMES[name],
             "found": "yes" if name in found["marked"] else "no",
             "difference": f"{of['difference']:.3f}",
-            "matters above": f"{drift.limit(of):.3f}",
+            "matters above": f"{drift.drift_limit(of):.3f}",
             **{side: f"{of[side]:.3g}" for side in ("reference", "here")},
         }
         for name, of in found["tests"].items()
     )
 
 
-def _sizes(found: Comparison) -> pd.DataFrame:
+def _sizes(found: DriftResult) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "size": NAMES[name],
@@ -195,7 +195,7 @@ def _sizes(found: Comparison) -> pd.DataFrame:
     )
 
 
-def _distributions(found: Comparison, reference: pd.DataFrame, here: pd.DataFrame) -> list[Figure]:
+def _distributions(found: DriftResult, reference: pd.DataFrame, here: pd.DataFrame) -> list[Figure]:
     """A histogram of each measured number; those of `drift.DISTRIBUTIONS` have the reference
     weighted to the prevalence that is estimated here.
     """

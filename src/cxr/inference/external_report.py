@@ -14,7 +14,7 @@ from cxr.inference.external_validation import Evaluation
 from cxr.reporting import charts, tables
 from cxr.reporting.document import Document, percent
 from cxr.reporting.formatting import span
-from cxr.reporting.recommendation import kept
+from cxr.reporting.recommendation import recall_statement
 
 # Of each class, for an external validation: a rule of thumb that is rather too low (Snell 2021,
 # 10.1016/j.jclinepi.2021.02.011).
@@ -60,7 +60,7 @@ def report(found: Evaluation, drawn: dict[str, str]) -> Document:
         "population": _population(found),
         "selection": _selection(found),
         "operating": _operating(found),
-        "recall": kept(point["recall"], positives, minimum, "there are"),
+        "recall": recall_statement(point["recall"], positives, minimum, "there are"),
         "values": {name: span(point[name]) for name in ("ppv", "npv")},
         "few": [label for label in LABELS if data[label]["patients"] < FEW_PATIENTS],
         "few_patients": FEW_PATIENTS,
@@ -75,7 +75,7 @@ def report(found: Evaluation, drawn: dict[str, str]) -> Document:
 def draw(found: Evaluation) -> dict[str, str]:
     """All charts as SVG text by name."""
     images = found.images
-    points = tables.pictured(found.intervals["columns"], "operating_point")
+    points = tables.interval_plot_data(found.intervals["columns"], "operating_point")
     return {
         "intervals": charts.metric_intervals(points, "value with 95 % interval"),
         "roc": charts.roc(images, SPLITS),

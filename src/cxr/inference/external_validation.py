@@ -17,9 +17,9 @@ from cxr.common.names import LABELS, TRAINED, VARIANTS
 from cxr.compute.runtimes import open_network
 from cxr.errors import CxrError
 from cxr.evaluation import ensemble, metrics
-from cxr.evaluation.bootstrap import intervals, thresholds
-from cxr.inference.labeled_folder import Labelled
-from cxr.inference.predict import Predictor, damaged, predict
+from cxr.evaluation.bootstrap import bootstrap_intervals, thresholds
+from cxr.inference.labeled_folder import LabeledImages
+from cxr.inference.predict import Predictor, damaged_error, predict
 from cxr.inference.radiograph import Radiograph
 from cxr.params import EvaluateParams
 from cxr.progress import track
@@ -51,7 +51,7 @@ class AllVariants:
             self.thresholds = {v: settings["variants"][v]["threshold"] for v in VARIANTS}
             self.members: dict[str, dict[str, float]] = settings["variants"]["ensemble"]["members"]
         except (KeyError, TypeError, ValueError) as error:
-            raise damaged(folder) from error
+            raise damaged_error(folder) from error
         opened = self.predictor.networks
         self.networks = {
             name: opened.get(name) or open_network(folder / f"{name}.xml") for name in TRAINED
@@ -90,7 +90,7 @@ class Evaluation:
         intervals: as `intervals` gives them.
     """
 
-    source: Labelled
+    source: LabeledImages
     recommended: str
     evaluate: EvaluateParams
     false_alarms: Mapping[str, float]
@@ -102,7 +102,7 @@ class Evaluation:
 
 
 def evaluate(
-    networks: AllVariants, source: Labelled, prevalence: float | None = None
+    networks: AllVariants, source: LabeledImages, prevalence: float | None = None
 ) -> Evaluation:
     """Run every variant over the images and measure it.
 
@@ -118,7 +118,7 @@ def evaluate(
     params = networks.evaluate.model_copy(update=asked)
     images, unreadable = _predictions(networks, source)
     left_out = pd.concat([unreadable, source.skipped], ignore_index=True)
-    metrics = measured(images, networks.thresholds, params.prevalence)
+    metrics = measure(images, networks.thresholds, params.prevalence)
     counts = {
         "left_out": len(left_out),
         "unreadable": len(unreadable),
@@ -136,11 +136,13 @@ def evaluate(
         left_out=left_out,
         unreadable=len(unreadable),
         metrics={**metrics, "data": _counts(images) | counts},
-        intervals=intervals(images, thresholds(metrics), params.prevalence, params.resamples),
+        intervals=bootstrap_intervals(
+            images, thresholds(metrics), params.prevalence, params.resamples
+        ),
     )
 
 
-def _predictions(networks: AllVariants, source: Labelled) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _predictions(networks: AllVariants, source: LabeledImages) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The readable images with their predictions, and the others with the reasons."""
     paths = [source.folder / path for path in source.images["path"]]
     answers = predict(networks, paths)
@@ -167,7 +169,7 @@ def _predictions(networks: AllVariants, source: Labelled) -> tuple[pd.DataFrame,
     return images.assign(split="test").join(table[columns]), left_out[["file", "reason"]]
 
 
-def measured(
+def measure(
     images: pd.DataFrame, operating: Mapping[str, float], prevalence: float
 ) -> dict[str, Any]:
     """Metrics by variant: `at_half` as metrics/evaluation.json has them for a split, and
@@ -180,7 +182,7 @@ def measured(
     """
     result: dict[str, Any] = {}
     for variant in VARIANTS:
-        pair = metrics.pair(images, variant)
+        pair = metrics.labels_and_probabilities(images, variant)
         chosen = operating[variant]
         rates = metrics.operating_rates(*pair, chosen, prevalence)
         result[variant] = {

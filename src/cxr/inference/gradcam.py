@@ -45,7 +45,7 @@ SMOOTHING = np.array([0.25, 0.5, 0.25])  # takes out what differs from place to 
 
 # Of matplotlib's perceptually uniform scales the one whose strong colours (0.7 to 1) differ most
 # from the grey below them, for each kind of colour vision (Machado 2009): by 11 in CIELAB or more.
-COLOURS = "plasma"
+COLORMAP = "plasma"
 MOST_OPAQUE = 0.6  # of the colour where the map is 1, so that the radiograph stays visible
 
 
@@ -72,10 +72,10 @@ class Explainer:
 
     def overlay(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """RGB uint8 (S, S, 3): an image, uint8 (S, S) as prepared for prediction, under its map."""
-        return overlay(image, mean_map([heat_map(model, image) for model in self.models]))
+        return overlay(image, mean_map([heatmap(model, image) for model in self.models]))
 
 
-def heat_map(model: keras.Model, image: NDArray[np.uint8]) -> Heat:
+def heatmap(model: keras.Model, image: NDArray[np.uint8]) -> Heat:
     """What speaks for PNEUMONIA in an image, to a trained model.
 
     A model that averages over views of the image has the mean of the views' maps, each brought
@@ -120,7 +120,7 @@ def overlay(image: NDArray[np.uint8], heat: Heat) -> NDArray[np.uint8]:
     Returns:
         RGB, uint8 (S, S, 3).
     """
-    colours = matplotlib.colormaps[COLOURS](heat)[..., :3] * 255
+    colours = matplotlib.colormaps[COLORMAP](heat)[..., :3] * 255
     opacity = MOST_OPAQUE * heat[..., np.newaxis]
     blended = (1 - opacity) * image[..., np.newaxis] + opacity * colours
     return np.asarray(blended.round(), np.uint8)

@@ -8,16 +8,16 @@ from pathlib import Path, PurePosixPath
 import pandas as pd
 
 from cxr.common.names import LABELS
-from cxr.data.dataset_folder import shown
+from cxr.data.dataset_folder import printable
 from cxr.data.images import ImageError
-from cxr.data.manifest import identify, read_patients, some
+from cxr.data.manifest import first_names, identify, read_patients
 from cxr.errors import CxrError
 from cxr.inference.predict import list_radiographs
 from cxr.inference.radiograph import bytes_of
 
 
 @dataclass(frozen=True)
-class Labelled:
+class LabeledImages:
     """What lies in a folder.
 
     Attributes:
@@ -40,7 +40,7 @@ class Labelled:
     elsewhere: pd.DataFrame
 
 
-def find(folder: Path, patients: Path | None = None) -> Labelled:
+def find(folder: Path, patients: Path | None = None) -> LabeledImages:
     """List the images below NORMAL and PNEUMONIA of a folder; none is decoded yet.
 
     Args:
@@ -60,7 +60,7 @@ def find(folder: Path, patients: Path | None = None) -> Labelled:
     reasons = dict.fromkeys(listing.files, "") | listing.skipped
     below = pd.DataFrame({"path": list(reasons), "reason": list(reasons.values())}, dtype=object)
     below["path"] = [PurePosixPath(file.relative_to(folder).as_posix()) for file in below["path"]]
-    below["file"] = below["path"].map(shown)
+    below["file"] = below["path"].map(printable)
     below["label"] = [path.parts[0].upper() for path in below["path"]]
     is_inside = below["label"].isin(LABELS) & (below["path"].map(lambda path: len(path.parts)) > 1)
     inside, elsewhere = below[is_inside], below[~is_inside][["file", "reason"]]
@@ -86,7 +86,7 @@ def find(folder: Path, patients: Path | None = None) -> Labelled:
             raise CxrError(f"{patients} has no rows: it needs one for each image of {folder}")
         images["patient"] = images["file"].map(patient_of)
         untold = 0
-    return Labelled(
+    return LabeledImages(
         folder,
         images,
         told_by=patients.name if patients else "",
@@ -101,7 +101,7 @@ def _found_instead(*tables: pd.DataFrame) -> str:
     """For an error: what is there; empty: nothing."""
     found = pd.concat(tables)
     named = [f"{row.file} ({row.reason})" if row.reason else row.file for row in found.itertuples()]
-    return f". Found instead: {some(named)}" if named else ""
+    return f". Found instead: {first_names(named)}" if named else ""
 
 
 def _count_copies(folder: Path, images: pd.DataFrame) -> int:
@@ -116,7 +116,7 @@ def _count_copies(folder: Path, images: pd.DataFrame) -> int:
     if (labels > 1).any():
         pairs = images["file"][labels > 1].groupby(digests).agg(" = ".join)
         raise CxrError(
-            f"{folder} holds the same file as NORMAL and as PNEUMONIA: {some(pairs)}. "
+            f"{folder} holds the same file as NORMAL and as PNEUMONIA: {first_names(pairs)}. "
             "Remove the one that is wrong."
         )
     return int(digests.duplicated().sum())

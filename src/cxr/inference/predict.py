@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from cxr.common.names import LABELS
 from cxr.compute.runtimes import open_network
-from cxr.data.dataset_folder import IMAGE_SUFFIXES, shown
+from cxr.data.dataset_folder import IMAGE_SUFFIXES, printable
 from cxr.data.images import ImageError
 from cxr.data.transforms import prepare
 from cxr.errors import CxrError
-from cxr.evaluation.calibration import rescaled
+from cxr.evaluation.calibration import calibrate
 from cxr.export import ood
 from cxr.inference import radiograph
 from cxr.inference.radiograph import Radiograph
@@ -36,7 +36,7 @@ EXPLAINED = ".explained.png"  # how the pictures end that `cxr predict --explain
 
 
 @dataclass(frozen=True)
-class Answer:
+class ImagePrediction:
     """What is said of one radiograph.
 
     Attributes:
@@ -72,7 +72,7 @@ class Predictor:
         try:
             self._take(settings, variant)
         except (KeyError, TypeError, ValueError) as error:
-            raise damaged(folder) from error
+            raise damaged_error(folder) from error
         self.trained = folder.resolve().parent  # where the Keras models are that were exported
         self.networks = {name: open_network(folder / f"{name}.xml") for name in self.members}
         self.features = open_network(folder / "features.xml")
@@ -111,11 +111,11 @@ class Predictor:
         """As the networks see it: uint8 (S, S)."""
         return prepare(one.image, self.image)
 
-    def answers(self, radiographs: list[Radiograph]) -> list[Answer]:
+    def answers(self, radiographs: list[Radiograph]) -> list[ImagePrediction]:
         """An answer for each of some radiographs, which are seen at once."""
         images = self.stacked(radiographs)
         probabilities = self.probabilities(images)
-        calibrated = rescaled(probabilities, self.scale)
+        calibrated = calibrate(probabilities, self.scale)
         unfamiliarities = self.unfamiliarities(images)
         return [
             self._answer(*row)
@@ -136,14 +136,14 @@ class Predictor:
         found = []
         for name, scale in self.members.items():
             alone = self.networks[name](images)[:, 0].astype(np.float64)
-            found.append(alone if scale is None else rescaled(alone, scale))
+            found.append(alone if scale is None else calibrate(alone, scale))
         return np.mean(found, axis=0)
 
     def _answer(
         self, one: Radiograph, probability: float, calibrated: float, unfamiliarity: float
-    ) -> Answer:
+    ) -> ImagePrediction:
         is_ill = probability >= self.threshold
-        return Answer(
+        return ImagePrediction(
             probability=float(probability),
             decision=LABELS[int(is_ill)],
             confidence=float(calibrated if is_ill else 1 - calibrated),
@@ -165,7 +165,7 @@ class Predictor:
         yield from one.notes
 
 
-class Answering(Protocol[Told]):
+class BatchPredictor(Protocol[Told]):
     """Reads files and tells something of each, as a `Predictor` does."""
 
     def read(self, path: Path) -> Radiograph: ...
@@ -173,7 +173,9 @@ class Answering(Protocol[Told]):
     def answers(self, radiographs: list[Radiograph]) -> list[Told]: ...
 
 
-def predict(predictor: Answering[Told], files: Iterable[Path]) -> Iterator[tuple[Path, Told | str]]:
+def predict(
+    predictor: BatchPredictor[Told], files: Iterable[Path]
+) -> Iterator[tuple[Path, Told | str]]:
     """Each file with its answer, or with the error for which there is none, in order."""
     for batch in read_batches(predictor, files):
         good = [found for _, found in batch if isinstance(found, Radiograph)]
@@ -183,7 +185,7 @@ def predict(predictor: Answering[Told], files: Iterable[Path]) -> Iterator[tuple
 
 
 def read_batches(
-    predictor: Answering[Any], files: Iterable[Path]
+    predictor: BatchPredictor[Any], files: Iterable[Path]
 ) -> Iterator[list[tuple[Path, Radiograph | str]]]:
     """Each file with what was read, or with the error, in order, as many as are seen at once."""
     waiting = iter(files)
@@ -193,16 +195,16 @@ def read_batches(
             yield list(zip(chunk, read, strict=True))
 
 
-def _read_or_error(predictor: Answering[Any], file: Path) -> Radiograph | str:
+def _read_or_error(predictor: BatchPredictor[Any], file: Path) -> Radiograph | str:
     try:
         return predictor.read(file)
     except ImageError as error:
-        return told(error, file)
+        return error_message(error, file)
 
 
-def told(error: ImageError, file: Path) -> str:
+def error_message(error: ImageError, file: Path) -> str:
     """The error of a file, safe to print whatever the file is called."""
-    return str(error).replace(str(file), shown(PurePosixPath(file)))
+    return str(error).replace(str(file), printable(PurePosixPath(file)))
 
 
 @dataclass(frozen=True)
@@ -275,7 +277,7 @@ def _raise(error: OSError) -> NoReturn:
     raise CxrError(f"{error.filename} cannot be read: {error.strerror}") from error
 
 
-def damaged(folder: Path) -> CxrError:
+def damaged_error(folder: Path) -> CxrError:
     """That the settings in a folder of exported networks are not as they should be."""
     return CxrError(f"{folder / SETTINGS} is damaged or of another version: run `dvc repro export`")
 

@@ -18,7 +18,7 @@ from PIL import ExifTags, Image
 
 from cxr.data.images import (
     FORMATS,
-    MOST_PIXELS,
+    MAX_PIXELS,
     ImageError,
     decode,
     read_file,
@@ -37,7 +37,7 @@ from cxr.inference.dicom.tags import (
 
 SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")  # by which Pillow identifies JPEG and PNG
 
-MOST_BYTES = 2 * MOST_PIXELS  # of a file: the largest image that is decoded, at 16 bits
+MOST_BYTES = 2 * MAX_PIXELS  # of a file: the largest image that is decoded, at 16 bits
 
 GREY_MODES = ("1", "L", "LA", "F")  # of Pillow, and all that begin with I
 COLOR_SIDE = 256  # pixels, longer side, of the copy in which colors are looked for
@@ -81,8 +81,8 @@ def read(path: Path, enough: int = 0) -> Radiograph:
 
     Args:
         path: the file.
-        enough: pixels that suffice for the shorter side of a JPEG, as in `cxr.data.images.decode`; 0:
-            decode it at full size.
+        enough: pixels that suffice for the shorter side of a JPEG, as in `images.decode`; 0: decode
+            it at full size.
 
     Raises:
         ImageError: as `bytes_of` and `from_bytes`.

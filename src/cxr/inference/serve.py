@@ -37,9 +37,9 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from cxr.data.images import MOST_PIXELS, ImageError
+from cxr.data.images import MAX_PIXELS, ImageError
 from cxr.errors import CxrError, extra
-from cxr.inference.predict import SUFFIXES, Answer, Predictor
+from cxr.inference.predict import SUFFIXES, ImagePrediction, Predictor
 from cxr.inference.radiograph import MOST_BYTES
 from cxr.reporting.document import html_page
 from cxr.reporting.templates import STYLE
@@ -88,7 +88,7 @@ class Limits:
     """
 
     file_bytes: int = MOST_BYTES
-    held_bytes: int = 8 * MOST_PIXELS
+    held_bytes: int = 8 * MAX_PIXELS
     requests: int = 100
     body_seconds: float = 30
     answer_seconds: float = 60
@@ -276,7 +276,7 @@ class Service:
         except TimeoutError:
             raise _busy(f"no answer within {seconds:g} s") from None
 
-    def _answer(self, content: bytes) -> Answer:
+    def _answer(self, content: bytes) -> ImagePrediction:
         one = self.predictor.decoded(content, UPLOAD)
         with self._networks:
             return self.predictor.answers([one])[0]

@@ -76,12 +76,12 @@ def _square(image: Grey) -> Grey:
 
 
 def _changed(image: Grey, rng: np.random.Generator) -> Grey:
-    image = change.expose(image, gamma=float(np.exp(rng.uniform(-0.5, 0.5))))
+    image = change.exposure(image, gamma=float(np.exp(rng.uniform(-0.5, 0.5))))
     if rng.random() < 0.3:
         top, bottom, left, right = rng.uniform(0, 0.12, 4)
-        image = change.frame(image, (top, bottom, left, right))
+        image = change.border(image, (top, bottom, left, right))
     if rng.random() < 0.3:
-        image = change.write(image, rng, 5)
+        image = change.text_overlay(image, rng, 5)
     if rng.random() < 0.3:
-        image = change.move(image, zoom=float(np.exp(rng.uniform(-0.25, 0.25))))
-    return change.equalise(image) if rng.random() < 0.15 else image
+        image = change.affine(image, zoom=float(np.exp(rng.uniform(-0.25, 0.25))))
+    return change.equalize(image) if rng.random() < 0.15 else image

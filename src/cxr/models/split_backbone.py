@@ -18,11 +18,11 @@ from cxr.errors import CxrError
 from cxr.models.backbones import BACKBONES, UNSCALED, load_backbone
 from cxr.params import FinetuneParams, TransferParams
 
-STAGES = {"last_stage": 1, "last_two_stages": 2}  # finetune.from_layer -> stages to train
+TRAINABLE_STAGES = {"last_stage": 1, "last_two_stages": 2}  # finetune.from_layer -> stages to train
 
 
 @dataclass(frozen=True)
-class Halves:
+class SplitBackbone:
     """A backbone in two parts.
 
     Attributes:
@@ -34,9 +34,9 @@ class Halves:
     tuned: keras.Model
 
 
-def chosen_halves(transfer: TransferParams, finetune: FinetuneParams) -> Halves:
+def configured_backbone(transfer: TransferParams, finetune: FinetuneParams) -> SplitBackbone:
     """The two parts of the backbone that the parameters ask for; raises as `halves` does."""
-    return halves(
+    return split_backbone(
         transfer.backbone,
         paths.weights(transfer.backbone, transfer.weights),
         transfer.scaling,
@@ -45,7 +45,9 @@ def chosen_halves(transfer: TransferParams, finetune: FinetuneParams) -> Halves:
     )
 
 
-def halves(name: str, weights: Path, scaling: str, side: int, from_layer: str) -> Halves:
+def split_backbone(
+    name: str, weights: Path, scaling: str, side: int, from_layer: str
+) -> SplitBackbone:
     """Cut a backbone in two.
 
     Args:
@@ -73,18 +75,20 @@ def halves(name: str, weights: Path, scaling: str, side: int, from_layer: str) -
     if from_layer == "input":
         activation = keras.Input(grey.shape[1:], name="activation")
         maps = backbone(to_rgb[1](to_rgb[0]([activation] * 3)))
-        return Halves(keras.Model(image, grey), _freeze_statistics(keras.Model(activation, maps)))
-    cut = _cut(backbone, name, from_layer)
+        return SplitBackbone(
+            keras.Model(image, grey), _freeze_statistics(keras.Model(activation, maps))
+        )
+    cut = _cut_tensor(backbone, name, from_layer)
     lower = keras.Model(backbone.input, cut, name="frozen")
     lower.trainable = False
     frozen = keras.Model(image, lower(to_rgb[1](to_rgb[0]([grey] * 3)), training=False))
-    return Halves(frozen, _freeze_statistics(keras.Model(cut, backbone.output)))
+    return SplitBackbone(frozen, _freeze_statistics(keras.Model(cut, backbone.output)))
 
 
-def _cut(backbone: keras.Model, name: str, from_layer: str) -> keras.KerasTensor:
+def _cut_tensor(backbone: keras.Model, name: str, from_layer: str) -> keras.KerasTensor:
     """The tensor between the frozen and the trained layers."""
-    if from_layer in STAGES:
-        return stage_input(backbone, STAGES[from_layer])
+    if from_layer in TRAINABLE_STAGES:
+        return stage_input(backbone, TRAINABLE_STAGES[from_layer])
     try:
         cut = backbone.get_layer(from_layer).input
         keras.Model(cut, backbone.output)
@@ -136,7 +140,7 @@ def _freeze_statistics(model: keras.Model) -> keras.Model:
     return model
 
 
-def look(image: Any, zoom: float) -> Any:
+def rescale_view(image: Any, zoom: float) -> Any:
     """The image from nearer (zoom above 1: its margins are cut off) or farther (below 1: there are
     black margins around it); symbolic or not, uint8 (N, S, S, 1) to (N, S / zoom, S / zoom, 1).
     """

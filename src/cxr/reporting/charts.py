@@ -17,8 +17,8 @@ from cxr.evaluation import metrics
 from cxr.evaluation.bootstrap import Interval
 
 # Okabe and Ito (2008): told apart by colour-blind readers as well.
-COLOURS = {name: variant.color for name, variant in REGISTRY.items()}
-CLASS_COLOURS = dict(zip(LABELS, ("#56B4E9", "#CC79A7"), strict=True))
+COLORS = {name: variant.color for name, variant in REGISTRY.items()}
+CLASS_COLORS = dict(zip(LABELS, ("#56B4E9", "#CC79A7"), strict=True))
 STYLES = {"val": "--", "test": "-"}
 SIZE = (4.4, 3.4)  # inches; a chart fills the width of a telephone
 STYLE: dict[Any, Any] = {
@@ -34,7 +34,7 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def draw(painter: Callable[[Figure], None], size: tuple[float, float] = SIZE) -> str:
+def render_svg(painter: Callable[[Figure], None], size: tuple[float, float] = SIZE) -> str:
     """SVG text of what `painter` draws on a figure of `size` inches."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=size, layout="constrained")
@@ -56,7 +56,7 @@ def counts(images: pd.DataFrame) -> str:
                 np.arange(len(SPLITS)) + offset,
                 table[label],
                 0.38,
-                color=CLASS_COLOURS[label],
+                color=CLASS_COLORS[label],
                 label=label,
             )
             axes.bar_label(bars, fontsize=8)
@@ -64,7 +64,7 @@ def counts(images: pd.DataFrame) -> str:
         axes.set_ylabel("images")
         axes.legend()
 
-    return draw(paint)
+    return render_svg(paint)
 
 
 def distributions(images: pd.DataFrame, column: str, xlabel: str) -> str:
@@ -76,7 +76,7 @@ def distributions(images: pd.DataFrame, column: str, xlabel: str) -> str:
         for axes, split in zip(panels, SPLITS, strict=True):
             for label in LABELS:
                 rows = images[(images["split"] == split) & (images["label"] == label)]
-                color = CLASS_COLOURS[label]
+                color = CLASS_COLORS[label]
                 fractions = binned(rows[column], edges)
                 axes.stairs(fractions, edges, linewidth=1.5, color=color, label=label)
             axes.set_title(split, loc="left", fontsize=9)
@@ -85,7 +85,7 @@ def distributions(images: pd.DataFrame, column: str, xlabel: str) -> str:
         panels[-1].set_xlabel(xlabel)
         figure.supylabel("fraction of the class", fontsize=9)
 
-    return draw(paint, (4.4, 4.4))
+    return render_svg(paint, (4.4, 4.4))
 
 
 def compared(reference: pd.Series, weights: NDArray[np.float64], here: pd.Series) -> str:
@@ -102,7 +102,7 @@ def compared(reference: pd.Series, weights: NDArray[np.float64], here: pd.Series
         axes.set_ylabel("fraction of the images")
         figure.legend(loc="outside upper right", ncols=2)
 
-    return draw(paint, (4.4, 2.8))
+    return render_svg(paint, (4.4, 2.8))
 
 
 def bin_edges(values: pd.Series, bins: int) -> NDArray[np.float64]:
@@ -145,7 +145,7 @@ def metric_intervals(
                 fmt="o",
                 markersize=4,
                 capsize=2,
-                color=COLOURS[variant],
+                color=COLORS[variant],
                 label=variant,
             )
         axes.set_yticks(range(len(metrics)), list(metrics))
@@ -153,7 +153,7 @@ def metric_intervals(
         axes.set_xlabel(xlabel)
         figure.legend(loc="outside upper center", ncols=3)
 
-    return draw(paint)
+    return render_svg(paint)
 
 
 def roc(predictions: pd.DataFrame, splits: Sequence[str] = EVALUATED) -> str:
@@ -175,7 +175,7 @@ def _curves(
         axes = figure.add_subplot()
         for split in splits:
             for variant in VARIANTS:
-                style = {"linestyle": STYLES[split], "color": COLOURS[variant], "linewidth": 1.4}
+                style = {"linestyle": STYLES[split], "color": COLORS[variant], "linewidth": 1.4}
                 display.from_predictions(
                     *metrics.columns(predictions, split, variant),
                     name=_named(variant, split, splits),
@@ -184,7 +184,7 @@ def _curves(
                 )
         axes.set(**labels)
 
-    return draw(paint, (4.4, 4.4))
+    return render_svg(paint, (4.4, 4.4))
 
 
 def _named(series: str, split: str, splits: Sequence[str]) -> str:
@@ -205,7 +205,7 @@ def training(histories: dict[str, pd.DataFrame], column: str, ylabel: str) -> st
                     table[name],
                     style,
                     marker=".",
-                    color=COLOURS[variant],
+                    color=COLORS[variant],
                     label=label,
                 )
             axes.xaxis.get_major_locator().set_params(integer=True)
@@ -214,7 +214,7 @@ def training(histories: dict[str, pd.DataFrame], column: str, ylabel: str) -> st
         panels[-1].set_xlabel("epoch")
         figure.supylabel(ylabel, fontsize=9)
 
-    return draw(paint, (4.4, 4.8))
+    return render_svg(paint, (4.4, 4.8))
 
 
 def confusions(table: pd.DataFrame) -> str:
@@ -236,7 +236,7 @@ def confusions(table: pd.DataFrame) -> str:
         figure.supxlabel("predicted", fontsize=9)
         figure.supylabel("actual", fontsize=9)
 
-    return draw(paint, (4.4, 7.4))
+    return render_svg(paint, (4.4, 7.4))
 
 
 def calibration(predictions: pd.DataFrame) -> str:
@@ -248,11 +248,11 @@ def calibration(predictions: pd.DataFrame) -> str:
             y_true, y_prob = metrics.columns(predictions, "test", variant)
             curve = metrics.calibration_curve(y_true, y_prob)
             display = CalibrationDisplay(curve["share_ill"], curve["mean_probability"], y_prob)
-            style = {"marker": "o", "markersize": 4, "color": COLOURS[variant]}
+            style = {"marker": "o", "markersize": 4, "color": COLORS[variant]}
             display.plot(ax=axes, name=variant, **style)
         axes.set(xlabel="mean predicted probability of the bin", ylabel="fraction of positives")
 
-    return draw(paint, (4.4, 4.0))
+    return render_svg(paint, (4.4, 4.0))
 
 
 def thresholds(
@@ -280,7 +280,7 @@ def thresholds(
         panels[-1].legend(ncols=2, loc="lower left")
         panels[-1].set_xlabel("threshold")
 
-    return draw(paint, (4.4, 5.6))
+    return render_svg(paint, (4.4, 5.6))
 
 
 def stress(evaluation: dict[str, Any]) -> str:
@@ -300,17 +300,17 @@ def stress(evaluation: dict[str, Any]) -> str:
         }
         for variant, found in ((variant, evaluation[variant]) for variant in VARIANTS)
     }
-    return _dots(pd.DataFrame(columns), COLOURS, "ROC AUC", (4.4, 4.4))
+    return _dots(pd.DataFrame(columns), COLORS, "ROC AUC", (4.4, 4.4))
 
 
 def groups(right: pd.DataFrame) -> str:
     """Accuracy of each variant on test by subgroup, as `styles.named_groups` gives it."""
     rows = [f"{name}\n({n} images)" for name, n in right["images"].items()]
     table = right[list(VARIANTS)].set_axis(rows)
-    return _dots(table, COLOURS, "accuracy at the operating point")
+    return _dots(table, COLORS, "accuracy at the operating point")
 
 
-def label_alone(shift: dict[str, Any]) -> str:
+def single_feature_auc(shift: dict[str, Any]) -> str:
     """ROC AUC of plain numbers for the label, by split; `shift` is metrics/shift.json."""
     table = pd.DataFrame(shift["label_alone"]).T[list(SPLITS)]
     table.index = table.index.str.replace("_", " ")
@@ -341,4 +341,4 @@ def _dots(
         axes.set_xlabel(xlabel)
         figure.legend(loc="outside upper center", ncols=min(3, len(table.columns)))
 
-    return draw(paint, size)
+    return render_svg(paint, size)

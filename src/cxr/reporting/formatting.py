@@ -1,6 +1,6 @@
 """Numbers and confidence intervals as text."""
 
-from cxr.evaluation.bootstrap import DECIMALS, Interval, is_sure
+from cxr.evaluation.bootstrap import DECIMALS, Interval, is_significant
 
 
 def signed(difference: float) -> str:
@@ -11,7 +11,7 @@ def signed(difference: float) -> str:
 def signed_span(found: Interval) -> str:
     """A difference with its 95 % CI; bold where the CI excludes 0."""
     text = f"{signed(found['value'])} ({_limits(found)})"
-    return f"**{text}**" if is_sure(found) else text
+    return f"**{text}**" if is_significant(found) else text
 
 
 def _limits(found: Interval) -> str:

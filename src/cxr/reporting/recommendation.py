@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cxr.common.names import VARIANTS
-from cxr.evaluation.bootstrap import DECIMALS, Interval, is_sure
+from cxr.evaluation.bootstrap import DECIMALS, Interval, is_significant
 from cxr.evaluation.selection import best_variant
 from cxr.reporting.formatting import _limits, signed, span
 
@@ -67,7 +67,7 @@ def _comparison(chosen: str, other: str, intervals: Metrics) -> str:
             "the order in the tables."
         )
     more = signed(found["value"]).removeprefix("+").replace("=", f"less than {10**-DECIMALS:g}")
-    verdict = "excludes 0" if is_sure(found) else "includes 0 (not significant)"
+    verdict = "excludes 0" if is_significant(found) else "includes 0 (not significant)"
     return (
         f"Its precision there is {more} higher than {other}'s "
         f"({_limits(found)}): the 95 % CI {verdict}."
@@ -101,14 +101,16 @@ def _on_test(chosen: str, intervals: Metrics, min_recall: float) -> str:
     test = intervals["test"]
     point = test["columns"][chosen]["operating_point"]
     recall, precision = (span(point[name]) for name in ("recall", "precision"))
-    verdict = kept(point["recall"], test["ill_patients"], min_recall)
+    verdict = recall_statement(point["recall"], test["ill_patients"], min_recall)
     return (
         "On the test set, which was not used for this choice, the threshold gives "
         f"recall {recall} and precision {precision}: {verdict}"
     )
 
 
-def kept(recall: Interval, ill_patients: int, min_recall: float, there: str = "test has") -> str:
+def recall_statement(
+    recall: Interval, ill_patients: int, min_recall: float, there: str = "test has"
+) -> str:
     """Whether the recall chosen on the tuning set is reached elsewhere. Bootstrap intervals of few
     patients are too narrow, above all without a false negative; by the rule of three (Hanley and
     Lippman-Hand 1983), n patients without a false negative show at 95 % a recall of at most

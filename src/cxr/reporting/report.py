@@ -12,7 +12,7 @@ from cxr.common.arrays import Split, open_split
 from cxr.common.names import EVALUATED, LABELS, SPLITS, TRAINED, VARIANTS
 from cxr.data import shortcuts
 from cxr.evaluation import metrics
-from cxr.evaluation.groups import named_groups
+from cxr.evaluation.groups import reported_groups
 from cxr.params import EvaluateParams
 from cxr.reporting import charts, tables
 from cxr.reporting.document import Document, Figure, code
@@ -120,7 +120,7 @@ def read_inputs(settings: dict[str, Any], evaluate: EvaluateParams) -> ReportInp
 
 def report(inputs: ReportInputs) -> Document:
     """The whole report; the same inputs give the same document."""
-    groups, test = named_groups(inputs.groups), inputs.test
+    groups, test = reported_groups(inputs.groups), inputs.test
     values = {
         **vars(inputs),
         "recommendation": recommend(
@@ -146,9 +146,9 @@ def figures(inputs: ReportInputs) -> dict[str, str]:
     """Charts that pages in docs/ show, as SVG text by file name; none shows an image."""
     found = {
         "stress.svg": charts.stress(inputs.evaluation),
-        "label_alone.svg": charts.label_alone(inputs.shift),
+        "label_alone.svg": charts.single_feature_auc(inputs.shift),
     }
-    groups = named_groups(inputs.groups)
+    groups = reported_groups(inputs.groups)
     return found if groups.empty else found | {"groups.svg": charts.groups(groups)}
 
 
@@ -157,7 +157,7 @@ def _charts(inputs: ReportInputs, groups: pd.DataFrame) -> dict[str, str]:
     predictions, images = inputs.predictions, inputs.files
     columns = inputs.intervals["test"]["columns"]
     return {
-        "metrics": charts.metric_intervals(tables.pictured(columns, "at_half")),
+        "metrics": charts.metric_intervals(tables.interval_plot_data(columns, "at_half")),
         "roc": charts.roc(predictions),
         "precision_recall": charts.precision_recall(predictions),
         "stress": charts.stress(inputs.evaluation),
@@ -167,7 +167,7 @@ def _charts(inputs: ReportInputs, groups: pd.DataFrame) -> dict[str, str]:
         "calibration": charts.calibration(predictions),
         "loss": charts.training(inputs.histories, "loss", "cross-entropy"),
         "accuracy": charts.training(inputs.histories, "accuracy", "accuracy"),
-        "label_alone": charts.label_alone(inputs.shift),
+        "label_alone": charts.single_feature_auc(inputs.shift),
         "counts": charts.counts(images),
         "aspect_ratio": charts.distributions(images, "aspect_ratio", "width / height"),
         "size": charts.distributions(images, "size", "square root of width x height (pixels)"),

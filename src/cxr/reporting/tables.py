@@ -104,7 +104,7 @@ def calibration(columns: dict[str, Any], errors: Mapping[str, float]) -> pd.Data
     return pd.DataFrame(rows)
 
 
-def pictured(columns: dict[str, Any], point: str) -> dict[str, dict[str, Interval]]:
+def interval_plot_data(columns: dict[str, Any], point: str) -> dict[str, dict[str, Interval]]:
     """What `charts.metric_intervals` draws: the rates at a threshold, and ROC AUC."""
     shown = {name: {v: columns[v][point][name] for v in VARIANTS} for name in RATES}
     return {**shown, "ROC AUC": {v: columns[v]["roc_auc"] for v in VARIANTS}}

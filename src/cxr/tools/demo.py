@@ -17,7 +17,7 @@ import pandas as pd
 from cxr import paths
 from cxr.common.files import remove
 from cxr.common.names import EVALUATED, VARIANTS
-from cxr.data.shortcuts import BOUND
+from cxr.data.shortcuts import MAX_AUC
 from cxr.errors import CxrError, run_stage
 from cxr.params import read_params
 from cxr.tools.project_copy import PROJECT, copy_project, environment, set_params
@@ -102,7 +102,7 @@ def shortcut_finding(evaluation: dict[str, Any], guards: dict[str, Any]) -> str:
         "The stress test, made of validation images alone, finds the largest loss where\n"
         f"{CHANGES.get(worst, worst)}: {_range(stress[worst])} ({worst}).\n"
         f"Of all plain numbers, {number} tells the label of training images best: {auc:.2f}\n"
-        f"({'above' if auc > BOUND else 'within'} the bound of the shortcut check, {BOUND})."
+        f"({'above' if auc > MAX_AUC else 'within'} the bound of the shortcut check, {MAX_AUC})."
     )
 
 

@@ -25,7 +25,7 @@ from cxr.params import leaves, read_params
 from cxr.reporting.document import with_table
 
 METRICS = ("recall", "precision", "accuracy", "specificity", "roc_auc")
-SUMMARISED = (
+SUMMARIZED = (
     *(f"{split}_{name}" for split in EVALUATED for name in METRICS if name != "specificity"),
     "selection_roc_auc",
 )
@@ -33,7 +33,7 @@ OPERATING = ("recall", "precision", "accuracy", "specificity")
 AS_COMMITTED = "as committed"
 # Column of a number -> where it stands below its variant in metrics/evaluation.json. Runs from
 # before it was recorded lack it.
-PLACES = {
+METRIC_PATHS = {
     **{f"{split}_{metric}": f"{split}.{metric}" for split in EVALUATED for metric in METRICS},
     "threshold": "operating_point.threshold",
     **{
@@ -44,14 +44,14 @@ PLACES = {
     "selection_roc_auc": "selection.roc_auc",
     **{f"selection_{m}_at_threshold": f"operating_point.selection.{m}" for m in OPERATING},
 }
-COLUMNS = ["experiment", "commit", "changed", "seed", "variant", *PLACES]
+COLUMNS = ["experiment", "commit", "changed", "seed", "variant", *METRIC_PATHS]
 UNFINISHED = ("Failed", "Queued", "Running")
 # The digits are the hash of the commit that the experiment started from. What else stands below
 # refs/exps is DVC's own.
 REFERENCE = re.compile(r"refs/exps/(?P<first>[0-9a-f]{2})/(?P<rest>[0-9a-f]{38})/(?P<name>.+)")
 
 
-def experiments(commits: list[str]) -> list[dict[str, Any]]:
+def read_experiments(commits: list[str]) -> list[dict[str, Any]]:
     """The runs that DVC knows, with what each one changed.
 
     Args:
@@ -107,7 +107,7 @@ def last_commit() -> list[str]:
     return [_git("rev-parse", "HEAD")]
 
 
-def references() -> dict[str, list[str]]:
+def experiment_refs() -> dict[str, list[str]]:
     """The references under which DVC keeps experiments of any branch, by the experiments' names."""
     found: dict[str, list[str]] = {}
     for reference in _git("for-each-ref", "--format=%(refname)", "refs/exps").splitlines():
@@ -156,12 +156,12 @@ def table(found: list[dict[str, Any]]) -> pd.DataFrame:
     rows = [
         {"experiment": run["name"], "variant": variant}
         | {name: run[name] for name in ("commit", "changed", "seed")}
-        | {column: run.get(f"{variant}.{place}") for column, place in PLACES.items()}
+        | {column: run.get(f"{variant}.{place}") for column, place in METRIC_PATHS.items()}
         for run in finished
         for variant in VARIANTS
         if isinstance(run.get(f"{variant}.test.recall"), float)
     ]
-    types = {"seed": int, **dict.fromkeys(PLACES, float)}
+    types = {"seed": int, **dict.fromkeys(METRIC_PATHS, float)}
     return pd.DataFrame(rows, columns=COLUMNS).astype(types).round(5)
 
 
@@ -170,7 +170,7 @@ def read_record(path: Path) -> pd.DataFrame:
     return pd.read_csv(path, dtype={"commit": str}).fillna({"changed": ""})
 
 
-def summary(rows: pd.DataFrame, columns: Sequence[str] = SUMMARISED) -> pd.DataFrame:
+def summary(rows: pd.DataFrame, columns: Sequence[str] = SUMMARIZED) -> pd.DataFrame:
     """Mean and spread over seeds: one row for each commit, change and variant.
 
     Args:
@@ -201,13 +201,13 @@ def failures(found: list[dict[str, Any]]) -> list[str]:
     """One line for each failed experiment: its name, what it changed, and its own last words."""
     return [
         f"{run['name']} ({run['changed'] or 'no change'}, seed {_text(run['seed'])}): "
-        f"{_last_words(run['name'])}"
+        f"{_failure_reason(run['name'])}"
         for run in found
         if run["state"] == "Failed"
     ]
 
 
-def _last_words(name: str) -> str:
+def _failure_reason(name: str) -> str:
     done = subprocess.run(["dvc", "queue", "logs", name], capture_output=True, text=True)
     found = re.search(r"^(error: .*(?:\n  .*)*)", done.stdout, re.MULTILINE)
     return " ".join(found[1].split()) if found else f"see `dvc queue logs {name}`"
@@ -221,7 +221,7 @@ def record(names: list[str], path: Path = paths.EXPERIMENTS) -> None:
     Raises:
         CxrError: an experiment is unknown or did not finish, or several have its name.
     """
-    known = references()
+    known = experiment_refs()
     for name in names:
         if len(known.get(name, [])) > 1:
             raise CxrError(
@@ -230,7 +230,7 @@ def record(names: list[str], path: Path = paths.EXPERIMENTS) -> None:
                 + "\n  ".join(known[name])
             )
     commits = {_start(reference) for name in names for reference in known.get(name, [])}
-    runs = experiments(sorted(commits)) if commits else []
+    runs = read_experiments(sorted(commits)) if commits else []
     # The commits themselves are no experiments, though a branch may have an experiment's name.
     rows = table([run for run in runs if run["typ"] != "baseline"])
     if unknown := sorted(set(names) - set(rows["experiment"])):
@@ -240,13 +240,13 @@ def record(names: list[str], path: Path = paths.EXPERIMENTS) -> None:
     kept = old[~old["experiment"].isin(names)]
     rows = pd.concat([kept, new]) if len(kept) else new
     page = path.with_suffix(".md")
-    text = with_table(page.read_text(encoding="utf-8"), "table", shown(rows))
+    text = with_table(page.read_text(encoding="utf-8"), "table", experiment_table(rows))
     write_csv(path, rows)
     with replacing(page) as part:
         part.write_text(text, encoding="utf-8")
 
 
-def shown(rows: pd.DataFrame) -> pd.DataFrame:
+def experiment_table(rows: pd.DataFrame) -> pd.DataFrame:
     """The table of docs/experiments.md."""
     names = [f"{split}_{metric}" for split in EVALUATED for metric in METRICS]
     names.append("selection_roc_auc")
@@ -274,7 +274,7 @@ def main() -> None:
         return
     if is_shallow(Path()):
         print(f"warning: {SHALLOW}", file=sys.stderr)
-    found = experiments(last_commit())
+    found = read_experiments(last_commit())
     print(summary(table(found)).to_markdown(index=False, disable_numparse=True, tablefmt="simple"))
     if failed := failures(found):
         print("\nFailed:\n  " + "\n  ".join(failed), file=sys.stderr)

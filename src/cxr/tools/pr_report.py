@@ -19,7 +19,7 @@ from cxr import paths
 from cxr.common.files import parse_yaml
 from cxr.common.names import EVALUATED, VARIANTS
 from cxr.errors import CxrError, run_stage
-from cxr.evaluation.bootstrap import intervals, thresholds
+from cxr.evaluation.bootstrap import bootstrap_intervals, thresholds
 from cxr.evaluation.selection import best_variant
 from cxr.params import WITHOUT_RESULT, leaves, read_params
 from cxr.reporting.formatting import signed, signed_span
@@ -226,7 +226,7 @@ def _paired_table(
     for variant in VARIANTS:
         both = new[["patient", "label"]].assign(old=known[variant].to_numpy(), new=new[variant])
         points = {side: sides[side][variant] for side in sides}
-        found = intervals(both, points, params.prevalence, params.resamples, min_recall)
+        found = bootstrap_intervals(both, points, params.prevalence, params.resamples, min_recall)
         of_pair = found["differences"]["new - old"]
         for point, title in (("at_half", "0.5"), ("operating_point", "operating point")):
             differences = of_pair[point] | {"roc_auc": of_pair["roc_auc"]}

@@ -16,7 +16,7 @@ from cxr.common.files import replacing
 from cxr.common.names import VARIANTS
 from cxr.errors import CxrError, run_stage
 from cxr.evaluation import metrics
-from cxr.evaluation.groups import named_groups
+from cxr.evaluation.groups import reported_groups
 from cxr.reporting.document import rounded, with_table
 from cxr.tools.experiments import AS_COMMITTED, read_record, summary
 
@@ -122,7 +122,7 @@ def at_operating_point(evaluation: dict[str, Any]) -> pd.DataFrame:
 
 def by_group(groups: pd.DataFrame) -> pd.DataFrame:
     """Accuracy by subgroup of test at the operating point: a row for each variant."""
-    accuracy = named_groups(groups)
+    accuracy = reported_groups(groups)
     titles = [f"{name} ({images})" for name, images in accuracy["images"].items()]
     return rounded(accuracy[list(VARIANTS)].set_axis(titles).T.rename_axis("variant"))
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from cxr import paths
 from cxr.common.arrays import Split, open_rows
 from cxr.errors import CxrError
-from cxr.models.split_backbone import look
+from cxr.models.split_backbone import rescale_view
 from cxr.params import FinetuneParams
 from cxr.training.batches import ShuffledIndices, class_weights
 
@@ -109,6 +109,6 @@ def whole_model(
     kernel = np.zeros((learner.output_shape[1], 1), np.float32)
     kernel[0] = -1
     not_normal.set_weights([kernel, np.ones(1, np.float32)])
-    views = [head(frozen(look(image, zoom))) for zoom in zooms]
+    views = [head(frozen(rescale_view(image, zoom))) for zoom in zooms]
     averaged = layers.Average(name="views")(views) if len(views) > 1 else views[0]
     return keras.Model(image, averaged, name="finetuned")

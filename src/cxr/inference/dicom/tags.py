@@ -25,7 +25,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from cxr.data.images import MOST_PIXELS
+from cxr.data.images import MAX_PIXELS
 
 # First bytes of DICOM data without the preamble: group 2 or 8 little-endian, group 8 big-endian.
 FIRST_GROUPS = (b"\x02\0", b"\x08\0", b"\0\x08")
@@ -149,10 +149,10 @@ def plugin(syntax: UID) -> str:
 def _inflated(packed: bytes) -> bytes:
     """Raises DicomError: larger than the largest image at 16 bits."""
     unpacker = zlib.decompressobj(-zlib.MAX_WBITS)
-    data = unpacker.decompress(packed, 2 * MOST_PIXELS)
+    data = unpacker.decompress(packed, 2 * MAX_PIXELS)
     if unpacker.unconsumed_tail:
         raise DicomError(
-            f"deflated DICOM file exceeds the {2 * MOST_PIXELS // 10**6}-megabyte limit "
+            f"deflated DICOM file exceeds the {2 * MAX_PIXELS // 10**6}-megabyte limit "
             "(possible decompression bomb)"
         )
     return data
@@ -178,8 +178,8 @@ def layout_of(tags: Dataset) -> PixelLayout:
     stored, pixels = layout.bits_stored, layout.rows * layout.columns
     samples = SAMPLES.get(layout.photometric_interpretation)
     is_wrong = {
-        f"{layout.columns} x {layout.rows} pixels exceed the {MOST_PIXELS // 10**6}-megapixel "
-        "limit (possible decompression bomb)": pixels > MOST_PIXELS,
+        f"{layout.columns} x {layout.rows} pixels exceed the {MAX_PIXELS // 10**6}-megapixel "
+        "limit (possible decompression bomb)": pixels > MAX_PIXELS,
         "Rows or Columns is 0": pixels <= 0,
         "NumberOfFrames is not 1: give one file for each image": whole(tags, "NumberOfFrames", 1)
         not in (0, 1),
