@@ -1,4 +1,4 @@
-"""The tables of results in README.md and docs/use.md, written from the metrics, the record of
+"""The tables of results in docs/results.md and docs/use.md, written from the metrics, the record of
 experiments and the benchmarks.
 
 make readme
@@ -18,7 +18,7 @@ from cxr.files import replacing
 from cxr.styles import named_groups
 from cxr.variants import VARIANTS
 
-README = Path("README.md")
+RESULTS = Path("docs/results.md")
 USE = Path("docs/use.md")
 # Counts on its test batches (tn, fp, fn, tp), from the confusion matrices of the notebook.
 NOTEBOOK = {
@@ -46,13 +46,13 @@ def with_results(
     record: pd.DataFrame,
     benchmarks: dict[str, Any],
 ) -> str:
-    """The text of README.md with its tables made of the content of metrics/evaluation.json,
+    """The text of docs/results.md with its tables made of the content of metrics/evaluation.json,
     plots/groups.csv, docs/experiments.csv and benchmarks/results.json.
     """
     text = with_table(text, "results at 0.5", at_half(evaluation))
-    text = with_table(text, "results at the operating point", at_operating_point(evaluation))
-    text = with_table(text, "results by group", by_group(groups))
-    text = with_table(text, "results over seeds", over_seeds(record))
+    text = with_table(text, "operating points", at_operating_point(evaluation))
+    text = with_table(text, "groups", by_group(groups))
+    text = with_table(text, "seeds", over_seeds(record))
     return with_table(text, "speed", speed({name: benchmarks[name] for name in BESIDE_NOTEBOOK}))
 
 
@@ -176,7 +176,7 @@ def main() -> None:
     groups, record = pd.read_csv(paths.GROUPS), read_record(paths.EXPERIMENTS)
     try:
         pages = {
-            README: with_results(_text(README), evaluation, groups, record, benchmarks),
+            RESULTS: with_results(_text(RESULTS), evaluation, groups, record, benchmarks),
             USE: with_speed(_text(USE), benchmarks),
         }
     except (KeyError, TypeError) as error:
