@@ -1,4 +1,4 @@
-"""The README's figures are those of metrics/evaluation.json, and its links lead somewhere."""
+"""The tables of the docs are those of the metrics, and all links lead somewhere."""
 
 import json
 import re
@@ -8,12 +8,13 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from cxr import experiments, paths, readme
+from cxr import cli, drift, experiments, leaks, manifest, paths, readme
 from cxr.demo import PROJECT
 from cxr.errors import CxrError
 from cxr.variants import VARIANTS
 
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
+RESULTS = (PROJECT / "docs/results.md").read_text(encoding="utf-8")
 USE = (PROJECT / "docs/use.md").read_text(encoding="utf-8")
 EVALUATION: dict[str, Any] = json.loads(
     (PROJECT / "metrics/evaluation.json").read_text(encoding="utf-8")
@@ -29,7 +30,7 @@ def with_results(text: str, evaluation: dict[str, Any] = EVALUATION) -> str:
 
 def test_tables_are_the_results() -> None:
     """`make readme` writes them."""
-    assert with_results(README) == README
+    assert with_results(RESULTS) == RESULTS
     assert len(readme.at_half(EVALUATION)) == len(VARIANTS) + len(readme.NOTEBOOK) + 1
     assert readme.with_speed(USE, BENCHMARKS) == USE
 
@@ -38,7 +39,7 @@ def test_another_result_is_another_table() -> None:
     other = json.loads(json.dumps(EVALUATION))
     other["transfer"]["test"]["recall"] = 0.12345
     other["baseline"]["operating_point"]["selection"]["precision"] = 0.54321
-    changed = set(with_results(README, other).split("\n")) - set(README.split("\n"))
+    changed = set(with_results(RESULTS, other).split("\n")) - set(RESULTS.split("\n"))
     assert sorted(line.split()[1] for line in changed) == ["baseline", "transfer"]
     assert "| 0.123 " in "".join(changed)
     assert "| 0.543 " in "".join(changed)
@@ -86,10 +87,10 @@ def test_speed_says_what_was_missed() -> None:
 
 
 def write_inputs() -> None:
-    readme.README.write_text(README, encoding="utf-8")
+    paths.EXPERIMENTS.parent.mkdir()
+    readme.RESULTS.write_text(RESULTS, encoding="utf-8")
     paths.GROUPS.parent.mkdir()
     GROUPS.to_csv(paths.GROUPS, index=False)
-    paths.EXPERIMENTS.parent.mkdir()
     RECORD.to_csv(paths.EXPERIMENTS, index=False)
     readme.USE.write_text(USE, encoding="utf-8")
     paths.BENCHMARKS.parent.mkdir()
@@ -115,7 +116,7 @@ def test_metrics_that_make_no_table_leave_the_page(
         paths.EVALUATION.write_text(content)
     with pytest.raises(CxrError, match=rf"metrics/evaluation\.json .*{told}"):
         readme.main()
-    assert readme.README.read_text(encoding="utf-8") == README
+    assert readme.RESULTS.read_text(encoding="utf-8") == RESULTS
 
 
 def test_the_command_writes_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,9 +127,9 @@ def test_the_command_writes_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyP
     paths.EVALUATION.parent.mkdir()
     paths.EVALUATION.write_text(json.dumps(other))
     readme.main()
-    assert readme.README.read_text(encoding="utf-8") == with_results(README, other)
+    assert readme.RESULTS.read_text(encoding="utf-8") == with_results(RESULTS, other)
     assert readme.USE.read_text(encoding="utf-8") == USE
-    assert "| 0.9877 " in readme.README.read_text(encoding="utf-8")
+    assert "| 0.9877 " in readme.RESULTS.read_text(encoding="utf-8")
 
 
 def test_evaluation_covers_every_image_once() -> None:
@@ -138,23 +139,78 @@ def test_evaluation_covers_every_image_once() -> None:
         assert test["n"] == data["test"]["images"] == sum(test[k] for k in ("tn", "fp", "fn", "tp"))
 
 
-@pytest.mark.parametrize(
-    "page",
-    [
-        "README.md",
-        "SECURITY.md",
-        *(f"docs/{page.name}" for page in (PROJECT / "docs").glob("*.md")),
-    ],
-)
+PAGES = [
+    *(file.name for file in PROJECT.glob("*.md")),
+    *(str(file.relative_to(PROJECT)) for file in (PROJECT / "docs").rglob("*.md")),
+]
+ON_THE_HOST = "../../actions/"  # of the repository's pages: the badge of its workflow
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_links_lead_to_files(page: str) -> None:
     text = (PROJECT / page).read_text(encoding="utf-8")
-    targets = re.findall(r"\]\((?!http)([^)#]+)\)", text)
-    assert all(((PROJECT / page).parent / target).exists() for target in targets)
+    targets = re.findall(r"\]\((?!http)([^)#]*)(?:#([^)]+))?\)", text)
+    for target, anchor in targets:
+        if not target.startswith(ON_THE_HOST):
+            file = (PROJECT / page).parent / target if target else PROJECT / page
+            assert file.exists(), target
+            assert not anchor or anchor in anchors(file), f"{target}#{anchor}"
     if page == "README.md":
         assert targets
 
 
+def anchors(page: Path) -> list[str]:
+    """Of a page's headings, as GitHub makes them."""
+    headings = re.findall("^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return [re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings]
+
+
+def test_every_decision_is_in_the_index() -> None:
+    folder = PROJECT / "docs/decisions"
+    index = (folder / "README.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^- \[(.*)\]\((.*)\)$", index, re.MULTILINE)
+    assert len(listed) == len(list(folder.glob("[a-z]*.md")))
+    for title, file in listed:
+        assert (folder / file).read_text(encoding="utf-8").startswith(f"# {title}\n")
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.splitlines()) <= 160
+
+
+def names(value: Any) -> set[str]:
+    """The keys of a JSON document that are the same whatever the data and the variants."""
+    if not isinstance(value, dict):
+        return set()
+    below = set().union(*map(names, value.values()))
+    return below | {key for key in value if key not in OF_THE_DATA}
+
+
+OF_THE_DATA = {
+    *VARIANTS,
+    *(variant[0] for variant in VARIANTS),
+    *EVALUATION["transfer"]["stress"],
+    *(f"{one} - {other}" for one in VARIANTS for other in VARIANTS),
+    "features",
+}
+
+
+def test_the_data_dictionary_is_complete() -> None:
+    """It has every column and key of the results in git."""
+    known = set(
+        re.findall("`([^`]+)`", (PROJECT / "docs/data_dictionary.md").read_text(encoding="utf-8"))
+    )
+    for file in (PROJECT / "metrics").glob("*.json"):
+        content = json.loads(file.read_text(encoding="utf-8"))
+        assert sorted(names(content) - known) == [], file
+    for file in (PROJECT / "plots").rglob("*.csv"):
+        assert sorted(set(pd.read_csv(file, nrows=1).columns) - known) == [], file
+    assert sorted({*manifest.COLUMNS, *leaks.COLUMNS, *drift.COLUMNS, *cli.COLUMNS} - known) == []
+
+
 def test_every_make_target_named_exists() -> None:
     makefile = (PROJECT / "Makefile").read_text(encoding="utf-8")
-    for target in re.findall(r"`?make ([a-z-]+)", README):
-        assert re.search(rf"^{target}:", makefile, re.MULTILINE)
+    for page in PAGES:
+        text = (PROJECT / page).read_text(encoding="utf-8")
+        for target in re.findall(r"`make ([a-z-]+)", text):
+            assert re.search(rf"^{target}:", makefile, re.MULTILINE), f"{page}: make {target}"
