@@ -1,5 +1,6 @@
-"""The commands in README.md, docs/use.md and the first section of docs/experiments.md work as typed:
-each is parsed, and what needs neither network nor the real data is run, in order, in a clone.
+"""The commands of README.md, docs/use.md and the start of docs/experiments.md work as typed.
+
+Each is parsed, and what needs neither network nor the real data is run, in order, in a clone.
 """
 
 import re
