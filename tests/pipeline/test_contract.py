@@ -249,21 +249,3 @@ def test_plot_templates_exist() -> None:
 def test_params_file_has_exactly_the_known_keys() -> None:
     content = read_yaml(PROJECT / "params.yaml")
     assert Params.model_validate(content) == read_params(PROJECT / "params.yaml")
-
-
-def test_modules_import_only_upward() -> None:
-    """The order of docs/architecture.md: no module imports one that stands below it."""
-    text = (PROJECT / "docs/architecture.md").read_text(encoding="utf-8")
-    listed = [
-        line.split("`")[1]
-        for line in text.splitlines()
-        if line.startswith("| `") and line.split("`")[1].endswith(".py")
-    ]
-    package = SOURCE / "cxr"
-    modules = {file.relative_to(package).as_posix() for file in package.rglob("[!_]*.py")}
-    assert set(listed) == modules
-    for position, name in enumerate(listed):
-        files = modules_imported(package / name)
-        imported = {file.relative_to(package).as_posix() for file in files}
-        below = imported & set(listed[position:])
-        assert not below, f"{name} imports {below}, listed below it"
