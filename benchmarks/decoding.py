@@ -27,7 +27,7 @@ def measure() -> list[Comparison]:
         times = alternate(
             lambda: list(read_all(paths, images.IMAGE)), lambda: list(batches), REPEATS
         )
-        sizes = f"{len(paths)} {kind}, side {images.IMAGE.size}, {cores()} cores"
+        sizes = f"{len(paths)} {kind}, side {images.IMAGE.input_size}, {cores()} cores"
         speed = times.compare("decode and resize", target=2.0, sizes=sizes)
         difference = mean_difference(images.files(folder / "train"), images.IMAGE)
     per_second = dataclasses.replace(
@@ -48,7 +48,7 @@ def measure() -> list[Comparison]:
             ratio=difference,
             target=1.0,
             repeats=1,
-            sizes=f"{len(paths) // COPIES} {kind}, side {images.IMAGE.size}",
+            sizes=f"{len(paths) // COPIES} {kind}, side {images.IMAGE.input_size}",
         ),
     ]
 

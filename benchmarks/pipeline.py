@@ -27,12 +27,12 @@ UNCHANGED_MOST = 2.0  # seconds
 SETTINGS: dict[str, object] = {
     "data.source": "phantom",
     "data.phantom.patients": PATIENTS,
-    "image.size": notebook.SIZE,
+    "image.input_size": notebook.SIZE,
     "model.batch_size": notebook.BATCH_SIZE,
     "transfer.batch_size": notebook.BATCH_SIZE,
-    "finetune.from_layer": "last_stage",
-    "finetune.copies": 0,
-    "finetune.zooms": [1],
+    "finetune.trainable_from": "last_stage",
+    "finetune.n_augmentations": 0,
+    "finetune.tta_scales": [1],
     "finetune.epochs": 1,
 }
 

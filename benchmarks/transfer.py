@@ -67,10 +67,14 @@ def from_files(folder: Path, weights: Path, params: TransferParams) -> None:
     for name in ("train", "val"):
         images.cache(folder / name, paths.ARRAYS / name)
     image = image_input(open_split(paths.ARRAYS / "train"))
-    output = backbones.feature_extractor("xception", weights, image, params.scaling, params.pooling)
+    output = backbones.feature_extractor(
+        "xception", weights, image, params.preprocessing, params.pooling
+    )
     for name in ("train", "val"):
         split = open_split(paths.ARRAYS / name)
-        extract.extract(keras.Model(image, output), params.engine, split, paths.features(name))
+        extract.extract(
+            keras.Model(image, output), params.inference_backend, split, paths.features(name)
+        )
     train_head(params)
 
 

@@ -16,11 +16,11 @@ from tests.support.project import QUICK, Project
 # Large enough for the work of a layer to be split over the cores.
 SETTINGS: dict[str, object] = QUICK | {
     "data.phantom.short_side": 128,
-    "image.size": 96,
+    "image.input_size": 96,
     "model.filters": [16, 16],
     "model.epochs": 2,
     "transfer.epochs": 2,
-    "finetune.side": 96,
+    "finetune.input_size": 96,
     "finetune.epochs": 2,
 }
 TOLERANCE = 1e-3  # of a probability, between one core and all

@@ -19,7 +19,7 @@ from cxr.errors import CxrError
 from cxr.params import ImageParams, Params, read_params
 
 SIDE = 16
-WAYS = [ImageParams(size=SIDE, resize=way) for way in ("crop", "squash", "pad")]
+WAYS = [ImageParams(input_size=SIDE, resize=way) for way in ("crop", "stretch", "letterbox")]
 
 
 def image(content: bytes) -> None:

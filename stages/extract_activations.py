@@ -13,19 +13,19 @@ def main() -> None:
     params = read_params()
     determinism.make_deterministic(0)
     frozen = split_backbone.configured_backbone(params.transfer, params.finetune).frozen
-    engine, scheduler = params.transfer.engine, params.preprocess.scheduler
+    engine, scheduler = params.transfer.inference_backend, params.preprocess.dask_scheduler
     activations.write_augmented(
         paths.activations("train"),
         frozen,
         engine,
         open_split(paths.ARRAYS / "train"),
-        params.finetune.copies,
+        params.finetune.n_augmentations,
         params.perturb,
         scheduler,
     )
     for name in ("val", "stress", "test"):
         split = open_split(paths.ARRAYS / name)
-        path, zooms = paths.activations(name), params.finetune.zooms
+        path, zooms = paths.activations(name), params.finetune.tta_scales
         activations.write_views(path, frozen, engine, split, zooms, scheduler)
 
 

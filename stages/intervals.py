@@ -16,7 +16,7 @@ def main() -> None:
     params = read_params()
     predictions = pd.read_csv(paths.PREDICTIONS)
     points = thresholds(json.loads(paths.EVALUATION.read_text()))
-    evaluate = (params.evaluate.prevalence, params.evaluate.resamples)
+    evaluate = (params.evaluate.prevalence, params.evaluate.n_bootstrap)
     of = {split: predictions["split"] == split for split in EVALUATED}
     chosen_on = predictions[predictions["split"].isin(TUNING)]
     found = {

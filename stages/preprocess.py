@@ -18,7 +18,7 @@ def main() -> None:
     if params.data.on_leak == "drop":
         images, assigned = splits.leave_out(found["path"], images, assigned, params.split)
     raw = paths.raw(params.data.source)
-    scheduler = params.preprocess.scheduler
+    scheduler = params.preprocess.dask_scheduler
     preprocess.cache_splits(raw, images, assigned, params.image, paths.ARRAYS, scheduler)
     alone = shortcuts.guard(open_split(paths.ARRAYS / "train"), params.data.on_shortcut)
     write_csv(paths.PLOTS / "classes.csv", preprocess.class_balance(images, assigned))

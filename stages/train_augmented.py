@@ -10,7 +10,7 @@ from cxr.training import distribution, trainer
 def main() -> None:
     params = read_params()
     determinism.make_deterministic(params.seed)
-    with distribution.strategy_scope(params.train.distribution):
+    with distribution.strategy_scope(params.train.strategy):
         layers = networks.augmentation(params.augment, params.seed)
         trainer.train_small_cnn(
             "augmented", params.model, params.seed, layers, resume=params.train.resume

@@ -9,7 +9,7 @@ from cxr.training import distribution, trainer
 def main() -> None:
     params = read_params()
     determinism.make_deterministic(params.seed)
-    with distribution.strategy_scope(params.train.distribution):
+    with distribution.strategy_scope(params.train.strategy):
         trainer.train_small_cnn("baseline", params.model, params.seed, resume=params.train.resume)
 
 

@@ -14,7 +14,7 @@ def main() -> None:
     params = read_params()
     determinism.make_deterministic(params.seed)
     fit, resume = params.finetune, params.train.resume
-    with distribution.strategy_scope(params.train.distribution):
+    with distribution.strategy_scope(params.train.strategy):
         train, val = open_split(paths.ARRAYS / "train"), open_split(paths.ARRAYS / "val")
         batches = finetuning.batches("train", train, fit, params.seed)
         val_batches = finetuning.batches("val", val, fit)
@@ -22,7 +22,7 @@ def main() -> None:
         learner = finetuning.with_outputs(halves.tuned, fit)
         trainer.train("finetuned", learner, batches, val_batches, fit, resume=resume)
         image = image_input(train)
-        model = finetuning.whole_model(image, halves.frozen, learner, fit.zooms)
+        model = finetuning.whole_model(image, halves.frozen, learner, fit.tta_scales)
         trainer.save("finetuned", model)
 
 

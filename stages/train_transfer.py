@@ -15,7 +15,7 @@ def main() -> None:
     params = read_params()
     determinism.make_deterministic(params.seed)
     fit, resume = params.transfer, params.train.resume
-    with distribution.strategy_scope(params.train.distribution):
+    with distribution.strategy_scope(params.train.strategy):
         train, val = open_split(paths.ARRAYS / "train"), open_split(paths.ARRAYS / "val")
         rows, val_rows = (open_rows(paths.features(name)) for name in ("train", "val"))
         batches = ArrayDataset(rows, train.labels, fit.batch_size, params.seed)

@@ -103,12 +103,14 @@ def test_every_key_is_explained_with_its_choices(key: str) -> None:
 def test_flat_names_keys_in_full() -> None:
     params = read_params(ROOT / "params.yaml")
     found = flat(image=params.image, model=params.model)
-    assert found["image.size"] == params.image.size
+    assert found["image.input_size"] == params.image.input_size
     assert found["model.filters"] == params.model.filters
     assert set(found) == {key for key in LEAVES if key.split(".")[0] in ("image", "model")}
 
 
-@pytest.mark.parametrize(("section", "key"), [("", "seed"), ("image", "size"), ("model", "epochs")])
+@pytest.mark.parametrize(
+    ("section", "key"), [("", "seed"), ("image", "input_size"), ("model", "epochs")]
+)
 def test_record_is_frozen(section: str, key: str) -> None:
     params = read_params(ROOT / "params.yaml")
     record = getattr(params, section) if section else params
@@ -127,15 +129,15 @@ def test_record_is_frozen(section: str, key: str) -> None:
         ("data.directory", '"/a b/ä"', "/a b/ä"),
         ("data.directory", "on", "on"),  # no boolean, as it would be in YAML 1.1
         ("transfer.class_weights", "none", "none"),
-        ("image.resize", '"squash"', "squash"),
-        ("preprocess.scheduler", "tls://host:1", "tls://host:1"),
+        ("image.resize", '"stretch"', "stretch"),
+        ("preprocess.dask_scheduler", "tls://host:1", "tls://host:1"),
         # Ends of ranges.
         ("seed", "0", 0),
         ("seed", "2147483648", 2**31),
         ("split.val_fraction", "0.5", 0.5),
         ("model.conv_dropout", "0", 0.0),
         ("evaluate.min_recall", "1", 1.0),
-        ("evaluate.resamples", "20000", 20_000),
+        ("evaluate.n_bootstrap", "20000", 20_000),
     ],
 )
 def test_allowed_value(path: Path, key: str, literal: str, value: Any) -> None:
@@ -185,16 +187,16 @@ def test_other_choices_are_refused_with_those_that_there_are(path: Path, key: st
         ("seed", "2147483649", "Input should be less than or equal to 2147483648"),
         ("split.val_fraction", "0", "Input should be greater than 0 (got 0)"),
         ("augment.zoom", "1", "Input should be less than 1 (got 1)"),
-        ("evaluate.resamples", "20001", "Input should be less than or equal to 20000"),
+        ("evaluate.n_bootstrap", "20001", "Input should be less than or equal to 20000"),
         ("model.batch_norm", "yes", "Input should be a valid boolean (got 'yes')"),
         ("transfer.class_weights", "off", "Input should be 'balanced' or 'none' (got 'off')"),
-        ("finetune.from_layer", '""', "String should have at least 1 character (got '')"),
+        ("finetune.trainable_from", '""', "String should have at least 1 character (got '')"),
         ("data.patients", '""', "String should have at least 1 character (got '')"),
         ("model.filters", "[]", "List should not be empty (got [])"),
         ("model.filters.1", "[32, true]", "Input should be a valid integer (got True)"),
         ("evaluate.ensemble", "[transfer, transfer]", "Variants should be different (got "),
         *(
-            ("preprocess.scheduler", text, "String should match pattern")
+            ("preprocess.dask_scheduler", text, "String should match pattern")
             for text in ("10.0.0.1", "tcp://10.0.0.1")
         ),
     ],
@@ -245,9 +247,9 @@ def test_a_section_without_keys_lacks_each_of_them(path: Path) -> None:
 
 def test_all_problems_are_in_one_error(path: Path) -> None:
     wrong = {"seed": "one", "data.phantom.patients": 2, "model.epochs": 6.5}
-    problems = refusal(path, edited({**wrong, "image.size": REMOVED, "evaluat": 1}))
+    problems = refusal(path, edited({**wrong, "image.input_size": REMOVED, "evaluat": 1}))
     assert [line.split(": ")[0] for line in problems] == [
-        *("seed", "data.phantom.patients", "image.size", "model.epochs", "evaluat")
+        *("seed", "data.phantom.patients", "image.input_size", "model.epochs", "evaluat")
     ]
     assert problems[-1] == "evaluat: Unknown key, did you mean evaluate? (got 1)"
 
@@ -261,16 +263,16 @@ def test_all_problems_are_in_one_error(path: Path) -> None:
     ],
 )
 def test_image_too_small_for_the_network(path: Path, changes: dict[str, Any], said: str) -> None:
-    [line] = refusal(path, edited({"image.size": 16, **changes}))
-    assert line.startswith("image.size 16 is too small")
+    [line] = refusal(path, edited({"image.input_size": 16, **changes}))
+    assert line.startswith("image.input_size 16 is too small")
     assert said in line
 
 
 def test_smallest_image_that_the_network_takes(path: Path) -> None:
     """Two blocks of kernel 3 and pooling 3: 17 -> 5 -> 1, 16 -> 4 -> 0."""
     changes = {"model.filters": [8, 8], "model.kernel_size": 3, "model.pool_size": 3}
-    assert read(path, edited({**changes, "image.size": 17})).image.size == 17
-    assert "too small" in refusal(path, edited({**changes, "image.size": 16}))[0]
+    assert read(path, edited({**changes, "image.input_size": 17})).image.input_size == 17
+    assert "too small" in refusal(path, edited({**changes, "image.input_size": 16}))[0]
 
 
 @pytest.mark.parametrize(
@@ -295,10 +297,10 @@ def test_weights_that_a_backbone_has(path: Path, backbone: str, weights: str, ex
 def test_early_stopping_and_the_average_of_weights_exclude_each_other(
     path: Path, section: str
 ) -> None:
-    both = {f"{section}.early_stopping": 3, f"{section}.weight_average": 0.9}
+    both = {f"{section}.early_stopping": 3, f"{section}.ema_decay": 0.9}
     [line] = refusal(path, edited(both))
     assert line.startswith(f"{section}: early_stopping 3 ")
-    assert "weight_average 0.9" in line
+    assert "ema_decay 0.9" in line
     for key in both:
         assert read(path, edited({**both, key: 0}))
 
@@ -309,7 +311,7 @@ def test_numbers_and_lists_that_dvc_writes_for_experiments(path: Path) -> None:
     settings = {
         **dict.fromkeys(("model.learning_rate", "finetune.weight_decay"), "0.00001"),
         **{"model.epochs": "20", "model.filters": "[8,16]", "perturb.flip": "false"},
-        **{"image.resize": "pad", "evaluate.ensemble": "[baseline]"},
+        **{"image.resize": "letterbox", "evaluate.ensemble": "[baseline]"},
     }
     apply_overrides(path, [f"{key}={value}" for key, value in settings.items()])
     assert "learning_rate: 1e-05" in path.read_text(encoding="utf-8")
@@ -317,7 +319,7 @@ def test_numbers_and_lists_that_dvc_writes_for_experiments(path: Path) -> None:
     assert params.model.learning_rate == params.finetune.weight_decay == 1e-5
     assert (params.model.epochs, params.model.filters) == (20, (8, 16))
     assert params.perturb.flip is False
-    assert (params.image.resize, params.evaluate.ensemble) == ("pad", ("baseline",))
+    assert (params.image.resize, params.evaluate.ensemble) == ("letterbox", ("baseline",))
 
 
 @pytest.mark.parametrize(

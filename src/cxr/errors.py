@@ -72,7 +72,7 @@ def _message(error: Exception) -> str:
     if isinstance(error, MemoryError):
         return (
             f"not enough memory. {error}\n"
-            "  End other programs, or use a smaller image.size or batch_size."
+            "  End other programs, or use a smaller image.input_size or batch_size."
         )
     return _of_system(error) if isinstance(error, OSError) else str(error)
 

@@ -110,15 +110,15 @@ class SplitParams(Section):
 
 
 class ImageParams(Section):
-    size: Annotated[int, Field(ge=16, le=2048)]
-    resize: Literal["squash", "crop", "pad"]
+    input_size: Annotated[int, Field(ge=16, le=2048)]
+    resize: Literal["stretch", "crop", "letterbox"]
 
     @property
     def decode_size(self) -> int:
         """Shorter side, in pixels, of which no more of a JPEG needs to be decoded: the square takes
         nothing from beyond its own resolution.
         """
-        return self.size
+        return self.input_size
 
 
 class FitSection(Section):
@@ -127,7 +127,7 @@ class FitSection(Section):
     learning_rate: LearningRate
     schedule: Literal["constant", "cosine"]
     weight_decay: Rate
-    weight_average: Rate
+    ema_decay: Rate
     label_smoothing: Rate
     batch_size: Count
     epochs: Count
@@ -136,24 +136,24 @@ class FitSection(Section):
 
     @model_validator(mode="after")
     def _one_set_of_weights_is_kept(self) -> "FitSection":
-        if self.early_stopping and self.weight_average:
+        if self.early_stopping and self.ema_decay:
             raise ValueError(
                 f"early_stopping {self.early_stopping} keeps the weights of one epoch, "
-                f"weight_average {self.weight_average} their average: set one of them to 0"
+                f"ema_decay {self.ema_decay} their average: set one of them to 0"
             )
         return self
 
 
 # Where and how work is done, not what comes out of it: no stage of dvc.yaml depends on them.
-WITHOUT_RESULT = frozenset({"preprocess.scheduler", "train.resume"})
+WITHOUT_RESULT = frozenset({"preprocess.dask_scheduler", "train.resume"})
 
 
 class PreprocessParams(Section):
-    scheduler: Address
+    dask_scheduler: Address
 
 
 class TrainParams(Section):
-    distribution: Literal["none", "mirrored", "multihost"]
+    strategy: Literal["none", "mirrored", "multihost"]
     resume: bool
 
 
@@ -185,9 +185,9 @@ class TransferParams(FitSection):
         "tiny",
     ]
     weights: Literal["imagenet", "phantom", "none"]
-    scaling: Literal["backbone", "none"]
+    preprocessing: Literal["imagenet", "none"]
     pooling: Literal["avg", "flatten"]
-    engine: Literal["openvino", "tensorflow"]
+    inference_backend: Literal["openvino", "tensorflow"]
     dense_units: Count
     dropout: Rate
 
@@ -210,11 +210,11 @@ class TransferParams(FitSection):
 
 
 class FinetuneParams(FitSection):
-    side: Annotated[int, Field(ge=16, le=2048)]
-    from_layer: Annotated[str, Field(min_length=1)]
-    copies: Annotated[int, Field(ge=0, le=100)]
-    zooms: Zooms
-    targets: Literal["pathogen", "label"]
+    input_size: Annotated[int, Field(ge=16, le=2048)]
+    trainable_from: Annotated[str, Field(min_length=1)]
+    n_augmentations: Annotated[int, Field(ge=0, le=100)]
+    tta_scales: Zooms
+    classes: Literal["pathogen", "label"]
     dropout: Rate
 
 
@@ -227,21 +227,21 @@ class PerturbParams(Section):
     gamma: Annotated[float, Field(ge=0, le=4)]
     contrast: Annotated[float, Field(ge=0, le=4)]
     brightness: Annotated[float, Field(ge=0, le=0.5)]
-    probability: Annotated[float, Field(ge=0, le=1)]
-    equalise: bool
-    coarsen: Annotated[float, Field(ge=0, le=0.9)]
+    p: Annotated[float, Field(ge=0, le=1)]
+    equalize: bool
+    downscale: Annotated[float, Field(ge=0, le=0.9)]
     noise: Annotated[float, Field(ge=0, le=100)]
-    frame: Annotated[float, Field(ge=0, le=0.4)]
-    markers: Annotated[int, Field(ge=0, le=50)]
+    border: Annotated[float, Field(ge=0, le=0.4)]
+    text_overlay: Annotated[int, Field(ge=0, le=50)]
     jpeg_quality: Annotated[int, Field(ge=1, le=100)]
-    cut_out: Annotated[float, Field(ge=0, le=1)]
+    random_erasing: Annotated[float, Field(ge=0, le=1)]
 
 
 class EvaluateParams(Section):
     ensemble: Members
     min_recall: Annotated[float, Field(gt=0, le=1)]
     prevalence: Annotated[float, Field(gt=0, lt=1)]
-    resamples: Annotated[int, Field(ge=100, le=20_000)]
+    n_bootstrap: Annotated[int, Field(ge=100, le=20_000)]
 
 
 class Params(Section):
@@ -260,14 +260,14 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _image_survives_pooling(self) -> "Params":
-        side = self.image.size
+        side = self.image.input_size
         for _ in self.model.filters:
             side = (side - self.model.kernel_size + 1) // self.model.pool_size
         if side < 1:
             raise ValueError(
-                f"image.size {self.image.size} is too small for {len(self.model.filters)} blocks "
-                f"of model.kernel_size {self.model.kernel_size} and "
-                f"model.pool_size {self.model.pool_size}"
+                f"image.input_size {self.image.input_size} is too small for "
+                f"{len(self.model.filters)} blocks of model.kernel_size "
+                f"{self.model.kernel_size} and model.pool_size {self.model.pool_size}"
             )
         return self
 

@@ -12,7 +12,7 @@ from cxr.params import read_params
 from cxr.tools.project_copy import PROJECT
 from tests.support.project import hash_of
 
-PARAMS = read_params(PROJECT / "params.yaml").image.model_copy(update={"size": 32})
+PARAMS = read_params(PROJECT / "params.yaml").image.model_copy(update={"input_size": 32})
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def test_the_other_shape_is_cut_before_the_image_becomes_a_square(files):
     folder, index = files
     table = stress_test.stress_index(index)
     rows = table[table["condition"] == stress_test.SHAPE].reset_index(drop=True)
-    squash = PARAMS.model_copy(update={"resize": "squash"})
+    squash = PARAMS.model_copy(update={"resize": "stretch"})
     images = list(stress_test.stress_images(folder, rows, hashes_of(folder), squash))
     wide = Image.open(folder / "5.png")
     cut = stress_test.cut_to_aspect_ratio(wide, rows["aspect_ratio"][5])

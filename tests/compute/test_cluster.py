@@ -29,7 +29,7 @@ from cxr.errors import CxrError
 from cxr.params import ImageParams
 from cxr.tools.project_copy import PROJECT
 
-PARAMS = ImageParams(size=32, resize="crop")
+PARAMS = ImageParams(input_size=32, resize="crop")
 
 pytestmark = pytest.mark.slow
 

@@ -21,7 +21,7 @@ def extractor(tmp_path_factory):
     path = tmp_path_factory.mktemp("weights") / "mobilenetv2.weights.h5"
     backbones.ensure_weights(path, "mobilenetv2", "none")
     image = keras.Input((SIDE, SIDE, 1), dtype="uint8", name="image")
-    features = backbones.feature_extractor("mobilenetv2", path, image, "backbone", "avg")
+    features = backbones.feature_extractor("mobilenetv2", path, image, "imagenet", "avg")
     return keras.Model(image, features)
 
 

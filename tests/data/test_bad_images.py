@@ -48,7 +48,7 @@ COLOURS = [[(255, 0, 0), (0, 255, 0)], [(0, 0, 255), (255, 255, 255)]]
 LUMINANCE: Levels = [[76, 150], [29, 255]]  # of these
 PLACE = "train/NORMAL"
 DATA = read_params(PROJECT / "params.yaml").data
-PARAMS = ImageParams(size=32, resize="squash")
+PARAMS = ImageParams(input_size=32, resize="stretch")
 NOBODY = 65534
 
 
@@ -538,7 +538,7 @@ def test_right_pixels_or_refused(kind: str, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", DECODED)
-@pytest.mark.parametrize("resize", ["crop", "pad"])
+@pytest.mark.parametrize("resize", ["crop", "letterbox"])
 def test_every_way_to_prepare_takes_it(kind: str, folder: Path, resize: str) -> None:
     params = PARAMS.model_copy(update={"resize": resize})
     found = read_prepared(folder / PLACE / name_of(kind), params)

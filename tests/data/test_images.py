@@ -23,7 +23,7 @@ from cxr.data.images import (
 )
 from cxr.errors import CxrError
 
-RESIZES = ["crop", "squash", "pad"]
+RESIZES = ["crop", "stretch", "letterbox"]
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 LUMINANCE = [[76, 150], [29, 255]]  # of these four
 
@@ -246,14 +246,14 @@ def test_crop_keeps_the_centre(axis: int) -> None:
 
 @AXES
 def test_squash_keeps_everything_and_fills(axis: int) -> None:
-    found = along(to_square(Image.fromarray(thirds(axis)), 24, "squash"), axis)
+    found = along(to_square(Image.fromarray(thirds(axis)), 24, "stretch"), axis)
     for number, value in enumerate((0, 128, 255)):
         np.testing.assert_array_equal(found[:, 8 * number + 2 : 8 * number + 6], value)
 
 
 @AXES
 def test_pad_keeps_everything_between_black_bars(axis: int) -> None:
-    found = along(to_square(Image.fromarray(255 - thirds(axis)), 24, "pad"), axis)
+    found = along(to_square(Image.fromarray(255 - thirds(axis)), 24, "letterbox"), axis)
     assert not found[:8].any()
     assert not found[16:].any()
     for number, value in enumerate((255, 127, 0)):
@@ -285,8 +285,8 @@ def test_size_and_type(size: tuple[int, int], resize: str, side: int) -> None:
     found = to_square(Image.new("L", size, 200), side, resize)
     assert found.shape == (side, side)
     assert found.dtype == np.uint8
-    assert found.min() == (200 if resize != "pad" or size[0] == size[1] else 0)
-    assert resize == "pad" or found.max() == 200
+    assert found.min() == (200 if resize != "letterbox" or size[0] == size[1] else 0)
+    assert resize == "letterbox" or found.max() == 200
 
 
 def test_unknown_way() -> None:

@@ -124,7 +124,9 @@ def test_patients_that_cannot_differ_are_refused(
 
 def as_split(folder: Path) -> dict[str, Split]:
     """The published splits of generated images, as the networks see them."""
-    params = read_params(project_copy.PROJECT / "params.yaml").image.model_copy(update={"size": 64})
+    params = read_params(project_copy.PROJECT / "params.yaml").image.model_copy(
+        update={"input_size": 64}
+    )
     found = {}
     for name, index in manifest.verify(folder, "error").images.groupby("split"):
         files = [folder / path for path in index["path"]]

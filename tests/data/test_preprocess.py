@@ -27,7 +27,7 @@ from cxr.errors import CxrError
 from cxr.params import read_params
 from cxr.tools.project_copy import PROJECT, copy_project, set_params
 
-PARAMS = read_params(PROJECT / "params.yaml").image.model_copy(update={"size": 16})
+PARAMS = read_params(PROJECT / "params.yaml").image.model_copy(update={"input_size": 16})
 KEPT = ["path", "label", "patient", "pathogen", "width", "height"]
 
 
@@ -56,7 +56,7 @@ def mixed(manifest: pd.DataFrame) -> pd.Series:
     )
 
 
-@pytest.mark.parametrize("resize", ["crop", "squash", "pad"])
+@pytest.mark.parametrize("resize", ["crop", "stretch", "letterbox"])
 @pytest.mark.parametrize("chunk", [1, 4, 256])
 def test_arrays_are_the_files_row_by_row(
     raw: Path,
@@ -176,7 +176,7 @@ class Foreign:
         self.patients: dict[str, str] = {}
         self.settings = {
             **{"data.source": "directory", "data.directory": "mine", "data.on_leak": "warn"},
-            **{"image.size": 32, "split.val_fraction": 0.3},
+            **{"image.input_size": 32, "split.val_fraction": 0.3},
         }
         copy_project(folder)
         for number, file in enumerate(sorted(phantoms.rglob("*.jpeg"))):

@@ -13,7 +13,7 @@ from cxr.errors import CxrError
 from cxr.params import ImageParams
 from tests.support.synthetic import COUNTS, split_of
 
-PARAMS = ImageParams(size=64, resize="crop")
+PARAMS = ImageParams(input_size=64, resize="crop")
 CARRIERS = 0.9  # share of the ill whose images carry the shortcut, and of the well whose do not
 
 Pixels = NDArray[np.uint8]

@@ -13,7 +13,7 @@ from cxr.data import transforms
 from cxr.data.images import ImageError, to_grey, to_square
 from cxr.params import ImageParams
 
-PARAMS = ImageParams(size=64, resize="crop")
+PARAMS = ImageParams(input_size=64, resize="crop")
 
 
 def thorax(height: int = 200, width: int = 260) -> NDArray[np.uint8]:
@@ -24,7 +24,7 @@ def thorax(height: int = 200, width: int = 260) -> NDArray[np.uint8]:
     return image.astype(np.uint8)
 
 
-@pytest.mark.parametrize("resize", ["crop", "squash", "pad"])
+@pytest.mark.parametrize("resize", ["crop", "stretch", "letterbox"])
 def test_an_image_is_made_square_and_nothing_else(resize: str) -> None:
     image = Image.fromarray(thorax())
     found = transforms.prepare(image, PARAMS.model_copy(update={"resize": resize}))
@@ -40,7 +40,9 @@ def test_no_more_of_a_jpeg_is_decoded_than_the_square_needs(
         transforms, "to_grey", lambda image: sizes.append(image.size) or to_grey(image)
     )
     for size in (64, 256, 512):
-        transforms.read_prepared(tmp_path / "x.jpeg", PARAMS.model_copy(update={"size": size}))
+        transforms.read_prepared(
+            tmp_path / "x.jpeg", PARAMS.model_copy(update={"input_size": size})
+        )
     assert sizes == [(125, 100), (500, 400), (1000, 800)]
 
 

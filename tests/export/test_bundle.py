@@ -111,7 +111,7 @@ def test_every_backbone_converts(
     monkeypatch.setattr(backbones, "load_backbone", lambda *_: backbone)
     side = entry.min_size
     image = keras.Input((side, side, 1), dtype="uint8")
-    features = backbones.feature_extractor(name, tmp_path, image, "backbone", "avg")
+    features = backbones.feature_extractor(name, tmp_path, image, "imagenet", "avg")
     spread = keras.layers.UnitNormalization()(features)
     model = keras.Model(image, spread)
     images = np.random.default_rng(0).integers(0, 256, (4, side, side)).astype(np.uint8)

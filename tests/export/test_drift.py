@@ -280,7 +280,7 @@ def test_the_export_tells_what_the_rule_marks(
         ]
     )
     settings = {
-        "image": {"size": 256},
+        "image": {"input_size": 256},
         "recommended": "transfer",
         "variants": {"transfer": {"threshold": THRESHOLD}},
         "familiarity": {"limit": 9.0},
@@ -334,7 +334,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng = np.random.default_rng(0)
     known = rng.normal(130, 30, (100, 1)) + rng.normal(0, 4, (100, SIDE))
     ood.save(ood.fit(known.astype(np.float32)), folder / "familiar.npz")
-    image = read_params(PROJECT / "params.yaml").image.model_copy(update={"size": SIDE})
+    image = read_params(PROJECT / "params.yaml").image.model_copy(update={"input_size": SIDE})
     alone = {"threshold": THRESHOLD, "scale": {"slope": 1.0, "intercept": 0.0}}
     settings = {
         "image": image.model_dump(mode="json"),

@@ -29,7 +29,7 @@ def image_input():
 
 
 def cut(weights, from_layer="last_stage"):
-    return split_backbone.split_backbone("mobilenetv2", weights, "backbone", SIDE, from_layer)
+    return split_backbone.split_backbone("mobilenetv2", weights, "imagenet", SIDE, from_layer)
 
 
 def images(count):
@@ -69,7 +69,7 @@ def test_every_backbone_has_stages(name):
 
 def test_a_layer_that_cannot_be_cut_at_is_named(weights):
     for layer in ("nowhere", "block_16_add"):
-        with pytest.raises(CxrError, match=rf"finetune.from_layer '{layer}'.*last_stage"):
+        with pytest.raises(CxrError, match=rf"finetune.trainable_from '{layer}'.*last_stage"):
             cut(weights, layer)
 
 

@@ -67,11 +67,11 @@ def build(folder: Path) -> Path:
     reference = ood.fit(features)
     ood.save(reference, folder / "familiar.npz")
     params = read_params(PROJECT / "params.yaml")
-    asked = {"min_recall": 0.9, "prevalence": PREVALENCE, "resamples": 100}
+    asked = {"min_recall": 0.9, "prevalence": PREVALENCE, "n_bootstrap": 100}
     points = evaluated(known().assign(split="test"))
     scale = {"slope": 2.0, "intercept": -1.0}
     settings = {
-        "image": params.image.model_copy(update={"size": SIDE}).model_dump(),
+        "image": params.image.model_copy(update={"input_size": SIDE}).model_dump(),
         "evaluate": params.evaluate.model_copy(update=asked).model_dump(),
         "recommended": "finetuned",
         "variants": {

@@ -38,7 +38,7 @@ from cxr.training.finetuning import whole_model, with_outputs
 
 SIDE = 64
 PARAMS = read_params(PROJECT / "params.yaml")
-PREPARED = PARAMS.image.model_copy(update={"size": SIDE})
+PREPARED = PARAMS.image.model_copy(update={"input_size": SIDE})
 HELD_OUT = range(1000, 1060)  # numbers of phantoms that no network was trained on
 Grey = NDArray[np.uint8]
 Heat = NDArray[np.float32]

@@ -338,7 +338,7 @@ DAMAGED = {
     "nothing": lambda settings: {},
     "a list": lambda settings: [settings],
     "no scale": lambda settings: settings | {"variants": {"bright": {"threshold": 0.5}}},
-    "another way to prepare": lambda settings: settings | {"image": {"size": 0}},
+    "another way to prepare": lambda settings: settings | {"image": {"input_size": 0}},
     "a removed key": lambda settings: settings | {"image": settings["image"] | {"trim": False}},
     "no range of sizes": lambda settings: settings | {"trained_on": {}},
     "no limit": lambda settings: settings | {"familiarity": {"false_alarms": {}}},

@@ -67,7 +67,7 @@ def test_features_of_grey_images(
 
     image = keras.Input((64, 64, 1), dtype="uint8")
     for pooling, expected in {"avg": maps.mean((1, 2)), "flatten": maps.reshape(2, -1)}.items():
-        features = backbones.feature_extractor(name, path, image, "backbone", pooling)
+        features = backbones.feature_extractor(name, path, image, "imagenet", pooling)
         assert features.shape == (None, expected.shape[1])
         np.testing.assert_allclose(keras.Model(image, features)(x), expected, atol=1e-4)
 
@@ -84,7 +84,7 @@ def test_scaling_none_hands_on_the_grey_values(weights: Path) -> None:
 
 def test_backbone_stays_frozen(weights: Path) -> None:
     image = keras.Input((32, 32, 1), dtype="uint8")
-    features = backbones.feature_extractor("mobilenetv2", weights, image, "backbone", "avg")
+    features = backbones.feature_extractor("mobilenetv2", weights, image, "imagenet", "avg")
     assert keras.Model(image, features).trainable_weights == []
 
 
@@ -150,7 +150,7 @@ def test_failed_download_tells_three_ways_on(
 def test_too_small_images_are_refused(weights: Path) -> None:
     image = keras.Input((64, 64, 1), dtype="uint8")
     with pytest.raises(CxrError, match=r"image\.size 64: xception needs at least 71"):
-        backbones.feature_extractor("xception", weights, image, "backbone", "avg")
+        backbones.feature_extractor("xception", weights, image, "imagenet", "avg")
 
 
 def test_whole_model_is_head_on_features(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,7 +158,7 @@ def test_whole_model_is_head_on_features(weights: Path, monkeypatch: pytest.Monk
     params = params.model_copy(update={"backbone": "mobilenetv2"})
     monkeypatch.setattr(backbones.paths, "weights", lambda *_: weights)
     image = keras.Input((32, 32, 1), dtype="uint8")
-    features = backbones.feature_extractor("mobilenetv2", weights, image, "backbone", "avg")
+    features = backbones.feature_extractor("mobilenetv2", weights, image, "imagenet", "avg")
     inputs = keras.Input(features.shape[1:])
     head = keras.Model(inputs, keras.layers.Dense(1, "sigmoid")(inputs), name="head")
     model = backbones.with_head(head, image, params)

@@ -40,7 +40,7 @@ def test_tiny_is_cut_ahead_of_the_blocks_of_its_last_stages(
 ) -> None:
     weights = tmp_path / "w.weights.h5"
     backbones.ensure_weights(weights, "tiny", "none")
-    halves = split_backbone.split_backbone("tiny", weights, "backbone", 64, from_layer)
+    halves = split_backbone.split_backbone("tiny", weights, "imagenet", 64, from_layer)
     images = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 1), dtype=np.uint8)
     scale, offset = backbones.BACKBONES["tiny"].scaling
     scaled = np.repeat(images, 3, -1) * np.float32(scale) + np.float32(offset)

@@ -192,7 +192,7 @@ def test_plots_page(finished: Project) -> None:
     ("key", "value", "told"),
     [
         ("model.epochs", "twenty", "model.epochs: 'twenty'"),
-        ("image.size", 100_000, "image.size: 100000"),
+        ("image.input_size", 100_000, "image.input_size: 100000"),
         ("split.val_fraction", float("nan"), "split.val_fraction"),
     ],
 )

@@ -30,13 +30,13 @@ def at_once(project: Project, *commands: str) -> list[tuple[int, str]]:
 
 @pytest.fixture(scope="module")
 def undisturbed(project: Project) -> dict[int, str]:
-    """A commit of what `dvc repro` alone gives, by `evaluate.resamples`.
+    """A commit of what `dvc repro` alone gives, by `evaluate.n_bootstrap`.
 
     Here and below of the stage intervals alone: what comes after it takes a minute each time.
     """
     commits = {}
     for resamples in (101, 102, 103):
-        project_copy.set_params(project.folder / "params.yaml", {"evaluate.resamples": resamples})
+        project_copy.set_params(project.folder / "params.yaml", {"evaluate.n_bootstrap": resamples})
         assert project.repro("intervals") == ["intervals"]
         commits[resamples] = project.run("git stash create").strip()
     project.run("git checkout --quiet . && dvc checkout --quiet")
@@ -44,11 +44,11 @@ def undisturbed(project: Project) -> dict[int, str]:
 
 
 def experiments(project: Project) -> dict[int, str]:
-    """Commits of the experiments, by `evaluate.resamples`."""
+    """Commits of the experiments, by `evaluate.n_bootstrap`."""
     shown = json.loads(project.run("dvc exp show --json --no-pager 2>/dev/null"))
     heads = [e["revs"][0] for rev in shown for e in rev.get("experiments") or []]
     found = {
-        head["data"]["params"]["params.yaml"]["data"]["evaluate"]["resamples"]: head["rev"]
+        head["data"]["params"]["params.yaml"]["data"]["evaluate"]["n_bootstrap"]: head["rev"]
         for head in heads
     }
     assert len(found) == len(heads)
@@ -77,7 +77,7 @@ def test_two_repros_at_once(project: Project) -> None:
 
 def test_two_experiments_side_by_side(project: Project, undisturbed: dict[int, str]) -> None:
     """Each in a folder of its own, with the results of its parameters."""
-    commands = [f"dvc exp run --temp -S evaluate.resamples={n} intervals" for n in (101, 102)]
+    commands = [f"dvc exp run --temp -S evaluate.n_bootstrap={n} intervals" for n in (101, 102)]
     ends = at_once(project, *commands)
     for code, said in ends:
         assert code == 0 or sum(said.count(refusal) for refusal in REFUSALS) == 1, said
@@ -94,14 +94,14 @@ def test_a_full_queue(project: Project, undisturbed: dict[int, str]) -> None:
     """It runs unattended past a failure, whose reason the summary gives."""
     project.run("dvc exp run --queue --name broken -S model.epochs=0 intervals")
     for resamples in undisturbed:
-        project.run(f"dvc exp run --queue -S evaluate.resamples={resamples} intervals")
+        project.run(f"dvc exp run --queue -S evaluate.n_bootstrap={resamples} intervals")
     project.run("dvc queue start --jobs 2")
     try:
         status = wait_for_queue(project)
         assert status.count("Success") == 3
         assert re.search(r"broken .*Failed", status)
         found = experiments(project)
-        assert set(found) == {*undisturbed, QUICK["evaluate.resamples"]}  # the last one is broken
+        assert set(found) == {*undisturbed, QUICK["evaluate.n_bootstrap"]}  # the last one is broken
         for resamples, commit in undisturbed.items():
             assert differing(project, found[resamples], commit) == []
         printed = project.run("PYTHONPATH=src python -m cxr.tools.experiments summary")

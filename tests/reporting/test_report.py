@@ -191,7 +191,7 @@ def made_up(probability: float | None = None) -> ReportInputs:
             finetune=params.finetune,
             perturb=params.perturb,
         ),
-        evaluate=params.evaluate.model_copy(update={"min_recall": 0.9, "resamples": 100}),
+        evaluate=params.evaluate.model_copy(update={"min_recall": 0.9, "n_bootstrap": 100}),
         splits=splits,
         predictions=predictions,
         unlikeness=unlike,
@@ -257,7 +257,7 @@ def test_figures_for_other_pages(results: ReportInputs) -> None:
 
 def test_settings_are_told(results: ReportInputs) -> None:
     text = text_of(results)
-    for key in ("data.source", "split.test", "transfer.weights", "transfer.scaling", "seed"):
+    for key in ("data.source", "split.test", "transfer.weights", "transfer.preprocessing", "seed"):
         assert f"`{key}` {results.settings[key]}" in section(text, "Recommendation")
     for source in ("phantom", "kaggle"):
         of_source = replace(results, settings={**results.settings, "data.source": source})
@@ -280,7 +280,7 @@ def test_settings_are_told(results: ReportInputs) -> None:
 def test_a_training_on_three_classes_is_told(results: ReportInputs) -> None:
     told = "loss and accuracy here are of three classes"
     assert told in section(text_of(results), "Training")
-    settings = results.settings | {"finetune.targets": "label"}
+    settings = results.settings | {"finetune.classes": "label"}
     assert told not in section(text_of(replace(results, settings=settings)), "Training")
 
 
@@ -303,7 +303,7 @@ def test_recorded_redrawn_test_has_its_commit_and_no_other_change(
     rows = [
         {"commit": "1234e56", "changed": "split.test=redrawn", "seed": 1, "test_recall": 0.875},
         {"commit": "7654321", "changed": "split.test=redrawn", "seed": 2},
-        {"commit": "abcdef0", "changed": "image.size=128 split.test=redrawn", "seed": 1},
+        {"commit": "abcdef0", "changed": "image.input_size=128 split.test=redrawn", "seed": 1},
         {"commit": "bcdef01", "changed": "", "seed": 1},
     ]
     known = pd.DataFrame([{"variant": "transfer"} | numbers | row for row in rows])

@@ -20,17 +20,17 @@ QUICK = {
     "data.phantom.patients": 60,
     "data.phantom.short_side": 48,
     "split.val_fraction": 0.2,
-    "image.size": 32,
+    "image.input_size": 32,
     "model.filters": [4],
     "model.dense_units": 8,
     "model.epochs": 1,
     "transfer.backbone": "tiny",
     "transfer.weights": "none",
     "transfer.epochs": 1,
-    "finetune.side": 32,
-    "finetune.copies": 1,
+    "finetune.input_size": 32,
+    "finetune.n_augmentations": 1,
     "finetune.epochs": 1,
-    "evaluate.resamples": 100,
+    "evaluate.n_bootstrap": 100,
 }
 
 

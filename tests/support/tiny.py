@@ -46,7 +46,7 @@ def export(folder: Path) -> None:
     reference = ood.fit(known)
     ood.save(reference, folder / "familiar.npz")
     limit = float(ood.distances(reference, known).max() * 2)
-    image = read_params(PROJECT / "params.yaml").image.model_copy(update={"size": SIDE})
+    image = read_params(PROJECT / "params.yaml").image.model_copy(update={"input_size": SIDE})
     alone = {"threshold": THRESHOLD, "scale": SCALE}
     members = {"bright": SCALE, "left": {"slope": 1.0, "intercept": 0.0}}
     settings = {

@@ -63,11 +63,15 @@ def evaluation_of(run: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_table_has_a_row_per_experiment_and_variant() -> None:
-    rows = table([run("main", 1), run("other", 2, 0.1, changed="image.size=128")])
+    rows = table([run("main", 1), run("other", 2, 0.1, changed="image.input_size=128")])
     assert list(rows.columns) == COLUMNS
     assert rows["variant"].tolist() == [*VARIANTS, *VARIANTS]
     last = rows[rows["variant"] == "transfer"].iloc[-1]
-    assert (last["experiment"], last["changed"], last["seed"]) == ("other", "image.size=128", 2)
+    assert (last["experiment"], last["changed"], last["seed"]) == (
+        "other",
+        "image.input_size=128",
+        2,
+    )
     assert last["test_recall"] == pytest.approx(0.8)
     assert last["test_recall_at_threshold"] == pytest.approx(0.79)
 
@@ -84,12 +88,12 @@ def test_runs_without_metrics_bring_no_rows() -> None:
 
 def test_summary_has_mean_and_spread_over_seeds() -> None:
     runs = [run(f"seed{n}", n, shift) for n, shift in ((1, 0.0), (2, 0.1), (3, 0.2))]
-    runs.append(run("size", 1, 0.1, changed="image.size=128"))
+    runs.append(run("size", 1, 0.1, changed="image.input_size=128"))
     found = summary(table(runs)).set_index(["changed", "variant"])
     assert found.loc[("as committed", "transfer"), "seeds"] == 3
     assert found.loc[("as committed", "transfer"), "test_recall"] == "0.800 ± 0.100"
     assert found.loc[("as committed", "baseline"), "test_recall"] == "0.500 ± 0.000"
-    assert found.loc[("image.size=128", "transfer"), "test_recall"] == "0.800"
+    assert found.loc[("image.input_size=128", "transfer"), "test_recall"] == "0.800"
     assert len(found) == 2 * len(VARIANTS)
 
 
@@ -298,8 +302,8 @@ def test_the_page_shows_the_record() -> None:
 
 def test_failed_runs_are_told_with_their_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(experiments, "_failure_reason", lambda name: f"error: {name} fell over")
-    runs = [run("good", 1), run("bad", 2, state="Failed", changed="image.size=1")]
-    assert failures(runs) == ["bad (image.size=1, seed 2): error: bad fell over"]
+    runs = [run("good", 1), run("bad", 2, state="Failed", changed="image.input_size=1")]
+    assert failures(runs) == ["bad (image.input_size=1, seed 2): error: bad fell over"]
 
 
 @pytest.mark.parametrize("state", ["no git", "no repository", "no commit"])

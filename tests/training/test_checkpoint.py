@@ -30,7 +30,7 @@ PARAMS = read_params(PROJECT / "params.yaml").model.model_copy(
 VARIATIONS = {
     "plain": {},
     "schedule": {"schedule": "cosine", "weight_decay": 0.01},
-    "average": {"weight_average": 0.9},
+    "average": {"ema_decay": 0.9},
     "normalised": {"batch_norm": True},
     "stopped": {"learning_rate": 0.02, "early_stopping": 4, "epochs": 12},
 }

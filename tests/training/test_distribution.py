@@ -52,7 +52,7 @@ class Trained:
 
     def __init__(self, prepared: Path, folder: Path, mode: str, **settings: object) -> None:
         self.folder = shutil.copytree(prepared, folder)
-        project_copy.set_params(folder / "params.yaml", {"train.distribution": mode} | settings)
+        project_copy.set_params(folder / "params.yaml", {"train.strategy": mode} | settings)
         self.started: list[subprocess.Popen[str]] = []
 
     def start(self, *command: str, **variables: str) -> subprocess.Popen[str]:

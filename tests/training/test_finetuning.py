@@ -31,7 +31,7 @@ def image_input():
 
 
 def cut(weights, from_layer="last_stage"):
-    return split_backbone.split_backbone("mobilenetv2", weights, "backbone", SIDE, from_layer)
+    return split_backbone.split_backbone("mobilenetv2", weights, "imagenet", SIDE, from_layer)
 
 
 def images(count):

@@ -151,14 +151,14 @@ def test_the_average_of_the_weights_is_kept_and_validated(
     params: TransferParams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    changes = {"weight_average": 0.9, "learning_rate": 0.3, "dropout": 0.0}
+    changes = {"ema_decay": 0.9, "learning_rate": 0.3, "dropout": 0.0}
     averaged = trained(params.model_copy(update=changes))
     val = data()[1]
     labels = val.labels[:, None].astype(float)
     loss = keras.losses.BinaryCrossentropy()(labels, averaged.predict(val, verbose=0))
     table = pd.read_csv("plots/history/unit.csv")
     assert table["val_loss"].iloc[-1] == pytest.approx(float(loss), abs=1e-4)
-    last = trained(params.model_copy(update=changes | {"weight_average": 0.0}))
+    last = trained(params.model_copy(update=changes | {"ema_decay": 0.0}))
     assert not np.allclose(averaged.get_weights()[0], last.get_weights()[0], atol=1e-3)
 
 

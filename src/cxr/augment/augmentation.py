@@ -25,7 +25,7 @@ def augment(image: Image, params: PerturbParams, rng: np.random.Generator) -> Im
     image = _move(image, params, rng)
     image = _expose(image, params, rng)
     for perturb in (_equalise, _coarsen, _noise, _frame, _write, _compress, _cut_out):
-        if rng.random() < params.probability:
+        if rng.random() < params.p:
             image = perturb(image, params, rng)
     return image
 
@@ -61,11 +61,11 @@ def _expose(image: Image, params: PerturbParams, rng: np.random.Generator) -> Im
 
 
 def _equalise(image: Image, params: PerturbParams, rng: np.random.Generator) -> Image:
-    return change.equalize(image) if params.equalise else image
+    return change.equalize(image) if params.equalize else image
 
 
 def _coarsen(image: Image, params: PerturbParams, rng: np.random.Generator) -> Image:
-    return change.downscale(image, rng.uniform(1 - params.coarsen, 1))
+    return change.downscale(image, rng.uniform(1 - params.downscale, 1))
 
 
 def _noise(image: Image, params: PerturbParams, rng: np.random.Generator) -> Image:
@@ -73,12 +73,12 @@ def _noise(image: Image, params: PerturbParams, rng: np.random.Generator) -> Ima
 
 
 def _frame(image: Image, params: PerturbParams, rng: np.random.Generator) -> Image:
-    top, bottom, left, right = rng.uniform(0, params.frame, 4) * (rng.random(4) < 0.5)
+    top, bottom, left, right = rng.uniform(0, params.border, 4) * (rng.random(4) < 0.5)
     return change.border(image, (top, bottom, left, right), int(rng.integers(0, 25)))
 
 
 def _write(image: Image, params: PerturbParams, rng: np.random.Generator) -> Image:
-    return change.text_overlay(image, rng, int(rng.integers(0, params.markers + 1)))
+    return change.text_overlay(image, rng, int(rng.integers(0, params.text_overlay + 1)))
 
 
 def _compress(image: Image, params: PerturbParams, rng: np.random.Generator) -> Image:
@@ -86,4 +86,4 @@ def _compress(image: Image, params: PerturbParams, rng: np.random.Generator) -> 
 
 
 def _cut_out(image: Image, params: PerturbParams, rng: np.random.Generator) -> Image:
-    return change.random_erasing(image, rng, params.cut_out)
+    return change.random_erasing(image, rng, params.random_erasing)

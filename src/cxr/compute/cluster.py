@@ -1,4 +1,4 @@
-"""Process items on the workers of a Dask cluster (`preprocess.scheduler`); results come in order.
+"""Work on the workers of a Dask cluster (`preprocess.dask_scheduler`): images and frozen layers.
 
 docs/scaling.md has the commands that start one.
 """
@@ -74,14 +74,14 @@ def _connected(scheduler: str) -> Iterator[Any]:
         import distributed  # an extra: cluster
     except ImportError as error:
         raise CxrError(
-            "preprocess.scheduler needs the package distributed: pip install distributed"
+            "preprocess.dask_scheduler needs the package distributed: pip install distributed"
         ) from error
     try:
         client = distributed.Client(scheduler, timeout=TIMEOUT, set_as_default=False)
     except (OSError, ValueError) as error:
         raise CxrError(
-            f"preprocess.scheduler {scheduler}: no scheduler answers there ({error}); start one "
-            "with `dask scheduler`, or leave the key empty to use this machine"
+            f"preprocess.dask_scheduler {scheduler}: no scheduler answers there ({error}); start "
+            "one with `dask scheduler`, or leave the key empty to use this machine"
         ) from error
     with client:
         try:
@@ -91,12 +91,12 @@ def _connected(scheduler: str) -> Iterator[Any]:
         try:
             yield client
         except (OSError, distributed.client.FutureCancelledError) as error:
-            raise CxrError(f"preprocess.scheduler {scheduler} failed: {error}") from error
+            raise CxrError(f"preprocess.dask_scheduler {scheduler} failed: {error}") from error
 
 
 def _no_worker(scheduler: str) -> CxrError:
     return CxrError(
-        f"preprocess.scheduler {scheduler} has no worker (left); start some with "
+        f"preprocess.dask_scheduler {scheduler} has no worker (left); start some with "
         f"`dask worker {scheduler}`, then run the same command again"
     )
 

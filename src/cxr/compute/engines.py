@@ -28,7 +28,7 @@ def runner(model: keras.Model, engine: str) -> Run:
 
     Args:
         model: with a single input and output; its weights are those of now.
-        engine: `openvino` or `tensorflow`, as `transfer.engine`.
+        engine: `openvino` or `tensorflow`, as `transfer.inference_backend`.
 
     Raises:
         CxrError: OpenVINO is not installed or cannot convert the model.
@@ -40,7 +40,7 @@ def runner(model: keras.Model, engine: str) -> Run:
     except Exception as error:  # ImportError, or one of OpenVINO's, which have no common base
         raise CxrError(
             f"OpenVINO cannot run {model.name}: {error}\n"
-            "  Set `transfer.engine: tensorflow` in params.yaml to run it by TensorFlow."
+            "  Set `transfer.inference_backend: tensorflow` in params.yaml to run it by TensorFlow."
         ) from error
 
 
@@ -53,7 +53,7 @@ def run_over(
         model: as `runner` takes it, of built-in layers.
         engine: as `runner` takes it.
         batches: images.
-        scheduler: of the cluster that does it, as `preprocess.scheduler`; empty: this machine.
+        scheduler: of the cluster that does it, as `preprocess.dask_scheduler`; empty: this machine.
 
     Raises:
         CxrError: the cluster cannot be used.

@@ -166,8 +166,8 @@ def to_square(image: Image.Image, size: int, resize: str) -> NDArray[np.uint8]:
     Args:
         image: mode L, any size.
         size: side in pixels.
-        resize: `crop` takes the largest centred square, `squash` changes the aspect ratio,
-            `pad` keeps everything and adds black bars.
+        resize: `crop` takes the largest centred square, `stretch` changes the aspect ratio,
+            `letterbox` keeps everything and adds black bars.
 
     Returns:
         uint8 (size, size), 0 black to 255 white.
@@ -176,9 +176,9 @@ def to_square(image: Image.Image, size: int, resize: str) -> NDArray[np.uint8]:
     match resize:
         case "crop":
             square = ImageOps.fit(image, (size, size), filter_)
-        case "squash":
+        case "stretch":
             square = image.resize((size, size), filter_)
-        case "pad":
+        case "letterbox":
             square = ImageOps.pad(image, (size, size), filter_, color=0)
         case _:
             raise ValueError(f"resize {resize!r} is not crop, squash or pad")

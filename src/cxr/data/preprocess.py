@@ -38,7 +38,7 @@ def cache_splits(
         assigned: split of each row.
         params: size and way to make square.
         folder: where the arrays go.
-        scheduler: as `preprocess.scheduler`.
+        scheduler: as `preprocess.dask_scheduler`.
 
     Raises:
         ImageError: an image changed or became unreadable since it was verified.
@@ -63,7 +63,7 @@ def read_all(
     Args:
         paths: files; where there is a scheduler, its workers find them at the same absolute paths.
         params: as `prepare` takes them.
-        scheduler: as `preprocess.scheduler`.
+        scheduler: as `preprocess.dask_scheduler`.
         hashes: SHA-256 that each file has to have; None: whatever they have.
     """
     files = list(zip(map(Path.absolute, paths), hashes or [""] * len(paths), strict=True))

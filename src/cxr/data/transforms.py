@@ -17,7 +17,7 @@ def prepare(image: Pillow.Image, params: ImageParams) -> NDArray[np.uint8]:
         image: mode L.
         params: section `image` of params.yaml.
     """
-    return to_square(image, params.size, params.resize)
+    return to_square(image, params.input_size, params.resize)
 
 
 def read_prepared(path: Path, params: ImageParams, sha256: str = "") -> NDArray[np.uint8]:

@@ -192,7 +192,7 @@ def _warned(table: pd.DataFrame, settings: Metrics) -> pd.Series:
     That of an image's colours is left out, as the arrays are grey.
     """
     unfamiliar = table["distance"] > settings["familiarity"]["limit"]
-    small = table["shorter_side"] < settings["image"]["size"]
+    small = table["shorter_side"] < settings["image"]["input_size"]
     return (
         unfamiliar | small | ~table["aspect_ratio"].between(*settings["trained_on"]["aspect_ratio"])
     )

@@ -1,7 +1,7 @@
 """The backbone in two parts, of which the first stays frozen and runs once for each image.
 
 image -> `frozen` -> activations, kept on disk -> `tuned`, trained -> probability. With
-`finetune.from_layer: input` the frozen part only brings the image to its side, and the whole
+`finetune.trainable_from: input` the frozen part only brings the image to its side, and the whole
 backbone is trained. Training images have activations of perturbed copies, the others of views from
 nearer and farther, over which probabilities are averaged.
 """
@@ -54,11 +54,11 @@ def write_augmented(
     Args:
         path: .npy file.
         frozen: images uint8 of any size (N, S, S, 1) -> float32 (N, h, w, c).
-        engine: that runs it, as `transfer.engine`.
+        engine: that runs it, as `transfer.inference_backend`.
         split: the images.
         copies: perturbed ones of each image.
         params: how they are perturbed.
-        scheduler: as `preprocess.scheduler`; copies are made on this machine.
+        scheduler: as `preprocess.dask_scheduler`; copies are made on this machine.
     """
     images = chain.from_iterable(perturbed(split, copy, params) for copy in range(1 + copies))
     stacked = in_batches(images, (1 + copies) * len(split.images))
@@ -79,10 +79,10 @@ def write_views(
     Args:
         path: .npy file.
         frozen: images uint8 of any size (N, S, S, 1) -> float32 (N, h, w, c).
-        engine: that runs it, as `transfer.engine`.
+        engine: that runs it, as `transfer.inference_backend`.
         split: the images.
         zooms: as `look` takes them.
-        scheduler: as `preprocess.scheduler`.
+        scheduler: as `preprocess.dask_scheduler`.
     """
     views = (
         np.asarray(rescale_view(batch, zoom))

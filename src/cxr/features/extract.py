@@ -19,10 +19,10 @@ def extract(
 
     Args:
         extractor: uint8 (N, S, S, 1) -> float32 (N, D).
-        engine: that runs it, as `transfer.engine`.
+        engine: that runs it, as `transfer.inference_backend`.
         split: the images.
         path: .npy file, float32 (N, D), rows as in the split's index.
-        scheduler: as `preprocess.scheduler`.
+        scheduler: as `preprocess.dask_scheduler`.
     """
     images = track(split.images[..., np.newaxis], f"features of {path.stem}")
     stacked = map(np.stack, batches(images, BATCH_SIZE))

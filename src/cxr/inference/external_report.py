@@ -114,7 +114,7 @@ def _selection(found: Evaluation) -> str:
     return (
         "Variant and thresholds were chosen on the tuning set of the pipeline, not on these "
         "images. Intervals are those of a bootstrap over patients "
-        f"({found.evaluate.resamples} resamples)."
+        f"({found.evaluate.n_bootstrap} resamples)."
     )
 
 

@@ -137,7 +137,7 @@ def evaluate(
         unreadable=len(unreadable),
         metrics={**metrics, "data": _counts(images) | counts},
         intervals=bootstrap_intervals(
-            images, thresholds(metrics), params.prevalence, params.resamples
+            images, thresholds(metrics), params.prevalence, params.n_bootstrap
         ),
     )
 

@@ -157,8 +157,8 @@ class Predictor:
             yield "does not look like the chest radiographs that the network was trained on"
         if one.coloured:
             yield "has colours, a radiograph has none"
-        if min(one.width, one.height) < self.image.size:
-            yield f"smaller than the {self.image.size} pixels that the network sees"
+        if min(one.width, one.height) < self.image.input_size:
+            yield f"smaller than the {self.image.input_size} pixels that the network sees"
         low, high = self.trained_on["aspect_ratio"]
         if not low <= one.width / one.height <= high:
             yield f"width / height is outside of {low:.2f} to {high:.2f}, as in training"

@@ -154,8 +154,8 @@ def feature_extractor(
     """
     entry = BACKBONES[name]
     if image.shape[1] < entry.min_size:
-        raise CxrError(f"image.size {image.shape[1]}: {name} needs at least {entry.min_size}")
-    scale, offset = entry.scaling if scaling == "backbone" else UNSCALED
+        raise CxrError(f"image.input_size {image.shape[1]}: {name} needs at least {entry.min_size}")
+    scale, offset = entry.scaling if scaling == "imagenet" else UNSCALED
     rgb = layers.Concatenate(name="grey_to_rgb")([image, image, image])
     scaled = layers.Rescaling(scale, offset, name="backbone_scaling")(rgb)
     backbone = load_backbone(name, weights)
@@ -171,6 +171,8 @@ def feature_extractor(
 def with_head(head: keras.Model, image: keras.KerasTensor, params: TransferParams) -> keras.Model:
     """Backbone and trained head as one model: uint8 grey (N, S, S, 1) -> probability (N, 1)."""
     weights = paths.weights(params.backbone, params.weights)
-    features = feature_extractor(params.backbone, weights, image, params.scaling, params.pooling)
+    features = feature_extractor(
+        params.backbone, weights, image, params.preprocessing, params.pooling
+    )
     plain = keras.Model(head.input, head.output, name=head.name)  # without its optimizer
     return keras.Model(image, plain(features), name="transfer")

@@ -1,7 +1,7 @@
 """The backbone in two parts, of which the first stays frozen and runs once for each image.
 
 image -> `frozen` -> activations, kept on disk -> `tuned`, trained -> probability. With
-`finetune.from_layer: input` the frozen part only brings the image to its side, and the whole
+`finetune.trainable_from: input` the frozen part only brings the image to its side, and the whole
 backbone is trained. Training images have activations of perturbed copies, the others of views from
 nearer and farther, over which probabilities are averaged.
 """
@@ -18,7 +18,10 @@ from cxr.errors import CxrError
 from cxr.models.backbones import BACKBONES, UNSCALED, load_backbone
 from cxr.params import FinetuneParams, TransferParams
 
-TRAINABLE_STAGES = {"last_stage": 1, "last_two_stages": 2}  # finetune.from_layer -> stages to train
+TRAINABLE_STAGES = {
+    "last_stage": 1,
+    "last_two_stages": 2,
+}  # finetune.trainable_from -> stages to train
 
 
 @dataclass(frozen=True)
@@ -39,9 +42,9 @@ def configured_backbone(transfer: TransferParams, finetune: FinetuneParams) -> S
     return split_backbone(
         transfer.backbone,
         paths.weights(transfer.backbone, transfer.weights),
-        transfer.scaling,
-        finetune.side,
-        finetune.from_layer,
+        transfer.preprocessing,
+        finetune.input_size,
+        finetune.trainable_from,
     )
 
 
@@ -53,19 +56,19 @@ def split_backbone(
     Args:
         name: key of `BACKBONES`.
         weights: file of its weights.
-        scaling: `backbone` or `none`, as `transfer.scaling`.
+        scaling: `imagenet` or `none`, as `transfer.preprocessing`.
         side: pixels, to which the images are brought before the backbone.
-        from_layer: as `finetune.from_layer`.
+        from_layer: as `finetune.trainable_from`.
 
     Raises:
         CxrError: the side is too small, or the backbone cannot be cut at that layer.
     """
     entry = BACKBONES[name]
     if side < entry.min_size:
-        raise CxrError(f"finetune.side {side}: {name} needs at least {entry.min_size}")
+        raise CxrError(f"finetune.input_size {side}: {name} needs at least {entry.min_size}")
     backbone = entry.build(weights=None, include_top=False, input_shape=(side, side, 3))
     backbone.set_weights(load_backbone(name, weights).get_weights())
-    scale, offset = entry.scaling if scaling == "backbone" else UNSCALED
+    scale, offset = entry.scaling if scaling == "imagenet" else UNSCALED
     image = keras.Input((None, None, 1), dtype="uint8", name="view")
     grey = layers.Resizing(side, side, name="resize")(image)
     to_rgb = [
@@ -94,8 +97,8 @@ def _cut_tensor(backbone: keras.Model, name: str, from_layer: str) -> keras.Kera
         keras.Model(cut, backbone.output)
     except ValueError as error:
         raise CxrError(
-            f"finetune.from_layer {from_layer!r}: {name} has no such layer, or layers before it "
-            "also lead past it; use last_stage, last_two_stages, input, or the first layer of a "
+            f"finetune.trainable_from {from_layer!r}: {name} has no such layer, or layers before "
+            "it also lead past it; use last_stage, last_two_stages, input, or the first layer of a "
             "block"
         ) from error
     return cut

@@ -23,8 +23,8 @@ from cxr.reporting.tables import TITLES
 MIN_GROUP_SIZE = 10  # images; the accuracy of a smaller group says little
 N_ERRORS = 6  # shown for each variant and kind
 REPORTED_SETTINGS = (  # at the top of the report
-    *("data.source", "split.test", "split.group_by", "image.size", "image.resize"),
-    *("transfer.backbone", "transfer.weights", "transfer.scaling", "seed"),
+    *("data.source", "split.test", "split.group_by", "image.input_size", "image.resize"),
+    *("transfer.backbone", "transfer.weights", "transfer.preprocessing", "seed"),
 )
 SECTIONS = {  # of params.yaml
     "model": "the small CNN of baseline and augmented",

@@ -226,7 +226,7 @@ def _paired_table(
     for variant in VARIANTS:
         both = new[["patient", "label"]].assign(old=known[variant].to_numpy(), new=new[variant])
         points = {side: sides[side][variant] for side in sides}
-        found = bootstrap_intervals(both, points, params.prevalence, params.resamples, min_recall)
+        found = bootstrap_intervals(both, points, params.prevalence, params.n_bootstrap, min_recall)
         of_pair = found["differences"]["new - old"]
         for point, title in (("at_half", "0.5"), ("operating_point", "operating point")):
             differences = of_pair[point] | {"roc_auc": of_pair["roc_auc"]}

@@ -1,4 +1,4 @@
-"""One training over several graphics cards or hosts, as `train.distribution` says.
+"""One training over several graphics cards or hosts, as `train.strategy` says.
 
 docs/scaling.md has the commands.
 """
@@ -45,7 +45,7 @@ def strategy_scope(mode: str) -> AbstractContextManager[Any]:
     backend = {"mirrored": "tensorflow", "multihost": "jax"}[mode]
     if keras.backend.backend() != backend:
         raise CxrError(
-            f"train.distribution: {mode} needs Keras on {backend}, not on "
+            f"train.strategy: {mode} needs Keras on {backend}, not on "
             f"{keras.backend.backend()}: start the stage with KERAS_BACKEND={backend}"
         )
     return _mirrored() if mode == "mirrored" else _joined()
@@ -71,7 +71,7 @@ def _joined() -> AbstractContextManager[Any]:
         )
     except (RuntimeError, ValueError) as error:
         raise CxrError(
-            f"the processes of train.distribution: multihost did not find each other ({error}); "
+            f"the processes of train.strategy: multihost did not find each other ({error}); "
             "set KERAS_DISTRIBUTION_JOB_ADDRESSES (of the first host, with a port), "
             "KERAS_DISTRIBUTION_NUM_PROCESSES and KERAS_DISTRIBUTION_PROCESS_ID (from 0) on each "
             "host, or start them with srun (docs/scaling.md)"
@@ -83,7 +83,7 @@ def _refuse_unequal(devices: Counter[int]) -> None:
     """Each process takes an equal part of a batch, so each needs equally many devices."""
     if len(set(devices.values())) > 1:
         raise CxrError(
-            "train.distribution: multihost needs equally many devices on each host; process "
+            "train.strategy: multihost needs equally many devices on each host; process "
             + ", process ".join(f"{number} has {count}" for number, count in devices.items())
             + " (CUDA_VISIBLE_DEVICES chooses among graphics cards)"
         )

@@ -79,7 +79,7 @@ def batches(
         raise CxrError(f"{path} holds {activations.shape[1]} images, not {len(split.index)}")
     weights = image_weights(split.labels, params.class_weights if seed is not None else "none")
     return AugmentedActivations(
-        activations, targets(split.index, params.targets), weights, params.batch_size, seed
+        activations, targets(split.index, params.classes), weights, params.batch_size, seed
     )
 
 
@@ -93,7 +93,7 @@ def with_outputs(tuned: keras.Model, params: FinetuneParams) -> keras.Model:
     """Activations -> maps -> their means -> probabilities of the classes (N, K)."""
     pooled = layers.GlobalAveragePooling2D(name="pooling")(tuned.output)
     dropped = layers.Dropout(params.dropout, name="dropout")(pooled)
-    classes = layers.Dense(CLASSES[params.targets], activation="softmax", name="classes")
+    classes = layers.Dense(CLASSES[params.classes], activation="softmax", name="classes")
     return keras.Model(tuned.input, classes(dropped), name="learner")
 
 

@@ -137,14 +137,14 @@ def train(
 
 
 def optimizer(params: FitSection, steps: int) -> keras.Optimizer:
-    """Adam (Kingma 2015), with weight decay AdamW (Loshchilov 2019); with `weight_average` an
+    """Adam (Kingma 2015), with weight decay AdamW (Loshchilov 2019); with `ema_decay` an
     exponential moving average of the weights (Polyak 1992) is what the model ends with.
     """
     rate = params.learning_rate
     if params.schedule == "cosine":
         rate = _cosine(rate, steps)
     average: dict[str, Any] = (
-        {"use_ema": True, "ema_momentum": params.weight_average} if params.weight_average else {}
+        {"use_ema": True, "ema_momentum": params.ema_decay} if params.ema_decay else {}
     )
     return OneKernelAdam(rate, weight_decay=params.weight_decay or None, **average)
 
@@ -159,7 +159,7 @@ def _cosine(largest: float, steps: int) -> keras.optimizers.schedules.LearningRa
 
 def _callbacks(params: FitSection) -> list[keras.callbacks.Callback]:
     callbacks = [EpochSeconds(), keras.callbacks.TerminateOnNaN()]
-    if params.weight_average:
+    if params.ema_decay:
         callbacks.append(keras.callbacks.SwapEMAWeights())  # validation judges the average
     return callbacks
 
