@@ -79,10 +79,11 @@ readme: $(RUNTIME) ## write the result tables of README.md, docs/results.md and 
 pr-report: $(RUNTIME) ## what this branch changes, as Markdown: make pr-report BASE=main
 	@PYTHONPATH=src python -m cxr.tools.pr_report --base="$${BASE:-main}"
 
-check: $(DEVELOPMENT) ## lint, format and types; workflows; vulnerabilities of dependencies
+check: $(DEVELOPMENT) ## lint, format, types and layers; workflows; vulnerabilities of dependencies
 	@ruff check .
 	@ruff format --check .
 	@mypy
+	@PYTHONPATH=src lint-imports --no-cache --no-logo > $(VENV)/layers || { cat $(VENV)/layers; exit 1; }
 	@shellcheck .ci/run
 	@check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	@zizmor --offline --quiet .github/workflows

@@ -352,7 +352,7 @@ def run_export(arguments: argparse.Namespace) -> None:
     """Write what was asked for, and say what it costs."""
     if not (arguments.onnx or arguments.int8):
         raise CxrError("name a format: --onnx, --int8 or both")
-    from cxr.export import formats  # only here: prediction needs none of its imports
+    from cxr.inference import formats  # only here: prediction needs none of its imports
 
     predictor = Predictor(arguments.models, arguments.variant)
     if arguments.onnx:

@@ -17,7 +17,7 @@ from cxr.common import arrays
 from cxr.compute.conversion import convert
 from cxr.compute.runtimes import open_network, run_all
 from cxr.errors import CxrError
-from cxr.export import formats
+from cxr.inference import formats
 from tests.support.tiny import SIDE, export
 
 MEMBERS = ("bright", "left")  # of the variant `both`
