@@ -122,12 +122,12 @@ def articulation_tensors(model: keras.Model) -> list[keras.KerasTensor]:
         model: of the functional API, with one input and one output; each layer is called once.
     """
     steps = model.operations  # layers, and sums that are none
-    nodes = [step._inbound_nodes[0] for step in steps]
-    last_use = {id(t): number for number, node in enumerate(nodes) for t in node.input_tensors}
+    taken = [keras.tree.flatten(step.input) for step in steps]
+    last_use = {id(t): number for number, tensors in enumerate(taken) for t in tensors}
     found: list[keras.KerasTensor] = []
     alive: dict[int, keras.KerasTensor] = {}
-    for number, node in enumerate(nodes):
-        alive |= {id(tensor): tensor for tensor in node.outputs}
+    for number, step in enumerate(steps):
+        alive |= {id(tensor): tensor for tensor in keras.tree.flatten(step.output)}
         alive = {key: t for key, t in alive.items() if last_use.get(key, 0) > number}
         has_weights = any(getattr(later, "weights", None) for later in steps[number + 1 :])
         if len(alive) == 1 and has_weights:
@@ -137,8 +137,10 @@ def articulation_tensors(model: keras.Model) -> list[keras.KerasTensor]:
 
 def _freeze_statistics(model: keras.Model) -> keras.Model:
     """Keep the batch normalisations as they are: batches of radiographs would spoil them."""
-    for layer in model._flatten_layers():
-        if isinstance(layer, layers.BatchNormalization):
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            _freeze_statistics(layer)
+        elif isinstance(layer, layers.BatchNormalization):
             layer.trainable = False
     return model
 

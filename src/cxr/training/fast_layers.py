@@ -86,6 +86,7 @@ class OneKernelAdam(keras.optimizers.Adam):
             return
         import tensorflow as tf  # only with this backend
 
+        # Private: Keras has no public way from a variable to what the optimizer keeps for it.
         number = self._get_variable_index(variable)
         beta_1, beta_2 = (ops.cast(beta, variable.dtype) for beta in (self.beta_1, self.beta_2))
         step = ops.cast(self.iterations + 1, variable.dtype)
