@@ -29,7 +29,7 @@ def main() -> None:
         "least_alike_test_images": dataset_shift.on_most_atypical(unlike, predictions, VARIANTS),
         "label_alone": shortcuts.single_feature_auc(splits),
     }
-    write_csv(paths.UNLIKENESS, unlike)
+    write_csv(paths.DOMAIN_SCORES, unlike)
     write_csv(paths.GROUPS, accuracy_by_group(predictions, groups, points))
     write_json(paths.SHIFT, found)
 
