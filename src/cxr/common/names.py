@@ -49,7 +49,7 @@ REGISTRY = {  # in the order of all tables and charts
     "augmented": Variant("#D55E00"),
     "transfer": Variant("#009E73", CachedInput("extract_features", "head", paths.features, 1e-3)),
     "finetuned": Variant(
-        "#CC79A7",  # its tolerance: activations are stored in half precision
+        "#CC79A7",  # high tolerance: its activations are stored in half precision
         CachedInput("extract_activations", "tuned", paths.activations, 0.02, has_views=True),
     ),
     "ensemble": Variant("#E69F00", is_trained=False),
