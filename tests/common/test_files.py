@@ -193,8 +193,8 @@ def test_csv_of_an_empty_table_keeps_the_columns(tmp_path: Path) -> None:
     ],
 )
 def test_yaml_1_2_values(literal: str, value: Any) -> None:
-    found = parse_yaml(f"key: {literal}")["key"]
-    assert (found, type(found)) == (value, type(value))
+    parsed = parse_yaml(f"key: {literal}")["key"]
+    assert (parsed, type(parsed)) == (value, type(value))
 
 
 def test_json_is_parsed_as_yaml() -> None:

@@ -119,15 +119,15 @@ def articulation_tensors(model: keras.Model) -> list[keras.KerasTensor]:
     operations = model.operations  # layers and others, such as additions
     nodes = [operation._inbound_nodes[0] for operation in operations]
     last_use = {id(t): number for number, node in enumerate(nodes) for t in node.input_tensors}
-    found: list[keras.KerasTensor] = []
+    tensors: list[keras.KerasTensor] = []
     alive: dict[int, keras.KerasTensor] = {}
     for number, node in enumerate(nodes):
         alive |= {id(tensor): tensor for tensor in node.outputs}
         alive = {key: t for key, t in alive.items() if last_use.get(key, 0) > number}
         has_weights = any(getattr(later, "weights", None) for later in operations[number + 1 :])
         if len(alive) == 1 and has_weights:
-            found += alive.values()
-    return found
+            tensors += alive.values()
+    return tensors
 
 
 def _freeze_statistics(model: keras.Model) -> keras.Model:
