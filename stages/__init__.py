@@ -1,10 +1,10 @@
-"""One module per stage of dvc.yaml; run as `python -m stages.<stage>` from the project root."""
+"""One script per stage of dvc.yaml: `python -m stages.<stage>` from the project root."""
 
 import sys
 from pathlib import Path
 
-# The package next to these stages comes first: an experiment in the queue or in a temporary folder
-# runs its own code, whatever is installed in the environment.
+# The package next to this folder comes first: experiments in a temporary folder (`--temp`, queue)
+# run their own code, not that of an installed package.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 from cxr import errors, quiet

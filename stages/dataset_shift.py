@@ -1,4 +1,4 @@
-"""Explain why test differs from validation: alikeness of the splits, shortcuts, worst groups."""
+"""Measure dataset shift between splits, shortcuts, and accuracy by subgroup."""
 
 import json
 from collections.abc import Mapping
@@ -29,18 +29,18 @@ def main() -> None:
         "least_alike_test_images": dataset_shift.on_most_atypical(unlike, predictions, VARIANTS),
         "label_alone": shortcuts.single_feature_auc(splits),
     }
-    write_csv(paths.UNLIKENESS, unlike)
+    write_csv(paths.DOMAIN_SCORES, unlike)
     write_csv(paths.GROUPS, accuracy_by_group(predictions, groups, points))
     write_json(paths.SHIFT, found)
 
 
 def other_acquisition(splits: Mapping[str, pd.DataFrame]) -> set[str]:
-    """File names of the images that were found by eye to be of another acquisition.
+    """File names of images of another acquisition, found by visual inspection of the Kaggle set.
 
-    Empty unless each of them is there, once: other data sets have images with such names.
+    Empty unless each listed image is present once: other data sets reuse these names.
 
     Args:
-        splits: index of every split, with the column path.
+        splits: index of each split, with the column path.
     """
     listed = paths.OTHER_ACQUISITION.read_text().split()
     names = pd.concat(list(splits.values()))["path"].str.rsplit("/", n=1).str[-1]
@@ -49,8 +49,8 @@ def other_acquisition(splits: Mapping[str, pd.DataFrame]) -> set[str]:
         return set(listed)
     if len(matches):
         print(
-            f"{matches.nunique()} of the {len(listed)} images of {paths.OTHER_ACQUISITION} are "
-            "there: not used, as that takes each of them once"
+            f"{paths.OTHER_ACQUISITION} not used: {matches.nunique()} of its {len(listed)} images "
+            "are present, and each is needed exactly once"
         )
     return set()
 

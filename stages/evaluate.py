@@ -1,4 +1,4 @@
-"""Score every variant on validation, stress validation and test."""
+"""Predict with every variant; compute metrics on validation, stress-test set and test."""
 
 from cxr import paths
 from cxr.common.files import write_csv, write_json

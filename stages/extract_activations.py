@@ -1,4 +1,4 @@
-"""Run the frozen layers of the backbone once over every image, its copies or its views."""
+"""Run the frozen layers over all images, their augmented versions or their views."""
 
 from cxr import paths
 from cxr.common import determinism
@@ -13,20 +13,21 @@ def main() -> None:
     params = read_params()
     determinism.make_deterministic(0)
     frozen = split_backbone.configured_backbone(params.transfer, params.finetune).frozen
-    engine, scheduler = params.transfer.inference_backend, params.preprocess.dask_scheduler
+    inference_backend = params.transfer.inference_backend
+    dask_scheduler = params.preprocess.dask_scheduler
     activations.write_augmented(
         paths.activations("train"),
         frozen,
-        engine,
+        inference_backend,
         open_split(paths.ARRAYS / "train"),
         params.finetune.n_augmentations,
         params.perturb,
-        scheduler,
+        dask_scheduler,
     )
     for name in ("val", "stress", "test"):
         split = open_split(paths.ARRAYS / name)
-        path, zooms = paths.activations(name), params.finetune.tta_scales
-        activations.write_views(path, frozen, engine, split, zooms, scheduler)
+        path, scales = paths.activations(name), params.finetune.tta_scales
+        activations.write_views(path, frozen, inference_backend, split, scales, dask_scheduler)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Run the frozen backbone once over every image."""
+"""Run the frozen backbone over all images."""
 
 import keras
 
@@ -18,13 +18,13 @@ def main() -> None:
     image = image_input(open_split(paths.ARRAYS / "train"))
     backbone = params.transfer.backbone
     weights = paths.weights(backbone, params.transfer.weights)
-    scaling, pooling = params.transfer.preprocessing, params.transfer.pooling
-    output = backbones.feature_extractor(backbone, weights, image, scaling, pooling)
+    preprocessing, pooling = params.transfer.preprocessing, params.transfer.pooling
+    output = backbones.feature_extractor(backbone, weights, image, preprocessing, pooling)
     extractor = keras.Model(image, output)
     for name in ("train", "val", "stress", "test"):
         split = open_split(paths.ARRAYS / name)
-        path, scheduler = paths.features(name), params.preprocess.dask_scheduler
-        extract.extract(extractor, params.transfer.inference_backend, split, path, scheduler)
+        path, dask_scheduler = paths.features(name), params.preprocess.dask_scheduler
+        extract.extract(extractor, params.transfer.inference_backend, split, path, dask_scheduler)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Bring the images to data/raw/<source>, verify each one, and list them in the manifest."""
+"""Download or copy the images to data/raw/<source>, verify them, write the manifest."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Bring the backbone's weights to data/weights, where DVC pins them."""
+"""Download or pretrain the weights of the backbone, to data/weights."""
 
 import sys
 
@@ -19,7 +19,7 @@ def main() -> None:
         return
     if weights == "imagenet" and not path.exists():
         print(f"downloading the ImageNet weights of {backbone}", flush=True)
-        if not sys.stdout.isatty():  # where Keras's bar would be thousands of lines
+        if not sys.stdout.isatty():  # in a log, Keras's progress bar has thousands of lines
             keras.config.disable_interactive_logging()
     backbones.ensure_weights(path, backbone, weights)
 

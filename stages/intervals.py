@@ -1,4 +1,4 @@
-"""Put 95 % intervals on the metrics of every variant and on the differences between them."""
+"""Compute 95 % CIs of the metrics of all variants and of their differences."""
 
 import json
 
@@ -17,14 +17,14 @@ def main() -> None:
     predictions = pd.read_csv(paths.PREDICTIONS)
     points = thresholds(json.loads(paths.EVALUATION.read_text()))
     evaluate = (params.evaluate.prevalence, params.evaluate.n_bootstrap)
-    of = {split: predictions["split"] == split for split in EVALUATED}
-    chosen_on = predictions[predictions["split"].isin(TUNING)]
-    found = {
-        **{split: bootstrap_intervals(predictions[of[split]], points, *evaluate) for split in of},
-        # There the operating points were chosen.
-        "selection": bootstrap_intervals(chosen_on, points, *evaluate, params.evaluate.min_recall),
+    tables = {split: predictions[predictions["split"] == split] for split in EVALUATED}
+    tuning = predictions[predictions["split"].isin(TUNING)]
+    intervals = {
+        **{split: bootstrap_intervals(tables[split], points, *evaluate) for split in tables},
+        # The operating points were chosen here.
+        "selection": bootstrap_intervals(tuning, points, *evaluate, params.evaluate.min_recall),
     }
-    write_json(paths.INTERVALS, found)
+    write_json(paths.INTERVALS, intervals)
 
 
 if __name__ == "__main__":

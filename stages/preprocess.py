@@ -1,4 +1,4 @@
-"""Split by patient, look for leaks and shortcuts, cache every image decoded and resized."""
+"""Split by patient, check for data leakage and shortcuts, cache resized images."""
 
 from cxr import paths
 from cxr.common.arrays import open_split

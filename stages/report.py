@@ -1,4 +1,4 @@
-"""Write the report, index.html with pictures and report.md without, and the model card."""
+"""Write the report, as HTML with figures and as Markdown, and the model card."""
 
 import shutil
 

@@ -1,4 +1,4 @@
-"""Train the same network behind random flip, rotation and zoom."""
+"""Train the small CNN with random flip, rotation and zoom."""
 
 from cxr.common import determinism
 from cxr.errors import run_stage

@@ -1,4 +1,4 @@
-"""Train the small CNN on the images as they are."""
+"""Train the small CNN without augmentation."""
 
 from cxr.common import determinism
 from cxr.errors import run_stage

@@ -1,4 +1,4 @@
-"""Train the last layers of the backbone on the cached activations."""
+"""Fine-tune the last layers of the backbone on the cached activations."""
 
 from cxr import paths
 from cxr.common import determinism
@@ -18,11 +18,11 @@ def main() -> None:
         train, val = open_split(paths.ARRAYS / "train"), open_split(paths.ARRAYS / "val")
         batches = finetuning.batches("train", train, fit, params.seed)
         val_batches = finetuning.batches("val", val, fit)
-        halves = split_backbone.configured_backbone(params.transfer, fit)
-        learner = finetuning.with_outputs(halves.tuned, fit)
+        parts = split_backbone.configured_backbone(params.transfer, fit)
+        learner = finetuning.with_outputs(parts.tuned, fit)
         trainer.train("finetuned", learner, batches, val_batches, fit, resume=resume)
         image = image_input(train)
-        model = finetuning.whole_model(image, halves.frozen, learner, fit.tta_scales)
+        model = finetuning.whole_model(image, parts.frozen, learner, fit.tta_scales)
         trainer.save("finetuned", model)
 
 

@@ -1,4 +1,4 @@
-"""Train the head on the cached features; save it behind its backbone as one model."""
+"""Train the head on the cached features; save it with the backbone as one model."""
 
 from cxr import paths
 from cxr.common import determinism

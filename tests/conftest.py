@@ -1,4 +1,4 @@
-"""Shared fixtures: generated radiographs, copies of the project, the real images where given."""
+"""Shared fixtures: synthetic radiographs, copies of the project, the real images if available."""
 
 import contextlib
 import hashlib
@@ -28,7 +28,7 @@ from tests.support.servers import Handler, Serve, Site
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
-# The same examples in every run, however slow the machine is.
+# Deterministic, without time limit on slow machines.
 hypothesis.settings.register_profile("same", derandomize=True, deadline=None, database=None)
 hypothesis.settings.load_profile("same")
 
@@ -38,17 +38,17 @@ SLOW = {"finished", "browser", "serve", "real_data"}
 
 @pytest.hookimpl(optionalhook=True)  # of pytest-xdist, for `--numprocesses logical`
 def pytest_xdist_auto_num_workers() -> int:
-    """One more than cores: some tests wait for a queue, a server or a time limit."""
+    """One more than cores, as some tests wait for a queue, a server or a timeout."""
     return 1 + (os.cpu_count() or 1)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what is slow, and put the modules in the order in which workers take them.
+    """Mark slow tests, and sort the modules in the order in which workers take them.
 
-    Each worker runs whole modules (`--dist loadfile`), so that their fixtures are made once. The
-    first worker begins with a module that builds the finished project; the others meanwhile run
-    what does not need it. Fast tests of a module come first: a fixture ends after slow ones.
+    Each worker runs whole modules (`--dist loadfile`), so that their fixtures are created once. The
+    first worker begins with a module that builds the finished project; meanwhile the others run
+    tests that do not need it. Fast tests of a module come first: a fixture ends after slow ones.
     """
     for item in items:
         if SLOW & fixtures(item):
@@ -72,12 +72,12 @@ def is_slow(item: pytest.Item) -> bool:
 
 
 class Guard:
-    """Stops a fast test that starts DVC or opens a socket, told by Python's audit events."""
+    """Audit hook: fails fast tests that start DVC or open a socket."""
 
     test = ""  # the fast test that runs now
 
     def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
-        # Another thread may be what an earlier test has left.
+        # Other threads may belong to an earlier test.
         if not self.test or threading.current_thread() is not threading.main_thread():
             return
         if event in ("socket.bind", "socket.connect") and arguments[0].family != socket.AF_UNIX:
@@ -103,7 +103,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder with generated radiographs of 40 patients. Do not change it."""
+    """Folder with synthetic radiographs of 40 patients. Do not change it."""
     folder = tmp_path_factory.mktemp("phantoms") / "images"
     phantom.generate(folder, patients=40, seed=3, short_side=48)
     return folder
@@ -120,7 +120,7 @@ def real_data() -> Path:
 
 @pytest.fixture
 def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
-    """Serve bytes as the Mendeley archive."""
+    """Serve bytes in place of the Mendeley archive."""
     with contextlib.ExitStack() as stack:
 
         def start(data: bytes, **behaviour: Any) -> Site:
@@ -153,6 +153,6 @@ def browser() -> "Iterator[Browser]":
 
 @pytest.fixture(scope="session")
 def finished(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A project after one `dvc repro`, committed. Tests leave it as they found it."""
-    kept = PROJECT / ".pytest_cache" / "finished"
-    return finished_project(kept, tmp_path_factory.mktemp("project") / "project")
+    """A project after one `dvc repro`, committed. Tests must not change it."""
+    cached = PROJECT / ".pytest_cache" / "finished"
+    return finished_project(cached, tmp_path_factory.mktemp("project") / "project")

@@ -1,4 +1,4 @@
-"""What a log tells of a long operation, by a clock that is set by hand."""
+"""Progress lines in a log, with a simulated clock."""
 
 import pytest
 
@@ -18,9 +18,9 @@ def clock() -> Clock:
     return Clock()
 
 
-def test_a_log_gets_a_line_every_minute(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+def test_log_has_a_line_per_minute(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
     with Meter("verify", 600, clock=clock) as meter:
-        for _ in range(130):  # at one a second
+        for _ in range(130):  # one per second
             clock.seconds += 1
             meter.advance()
     assert capsys.readouterr().err.splitlines() == [
@@ -29,7 +29,7 @@ def test_a_log_gets_a_line_every_minute(clock: Clock, capsys: pytest.CaptureFixt
     ]
 
 
-def test_a_quick_operation_leaves_no_line(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+def test_short_operation_writes_no_line(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
     with Meter("verify", 600, clock=clock) as meter:
         for _ in range(600):
             clock.seconds += 0.09
@@ -37,7 +37,7 @@ def test_a_quick_operation_leaves_no_line(clock: Clock, capsys: pytest.CaptureFi
     assert capsys.readouterr() == ("", "")
 
 
-def test_a_download_that_is_resumed_is_timed_by_what_is_new(
+def test_estimate_of_a_resumed_download_counts_new_bytes_only(
     clock: Clock, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with Meter("download", 1_000_000_000, "B", done=900_000_000, clock=clock) as meter:
@@ -56,9 +56,7 @@ def test_before_the_first_unit_there_is_no_estimate(clock: Clock) -> None:
     assert Meter("fetch", 5, done=2, clock=clock).line() == "fetch: 2 of 5 images, time unknown"
 
 
-def test_a_meter_can_leave_the_lines_to_its_user(
-    clock: Clock, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_lines_can_be_disabled(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
     meter = Meter("baseline", 10, "batches", lines=False, clock=clock)
     clock.seconds += 100
     meter.advance()
@@ -66,20 +64,20 @@ def test_a_meter_can_leave_the_lines_to_its_user(
     assert capsys.readouterr() == ("epoch 1/2\n", "")
 
 
-def test_items_are_passed_on_and_counted(
+def test_track_yields_and_counts_items(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(progress, "EVERY", 0)
+    monkeypatch.setattr(progress, "INTERVAL", 0)
     assert list(track("abc", "read")) == ["a", "b", "c"]
     assert list(track(iter("de"), "write", total=2, unit="files")) == ["d", "e"]
-    told = [line.split(", ")[0] for line in capsys.readouterr().err.splitlines()]
-    assert told == [
+    lines = [line.split(", ")[0] for line in capsys.readouterr().err.splitlines()]
+    assert lines == [
         *(f"read: {count} of 3 images" for count in (1, 2, 3)),
         *(f"write: {count} of 2 files" for count in (1, 2)),
     ]
 
 
-def test_a_terminal_gets_a_bar(
+def test_terminal_shows_a_bar(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], clock: Clock
 ) -> None:
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
@@ -87,21 +85,21 @@ def test_a_terminal_gets_a_bar(
         clock.seconds += 100
         meter.advance(60)
         meter.bar.refresh()
-    shown = capsys.readouterr().err
-    assert "60/600" in shown
-    assert "about" not in shown
+    output = capsys.readouterr().err
+    assert "60/600" in output
+    assert "about" not in output
 
 
-def test_a_line_of_an_epoch() -> None:
-    figures = {"loss": 0.41234, "val_loss": 0.39876, "seconds": 12.4}
-    assert epoch_line(3, 6, figures, 35.2) == (
+def test_line_of_an_epoch() -> None:
+    metrics = {"loss": 0.41234, "val_loss": 0.39876, "seconds": 12.4}
+    assert epoch_line(3, 6, metrics, 35.2) == (
         "epoch 3/6: loss 0.4123, val_loss 0.3988, 12 s, about 35 s left"
     )
-    assert epoch_line(6, 6, figures, 0.0) == "epoch 6/6: loss 0.4123, val_loss 0.3988, 12 s"
+    assert epoch_line(6, 6, metrics, 0.0) == "epoch 6/6: loss 0.4123, val_loss 0.3988, 12 s"
 
 
 @pytest.mark.parametrize(
-    ("seconds", "told"),
+    ("seconds", "text"),
     [
         (0.2, "0 s"),
         (99.4, "99 s"),
@@ -111,5 +109,5 @@ def test_a_line_of_an_epoch() -> None:
         (9e4, "25.0 h"),
     ],
 )
-def test_durations(seconds: float, told: str) -> None:
-    assert duration(seconds) == told
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text

@@ -1,4 +1,4 @@
-"""Keras starts quickly and says nothing; what a user has to know stays visible."""
+"""Keras is imported quickly and quietly; important messages stay visible."""
 
 import os
 import subprocess
@@ -37,7 +37,7 @@ def run(program: str, **variables: str) -> "subprocess.CompletedProcess[str]":
 
 
 def pass_on(text: str, path: str) -> str:
-    """What the filter leaves of a text, on a machine with the programs of a PATH."""
+    """Output of the filter for a text, with the given PATH."""
     return subprocess.run(
         [sys.executable, "-I", "-S", quiet.__file__],
         input=text,
@@ -48,38 +48,38 @@ def pass_on(text: str, path: str) -> str:
     ).stdout
 
 
-@pytest.mark.skipif(quiet.has_gpu(), reason="this machine has a graphics card")
-def test_without_a_graphics_card_it_is_not_told_that_there_is_none() -> None:
+@pytest.mark.skipif(quiet.has_gpu(), reason="this machine has a GPU")
+def test_gpu_messages_are_filtered_without_a_gpu() -> None:
     assert pass_on(START + NO_GPU + OTHERS, "") == OTHERS
 
 
-def test_with_a_graphics_card_it_is_told_why_it_is_not_used(tmp_path: Path) -> None:
+def test_gpu_messages_are_kept_with_a_gpu(tmp_path: Path) -> None:
     program = tmp_path / "nvidia-smi"
     program.touch(mode=0o755)
     assert pass_on(START + NO_GPU + OTHERS, str(tmp_path)) == NO_GPU + OTHERS
 
 
 @pytest.mark.parametrize(
-    ("dies", "told"),
+    ("code", "message"),
     [
         ("os.abort()", "compiled to use AVX"),
         ("1 / 0", "ZeroDivisionError"),
         ("os.kill(os.getpid(), 9)", "compiled to use AVX"),
     ],
 )
-def test_nothing_is_lost_of_a_process_that_ends_meanwhile(dies: str, told: str) -> None:
+def test_output_of_a_process_that_aborts_is_kept(code: str, message: str) -> None:
     program = f"""
 import os
 from cxr import quiet
 with quiet.filtered():
     os.write(2, b"oneDNN custom operations are on\\nF0000 compiled to use AVX\\n")
-    {dies}
+    {code}
 """
-    ended = run(program, PYTHONPATH="src")
-    assert ended.returncode != 0
-    assert told in ended.stderr
-    assert "compiled to use AVX" in ended.stderr
-    assert "oneDNN" not in ended.stderr
+    process = run(program, PYTHONPATH="src")
+    assert process.returncode != 0
+    assert message in process.stderr
+    assert "compiled to use AVX" in process.stderr
+    assert "oneDNN" not in process.stderr
 
 
 STAGE = "import stages"
@@ -96,38 +96,38 @@ import numpy as np
 for _ in range(6):
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
     model.predict(np.zeros((3, 2)), verbose=0)
-logging.getLogger("tensorflow").warning("of use")
+logging.getLogger("tensorflow").warning("important")
 import cv2, matplotlib, sklearn, scipy
 """
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(quiet.has_gpu(), reason="TensorFlow tells of the graphics card")
+@pytest.mark.skipif(quiet.has_gpu(), reason="TensorFlow reports the GPU")
 @pytest.mark.parametrize("entry", [STAGE, COMMAND_LINE])
-def test_several_models_start_and_predict_without_a_message(entry: str) -> None:
+def test_several_models_predict_without_messages(entry: str) -> None:
     done = run(entry + MODELS, PYTHONPATH="src")
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
     assert [line.split("] ")[-1] for line in done.stderr.splitlines()] == [
-        "WARNING:tensorflow:of use"
+        "WARNING:tensorflow:important"
     ]
 
 
 @pytest.mark.slow
-def test_another_backend_has_its_libraries() -> None:
+def test_other_backend_imports_its_libraries() -> None:
     program = "import stages, keras, sys; print(keras.backend.backend(), 'scipy' in sys.modules)"
     assert run(program, KERAS_BACKEND="jax").stdout == "jax True\n"
 
 
-def test_stages_that_train_nothing_start_without_keras(tmp_path: Path) -> None:
+def test_stages_without_training_do_not_import_keras(tmp_path: Path) -> None:
     program = f"""
 import sys
 from pathlib import Path
 from stages import dataset_shift, fetch, intervals, preprocess, report, stress
 raw = Path({str(tmp_path / "raw")!r})
 data = fetch.read_params().data
-drawn = data.phantom.model_copy(update={{"patients": 8, "short_side": 32}})
-fetch.download.ensure_raw(raw, data.model_copy(update={{"source": "phantom", "phantom": drawn}}))
+small = data.phantom.model_copy(update={{"patients": 8, "short_side": 32}})
+fetch.download.ensure_raw(raw, data.model_copy(update={{"source": "phantom", "phantom": small}}))
 print(*sorted({{"keras", "kagglehub", "tensorflow"}} & set(sys.modules)))
 """
     done = run(program)

@@ -1,4 +1,4 @@
-"""The one exception type for mistakes that the user can mend, and how a stage reports it."""
+"""Exception type for errors that the user can fix, and how a stage reports them."""
 
 import errno
 import signal
@@ -12,36 +12,36 @@ from functools import partial
 from pathlib import Path
 from types import TracebackType
 
-INTERRUPTED = "\nerror: interrupted; nothing half-written was kept, run the same command again"
+INTERRUPTED = "\nerror: interrupted; no incomplete files were kept, run the same command again"
 
-NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+DISK_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 
 SHALLOW = (
-    "this clone is shallow, and DVC loses the results of experiments run with --temp or the queue "
-    "in it; run `git fetch --unshallow` first, or experiments without --temp and --queue"
+    "this clone is shallow, where DVC loses the results of experiments run with --temp or in the "
+    "queue; run `git fetch --unshallow` first, or run them without --temp and --queue"
 )
 
-_interrupted = threading.Event()  # set by Ctrl-C, also where a library raises another error then
+_interrupted = threading.Event()  # set by Ctrl-C, also if a library raises another error
 
 
 class CxrError(Exception):
-    """A mistake in data, parameters or surroundings; the message says what to do about it."""
+    """Invalid data, parameters or environment; the message names the cause and the remedy."""
 
 
-def shortened(items: Iterable[str], most: int, rest: str = "more") -> list[str]:
-    """The first items, at most `most`, then how many others there are, as `and 3 more`."""
+def shortened(items: Iterable[str], max_items: int, rest: str = "more") -> list[str]:
+    """The first `max_items` items, and the number of the others, such as `and 3 more`."""
     listed = list(items)
-    others = len(listed) - most
-    return [*listed[:most], *([f"and {others} {rest}"] if others > 0 else [])]
+    others = len(listed) - max_items
+    return [*listed[:max_items], *([f"and {others} {rest}"] if others > 0 else [])]
 
 
 @contextmanager
 def extra(name: str, what: str) -> Iterator[None]:
-    """Imports inside need the packages of an extra of this package, as pyproject.toml names it.
+    """Report failed imports in its body as a missing extra of this package.
 
     Args:
-        name: of the extra.
-        what: needs it, for the error.
+        name: of the extra in pyproject.toml.
+        what: feature that needs it, for the error.
 
     Raises:
         CxrError: a package is not installed.
@@ -52,15 +52,15 @@ def extra(name: str, what: str) -> Iterator[None]:
         if (error.name or "cxr").split(".")[0] == "cxr":
             raise
         raise CxrError(
-            f"{what} needs the package {error.name}: install the extra {name}, by "
-            f"`pip install '.[{name}]'` in the project's folder"
+            f"{what} needs the package {error.name}: install the extra {name} with "
+            f"`pip install '.[{name}]'` in the project folder"
         ) from error
 
 
 def run_stage(main: Callable[[], None]) -> None:
-    """Run a stage; what the user can mend ends it with one message instead of a traceback."""
+    """Run a stage; errors that the user can fix end it with one message, without traceback."""
     try:
-        _refuse_to_be_lost()
+        _refuse_shallow_clone()
         main()
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
@@ -72,14 +72,14 @@ def _message(error: Exception) -> str:
     if isinstance(error, MemoryError):
         return (
             f"not enough memory. {error}\n"
-            "  End other programs, or use a smaller image.input_size or batch_size."
+            "  Close other programs, or use a smaller image.input_size or batch_size."
         )
-    return _of_system(error) if isinstance(error, OSError) else str(error)
+    return _os_message(error) if isinstance(error, OSError) else str(error)
 
 
-def _refuse_to_be_lost() -> None:
-    """DVC runs --temp and --queue below .dvc/tmp/exps, each in a repository of its own. From there
-    no commit gets into a shallow clone, and DVC says nothing.
+def _refuse_shallow_clone() -> None:
+    """DVC runs --temp and --queue in repositories of their own below .dvc/tmp/exps. It cannot
+    fetch their commits into a shallow clone, and does not report it.
     """
     for folder in Path.cwd().parents:
         if folder.parts[-3:] == (".dvc", "tmp", "exps") and is_shallow(folder.parents[2]):
@@ -87,31 +87,31 @@ def _refuse_to_be_lost() -> None:
 
 
 def is_shallow(folder: Path) -> bool:
-    """Whether a folder is in a git repository without the whole history."""
+    """Whether a folder is in a shallow git repository."""
     command = ["git", "rev-parse", "--is-shallow-repository"]
-    with suppress(OSError):  # no git
+    with suppress(OSError):  # git is not installed
         return subprocess.run(command, cwd=folder, capture_output=True).stdout.strip() == b"true"
     return False
 
 
-def _of_system(error: OSError) -> str:
-    """A write that finds no room names no file, and may have met the temporary folder."""
-    if error.filename is not None or error.errno not in NO_ROOM:
+def _os_message(error: OSError) -> str:
+    """On a full disk the error names no file; it may be a file in the temporary folder."""
+    if error.filename is not None or error.errno not in DISK_FULL:
         return str(error)
-    # Asked with `gettempdir`, Python would look for one by writing; None: none was used so far.
-    other = tempfile.tempdir
-    also = f" and in {other}, the folder for temporary files" if other else ""
-    return f"a file cannot be written: {error.strerror}. Make room in the project's folder{also}"
+    # None: not used so far. `gettempdir` would write to find one.
+    temporary = tempfile.tempdir
+    also = f" or in {temporary}, the folder of temporary files" if temporary else ""
+    return f"cannot write: {error.strerror}. Free disk space in the project folder{also}"
 
 
 def catch_every_interrupt() -> None:
-    """Let Ctrl-C end a stage with one message also where `run_stage` does not see it: while
-    libraries are being imported, or where they drop it or turn it into an error of their own.
+    """Let Ctrl-C end a stage with one message also outside `run_stage`: while libraries are
+    imported, or if they drop it or raise another error instead.
     """
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is to be ignored
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else ignored
         signal.signal(signal.SIGINT, _note_interrupt)
-    sys.excepthook = _report
-    sys.unraisablehook = partial(_send_again, otherwise=sys.unraisablehook)
+    sys.excepthook = _report_interrupt
+    sys.unraisablehook = partial(_resend_interrupt, default=sys.unraisablehook)
 
 
 def _note_interrupt(*_: object) -> None:
@@ -119,19 +119,21 @@ def _note_interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def _report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+def _report_interrupt(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
     if _interrupted.is_set():
         print(INTERRUPTED, file=sys.stderr)
     else:
         sys.__excepthook__(kind, error, trace)
 
 
-def _send_again(
-    found: "sys.UnraisableHookArgs", otherwise: Callable[["sys.UnraisableHookArgs"], object]
+def _resend_interrupt(
+    unraisable: "sys.UnraisableHookArgs", default: Callable[["sys.UnraisableHookArgs"], object]
 ) -> None:
-    """Python drops an interrupt that meets a destructor or a callback, as one of JAX's."""
-    if issubclass(found.exc_type, KeyboardInterrupt):
-        main = threading.get_ident()  # interrupts reach no other thread
+    """Python drops an interrupt in a destructor or a callback, such as those of JAX."""
+    if issubclass(unraisable.exc_type, KeyboardInterrupt):
+        main = threading.get_ident()  # only the main thread receives interrupts
         threading.Timer(0.1, signal.pthread_kill, (main, signal.SIGINT)).start()
     else:
-        otherwise(found)
+        default(unraisable)

@@ -1,7 +1,7 @@
-"""params.yaml as frozen typed records; one error lists everything that is wrong in the file.
+"""Schema and validation of params.yaml; one error lists all invalid values.
 
-A stage reads the whole file, so that a typing error anywhere is found by the first stage that
-runs, and passes on only the keys that it declares in dvc.yaml.
+Each stage validates the whole file, so that the first stage that runs finds any mistake, but uses
+only the keys that it declares in dvc.yaml.
 """
 
 from collections.abc import Mapping
@@ -25,10 +25,10 @@ from cxr.common.files import read_yaml
 from cxr.common.names import TRAINED
 from cxr.errors import CxrError
 
-SHORT = Repr()  # of a value in an error, however long or deeply nested it is
+SHORT = Repr()  # of values in errors, which may be long or deeply nested
 SHORT.maxlevel, SHORT.maxstring, SHORT.maxother = 2, 60, 60
 
-# NumPy and Keras take seeds of 32 bits; the augmentation layers use the next numbers as well.
+# NumPy and Keras take 32-bit seeds; the augmentation layers use seed + 1 and seed + 2 as well.
 Seed = Annotated[int, Field(ge=0, le=2**31)]
 Count = Annotated[int, Field(ge=1, le=100_000)]
 Patience = Annotated[int, Field(ge=0, le=100_000)]
@@ -37,26 +37,26 @@ LearningRate = Annotated[float, Field(gt=0, le=10)]
 
 
 def _is_not_empty(items: tuple[Any, ...]) -> tuple[Any, ...]:
-    if not items:  # `min_length` counts the valid items only, and reports a second problem
+    if not items:  # `min_length` counts valid items only and would report a second error
         raise ValueError("List should not be empty")
     return items
 
 
-# Strict(False): YAML gives a list.
+# Strict(False) accepts a list, as YAML gives.
 Filters = Annotated[tuple[Count, ...], Strict(False), AfterValidator(_is_not_empty)]
-Zooms = Annotated[
+Scales = Annotated[
     tuple[Annotated[float, Field(ge=0.25, le=4)], ...], Strict(False), AfterValidator(_is_not_empty)
 ]
-Address = Annotated[str, Field(pattern=r"^$|^[a-z]+://.+:\d+$")]  # as tcp://10.0.0.1:8786
+Address = Annotated[str, Field(pattern=r"^$|^[a-z]+://.+:\d+$")]  # such as tcp://10.0.0.1:8786
 
 
 def _are_trained(members: tuple[str, ...]) -> tuple[str, ...]:
     if unknown := set(members) - set(TRAINED):
-        raise ValueError(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(TRAINED)}")
+        raise ValueError(f"Unknown: {', '.join(sorted(unknown))}; allowed: {', '.join(TRAINED)}")
     return members
 
 
-def _are_different(members: tuple[str, ...]) -> tuple[str, ...]:
+def _are_unique(members: tuple[str, ...]) -> tuple[str, ...]:
     if len(set(members)) < len(members):
         raise ValueError("Variants should be different")
     return members
@@ -67,19 +67,19 @@ Members = Annotated[
     Strict(False),
     AfterValidator(_is_not_empty),
     AfterValidator(_are_trained),
-    AfterValidator(_are_different),
+    AfterValidator(_are_unique),
 ]
 
 
 class Section(BaseModel):
-    """Immutable; unknown keys, wrong types and NaN are errors."""
+    """Immutable section; unknown keys, wrong types and NaN are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
-    def _nothing_is_no_key(cls, section: Any) -> Any:
-        """A section without any key is None in YAML: each of its keys is missing."""
+    def _none_is_empty(cls, section: Any) -> Any:
+        """A section without keys is None in YAML: report each of its keys as missing."""
         return {} if section is None else section
 
 
@@ -115,14 +115,12 @@ class ImageParams(Section):
 
     @property
     def decode_size(self) -> int:
-        """Shorter side, in pixels, of which no more of a JPEG needs to be decoded: the square takes
-        nothing from beyond its own resolution.
-        """
+        """Minimum shorter side, in pixels, at which a JPEG has to be decoded before resizing."""
         return self.input_size
 
 
 class FitSection(Section):
-    """How a network is trained."""
+    """Optimizer, schedule and regularization of a training."""
 
     learning_rate: LearningRate
     schedule: Literal["constant", "cosine"]
@@ -135,16 +133,16 @@ class FitSection(Section):
     class_weights: Literal["balanced", "none"]
 
     @model_validator(mode="after")
-    def _one_set_of_weights_is_kept(self) -> "FitSection":
+    def _early_stopping_excludes_ema(self) -> "FitSection":
         if self.early_stopping and self.ema_decay:
             raise ValueError(
-                f"early_stopping {self.early_stopping} keeps the weights of one epoch, "
-                f"ema_decay {self.ema_decay} their average: set one of them to 0"
+                f"early_stopping {self.early_stopping} restores the weights of one epoch, "
+                f"ema_decay {self.ema_decay} averages over epochs: set one of them to 0"
             )
         return self
 
 
-# Where and how work is done, not what comes out of it: no stage of dvc.yaml depends on them.
+# Keys that do not affect the result: no stage of dvc.yaml depends on them.
 WITHOUT_RESULT = frozenset({"preprocess.dask_scheduler", "train.resume"})
 
 
@@ -193,18 +191,11 @@ class TransferParams(FitSection):
 
     @model_validator(mode="after")
     def _weights_exist(self) -> "TransferParams":
-        missing, there = (
-            ("imagenet", "phantom")
-            if self.backbone == "tiny"
-            else (
-                "phantom",
-                "imagenet",
-            )
-        )
-        if self.weights == missing:
+        available = "phantom" if self.backbone == "tiny" else "imagenet"
+        if self.weights not in (available, "none"):
             raise ValueError(
-                f"backbone {self.backbone} has no weights {missing}: set transfer.weights to "
-                f"{there} or none"
+                f"backbone {self.backbone} has no weights {self.weights}: set transfer.weights to "
+                f"{available} or none"
             )
         return self
 
@@ -213,7 +204,7 @@ class FinetuneParams(FitSection):
     input_size: Annotated[int, Field(ge=16, le=2048)]
     trainable_from: Annotated[str, Field(min_length=1)]
     n_augmentations: Annotated[int, Field(ge=0, le=100)]
-    tta_scales: Zooms
+    tta_scales: Scales
     classes: Literal["pathogen", "label"]
     dropout: Rate
 
@@ -260,10 +251,10 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _image_survives_pooling(self) -> "Params":
-        side = self.image.input_size
+        size = self.image.input_size
         for _ in self.model.filters:
-            side = (side - self.model.kernel_size + 1) // self.model.pool_size
-        if side < 1:
+            size = (size - self.model.kernel_size + 1) // self.model.pool_size
+        if size < 1:
             raise ValueError(
                 f"image.input_size {self.image.input_size} is too small for "
                 f"{len(self.model.filters)} blocks of model.kernel_size "
@@ -273,25 +264,25 @@ class Params(Section):
 
 
 def flat(**sections: Section) -> dict[str, Any]:
-    """All keys of the sections by their full names: `{"model.epochs": 6}`."""
+    """Values of sections by their full keys, such as `{"model.epochs": 6}`."""
     return leaves({name: section.model_dump() for name, section in sections.items()})
 
 
-def leaves(tree: dict[str, Any], above: str = "") -> dict[str, Any]:
-    """The values of nested sections by their full names."""
-    found: dict[str, Any] = {}
+def leaves(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flatten nested dictionaries: values by their full keys, joined by dots."""
+    values: dict[str, Any] = {}
     for name, value in tree.items():
-        key = above + name
-        found |= leaves(value, f"{key}.") if isinstance(value, dict) else {key: value}
-    return found
+        key = prefix + name
+        values |= leaves(value, f"{key}.") if isinstance(value, dict) else {key: value}
+    return values
 
 
 def read_params(path: Path = paths.PARAMS) -> Params:
-    """Read and check params.yaml.
+    """Read and validate params.yaml.
 
     Raises:
-        CxrError: the file cannot be read, or keys are missing, unknown or wrong: one message with a
-            line for each of them.
+        CxrError: the file cannot be read, or keys are missing, unknown or invalid; the message has
+            a line for each of them.
     """
     try:
         return Params.model_validate(read_yaml(path))
@@ -299,29 +290,29 @@ def read_params(path: Path = paths.PARAMS) -> Params:
         lines = [_line(problem) for problem in error.errors(include_url=False)]
         listed = "".join(f"  {line}\n" for line in lines)
         raise CxrError(
-            f"{path} has {len(lines)} wrong value(s):\n{listed}"
+            f"{path} has {len(lines)} invalid value(s):\n{listed}"
             f"Its comments explain each key; `git checkout {path}` restores the committed values."
         ) from error
 
 
 def _line(problem: Mapping[str, Any]) -> str:
-    """A problem that pydantic found, with the full name of its key and the value."""
+    """Error of pydantic as a line with the full key and the value."""
     key = ".".join(map(str, problem["loc"]))
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "extra_forbidden":
         close = get_close_matches(key, _keys(Params), n=1)
         message = f"Unknown key, did you mean {close[0]}?" if close else "Unknown key"
-    if not isinstance(problem["input"], dict):  # else the problem is not one value
+    if not isinstance(problem["input"], dict):  # a section has no value to show
         message += f" (got {SHORT.repr(problem['input'])})"
     return f"{key}: {message}" if key else message
 
 
-def _keys(section: type[Section], above: str = "") -> list[str]:
-    """The full names of a section's keys and of the sections in it."""
-    found: list[str] = []
+def _keys(section: type[Section], prefix: str = "") -> list[str]:
+    """Full names of all keys and sections in a section."""
+    keys: list[str] = []
     for name, field in section.model_fields.items():
-        found.append(above + name)
+        keys.append(prefix + name)
         kind = field.annotation
         if isinstance(kind, type) and issubclass(kind, Section):
-            found += _keys(kind, f"{above}{name}.")
-    return found
+            keys += _keys(kind, f"{prefix}{name}.")
+    return keys

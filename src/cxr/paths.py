@@ -1,7 +1,6 @@
-"""Every path of the pipeline, relative to the project root, where DVC runs each stage.
+"""Paths of the pipeline, relative to the project root, where DVC runs each stage.
 
-Relative on purpose: an experiment in the queue or in a temporary folder reads and writes its own
-copy of the project.
+Relative, so that experiments in a temporary folder (`--temp`, queue) use their own files.
 """
 
 from pathlib import Path
@@ -28,7 +27,7 @@ SUMMARY = Path("metrics/summary.json")
 INTERVALS = Path("metrics/intervals.json")
 SHIFT = Path("metrics/shift.json")
 EXPORT = Path("metrics/export.json")
-UNLIKENESS = Path("data/unlikeness.csv")
+DOMAIN_SCORES = Path("data/domain_scores.csv")
 REPORT = Path("reports/report.md")
 FIGURES = Path("reports/figures")
 CARD = Path("reports/model_card.md")
@@ -41,27 +40,27 @@ GROUPS = Path("plots/groups.csv")
 
 
 def raw(source: str) -> Path:
-    """Folder of the images as they came, one for each `data.source`."""
+    """Folder of the original images of a `data.source`."""
     return RAW / source
 
 
 def weights(backbone: str, weights: str) -> Path:
-    """Weights file of a backbone without its top, in Keras's `.weights.h5` format."""
+    """Weights file (.weights.h5) of a backbone without its top."""
     return WEIGHTS / f"{backbone}_{weights}_notop.weights.h5"
 
 
 def features(split: str) -> Path:
-    """Features of the frozen backbone, .npy, rows as in the split's index."""
+    """Features of a split: .npy, rows in the order of its index."""
     return FEATURES / f"{split}.npy"
 
 
 def activations(split: str) -> Path:
-    """Activations of the backbone's frozen layers, .npy, one block for each copy of the images."""
+    """Activations of a split: .npy, one block per augmented version or view of the images."""
     return ACTIVATIONS / f"{split}.npy"
 
 
 def model(variant: str) -> Path:
-    """Saved model of a variant."""
+    """Keras model of a variant."""
     return MODELS / f"{variant}.keras"
 
 
@@ -71,5 +70,5 @@ def history(variant: str) -> Path:
 
 
 def resume(variant: str) -> Path:
-    """State of a training that is not complete, from which it can go on."""
+    """Folder of the checkpoint from which an interrupted training resumes."""
     return Path("data/resume") / variant

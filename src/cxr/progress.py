@@ -1,4 +1,4 @@
-"""How far a long operation is: a bar on a terminal, a line now and then in a log."""
+"""Progress of long operations: a bar on a terminal, a line per minute in a log."""
 
 import sys
 import time
@@ -10,19 +10,19 @@ from tqdm import tqdm
 
 Item = TypeVar("Item")
 
-EVERY = 60  # seconds between two lines of a log
+INTERVAL = 60  # seconds between two lines of a log
 
 
 class Meter:
-    """Shows on standard error how much is done and how long the rest will take.
+    """Progress bar or log lines on standard error, with the estimated remaining time.
 
     Args:
-        what: is done.
+        what: name of the operation.
         total: number of units; None: unknown.
-        unit: of the count; "B" for bytes.
-        done: units that an earlier run has done.
-        lines: whether a log gets a line every minute.
-        clock: seconds.
+        unit: name of the units; "B" for bytes.
+        done: units done by an earlier run.
+        lines: whether to write lines to a log.
+        clock: returns the time in seconds.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class Meter:
     ) -> None:
         self.what, self.total, self.unit, self.clock = what, total, unit, clock
         self.done = self.done_before = done
-        self.started = self.shown = clock()
+        self.started = self.last_line = clock()
         self.lines = lines
         self.bar = tqdm(
             desc=what,
@@ -45,7 +45,7 @@ class Meter:
             unit=unit if unit == "B" else f" {unit}",
             unit_scale=unit == "B",
             leave=False,
-            disable=None,  # where standard error is no terminal
+            disable=None,  # without a terminal
         )
 
     def __enter__(self) -> "Meter":
@@ -60,38 +60,38 @@ class Meter:
         self.close()
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         self.bar.close()
 
     def advance(self, count: int = 1) -> None:
-        """Note that `count` further units are done."""
+        """Count further units as done."""
         self.done += count
         self.bar.update(count)
-        if self.lines and self.bar.disable and self.clock() - self.shown >= EVERY:
-            self.shown = self.clock()
+        if self.lines and self.bar.disable and self.clock() - self.last_line >= INTERVAL:
+            self.last_line = self.clock()
             print(self.line(), file=sys.stderr, flush=True)
 
     def say(self, line: str) -> None:
-        """Print a line to standard output, above the bar where there is one."""
+        """Print a line to standard output, above the bar if there is one."""
         tqdm.write(line)
         sys.stdout.flush()
 
     def line(self) -> str:
-        """As `verify: 1200 of 5856 images, about 4 min left`."""
-        size = tqdm.format_sizeof if self.unit == "B" else str
+        """Line such as `verify: 1200 of 5856 images, about 4 min left`."""
+        number = tqdm.format_sizeof if self.unit == "B" else str
         if self.total is None:
-            return f"{self.what}: {size(self.done)} {self.unit}"
-        passed, new = self.clock() - self.started, self.done - self.done_before
+            return f"{self.what}: {number(self.done)} {self.unit}"
+        elapsed, new = self.clock() - self.started, self.done - self.done_before
         rest = "time unknown"
         if new:
-            rest = f"about {duration(passed / new * (self.total - self.done))} left"
-        return f"{self.what}: {size(self.done)} of {size(self.total)} {self.unit}, {rest}"
+            rest = f"about {duration(elapsed / new * (self.total - self.done))} left"
+        return f"{self.what}: {number(self.done)} of {number(self.total)} {self.unit}, {rest}"
 
 
 def track(
     items: Iterable[Item], what: str, total: int | None = None, unit: str = "images"
 ) -> Iterator[Item]:
-    """Yield items and show how many of them are done; `total`: of items without a length."""
+    """Yield items and show the progress; `total`: number of items, if they have no length."""
     if total is None and isinstance(items, Sized):
         total = len(items)
     with Meter(what, total, unit) as meter:
@@ -100,25 +100,25 @@ def track(
             meter.advance()
 
 
-def epoch_line(epoch: int, epochs: int, figures: Mapping[str, float], rest: float) -> str:
-    """As `epoch 3/6: loss 0.4123, val_loss 0.3988, 12 s, about 35 s left`.
+def epoch_line(epoch: int, epochs: int, metrics: Mapping[str, float], rest: float) -> str:
+    """Line such as `epoch 3/6: loss 0.4123, val_loss 0.3988, 12 s, about 35 s left`.
 
     Args:
-        epoch: that is finished, from 1.
-        epochs: the most there can be.
-        figures: what is known of it; `seconds` is shown as a duration.
-        rest: seconds of the epochs to come.
+        epoch: completed epoch, from 1.
+        epochs: maximum number of epochs.
+        metrics: of the epoch; `seconds` is shown as a duration.
+        rest: estimated seconds of the remaining epochs.
     """
-    shown = [f"{name} {value:.4f}" for name, value in figures.items() if name != "seconds"]
-    if "seconds" in figures:
-        shown.append(duration(figures["seconds"]))
+    parts = [f"{name} {value:.4f}" for name, value in metrics.items() if name != "seconds"]
+    if "seconds" in metrics:
+        parts.append(duration(metrics["seconds"]))
     if epoch < epochs:
-        shown.append(f"about {duration(rest)} left")
-    return f"epoch {epoch}/{epochs}: {', '.join(shown)}"
+        parts.append(f"about {duration(rest)} left")
+    return f"epoch {epoch}/{epochs}: {', '.join(parts)}"
 
 
 def duration(seconds: float) -> str:
-    """As `40 s`, `12 min` or `1.7 h`."""
+    """Duration such as `40 s`, `12 min` or `1.7 h`."""
     if seconds < 99.5:
         return f"{seconds:.0f} s"
     minutes = seconds / 60

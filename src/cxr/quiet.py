@@ -1,8 +1,8 @@
-"""Start Keras and TensorFlow without their messages and without libraries that they do not need.
+"""Import Keras and TensorFlow without their startup messages and unused libraries.
 
-TensorFlow's first messages come from C++ before its logger is set up. No variable silences them, so
-they are taken out of what the process writes to standard error. Run as a script, this file is the
-filter: a process of its own loses nothing of what a process says that aborts.
+TensorFlow's first messages come from C++ before its logger is configured. No variable silences
+them, so they are filtered from standard error. Run as a script, this file is the filter: as a
+process of its own it loses nothing if the filtered process aborts.
 """
 
 import importlib.util
@@ -23,7 +23,7 @@ HARMLESS = [
     rb"All log messages before absl::InitializeLog\(\) is called",
     rb"oneDNN custom operations are on",
 ]
-# Normal where there is no graphics card; where there is one, these say why it is not used.
+# Expected without a GPU; with one, they report why it is not used.
 NO_GPU = [
     rb"Could not find cuda drivers on your machine",
     rb"failed call to cuInit",
@@ -31,29 +31,29 @@ NO_GPU = [
     rb"Unable to register cu(DNN|FFT|BLAS) factory",
 ]
 RETRACING = "triggered tf.function retracing"
-# Keras and TensorFlow import these where they are installed, for parts of theirs that are not used
-# here: more than a third of the time of their start.
+# Optional imports of Keras and TensorFlow, for features not used here: more than a third of their
+# import time.
 UNUSED = ("cv2", "jax", "matplotlib", "scipy", "sklearn")
 
 
 def install() -> None:
-    """Let the first import of Keras or TensorFlow be a quiet one, and its logger tell no notes.
+    """Make the first import of Keras or TensorFlow quiet, and silence TensorFlow's info messages.
 
-    Without KERAS_BACKEND in the environment the backend is TensorFlow, whatever a settings file in
-    the user's home says.
+    Without KERAS_BACKEND in the environment the backend is TensorFlow, also if a settings file in
+    the user's home names another.
     """
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    if not sys.stderr.isatty():  # libraries draw their bars in a log as well: once a minute, then
+    if not sys.stderr.isatty():  # progress bars of libraries in a log: once a minute
         os.environ.setdefault("TQDM_MININTERVAL", "60")
-    # TensorFlow counts traces by the line of Keras that is traced: several models of one process
-    # look to it like one that is traced again and again.
+    # False alarm: TensorFlow counts traces by line of code, so several models of one process look
+    # like one that is retraced.
     logging.getLogger("tensorflow").addFilter(lambda record: RETRACING not in record.getMessage())
     sys.meta_path.insert(0, _Finder())
 
 
 class _Finder(MetaPathFinder):
-    """Gives the first one of Keras and TensorFlow a loader that is quiet."""
+    """Give the first of Keras and TensorFlow that is imported a quiet loader."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -69,7 +69,7 @@ class _Finder(MetaPathFinder):
                 on_tensorflow = os.environ["KERAS_BACKEND"] == "tensorflow"
                 with filtered(), hidden(UNUSED if on_tensorflow else ()):
                     execute(module)
-                    if on_tensorflow:  # which would look for cards at its first operation
+                    if on_tensorflow:  # else done, with messages, at its first operation
                         sys.modules["tensorflow"].config.list_physical_devices()
 
             spec.loader.exec_module = execute_quietly  # type: ignore[method-assign]
@@ -78,7 +78,7 @@ class _Finder(MetaPathFinder):
 
 @contextmanager
 def hidden(names: Sequence[str]) -> Iterator[None]:
-    """Let imports of these libraries fail, but of those that are imported already."""
+    """Make imports of these libraries fail, unless they are already imported."""
     absent = [name for name in names if name not in sys.modules]
     sys.modules.update(dict.fromkeys(absent))  # type: ignore[arg-type]
     try:
@@ -90,35 +90,35 @@ def hidden(names: Sequence[str]) -> Iterator[None]:
 
 @contextmanager
 def filtered() -> Iterator[None]:
-    """Take harmless lines out of what this process writes to standard error, C++ included."""
+    """Filter harmless lines from the standard error of this process, including that of C++."""
     sys.stderr.flush()
     with subprocess.Popen(
         [sys.executable, "-I", "-S", __file__],
         stdin=subprocess.PIPE,
         stdout=2,
-        start_new_session=True,  # Ctrl-C is for this process alone
+        start_new_session=True,  # so that Ctrl-C does not stop the filter
     ) as process:
         assert process.stdin is not None
-        kept = os.dup(2)
+        original = os.dup(2)
         os.dup2(process.stdin.fileno(), 2)
         try:
             yield
         finally:
             sys.stderr.flush()
-            os.dup2(kept, 2)
-            os.close(kept)
+            os.dup2(original, 2)
+            os.close(original)
 
 
 def has_gpu() -> bool:
-    """Whether this machine has a graphics card of NVIDIA, or at least its driver."""
+    """Whether this machine has an NVIDIA GPU or its driver."""
     return any(Path("/dev").glob("nvidia*")) or shutil.which("nvidia-smi") is not None
 
 
 def pass_on() -> None:
-    """Copy standard input to standard output as it comes, without harmless lines."""
-    known = HARMLESS if has_gpu() else HARMLESS + NO_GPU
+    """Copy standard input to standard output line by line, without harmless lines."""
+    patterns = HARMLESS if has_gpu() else HARMLESS + NO_GPU
     for line in sys.stdin.buffer:
-        if not any(re.search(pattern, line) for pattern in known):
+        if not any(re.search(pattern, line) for pattern in patterns):
             sys.stdout.buffer.write(line)
             sys.stdout.buffer.flush()
 

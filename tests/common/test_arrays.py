@@ -1,4 +1,4 @@
-"""The cache of images: written row by row, read from disk, never mixed up."""
+"""Array cache: row-wise writing, memory-mapped reading, damaged files."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,7 +29,7 @@ def names(folder: Path) -> list[str]:
 
 @pytest.mark.parametrize("dtype", ["uint8", "float32", "float64", "int64", ">i2", "bool"])
 @pytest.mark.parametrize("shape", [(3,), (1, 2), (3, 4, 5), (2, 3, 4, 5), (4, 0), (0, 3)])
-def test_file_is_that_of_numpy(tmp_path: Path, dtype: str, shape: tuple[int, ...]) -> None:
+def test_file_equals_that_of_numpy(tmp_path: Path, dtype: str, shape: tuple[int, ...]) -> None:
     array = np.random.default_rng(1).integers(0, 2**7, shape).astype(dtype)
     write_rows(tmp_path / "rows.npy", iter(array), shape, dtype)
     np.save(tmp_path / "saved.npy", array)
@@ -37,7 +37,7 @@ def test_file_is_that_of_numpy(tmp_path: Path, dtype: str, shape: tuple[int, ...
     assert names(tmp_path) == ["rows.npy", "saved.npy"]
 
 
-def test_rows_are_opened_where_they_are(tmp_path: Path) -> None:
+def test_rows_are_memory_mapped_read_only(tmp_path: Path) -> None:
     array = np.arange(12, dtype=np.float32).reshape(3, 4)
     write_rows(tmp_path / "rows.npy", iter(array), array.shape, "float32")
     rows = open_rows(tmp_path / "rows.npy")
@@ -46,27 +46,27 @@ def test_rows_are_opened_where_they_are(tmp_path: Path) -> None:
     assert not rows.flags.writeable
 
 
-@pytest.mark.parametrize("kept", [None, 0, 60, 130])
-def test_rows_that_cannot_be_opened(tmp_path: Path, kept: int | None) -> None:
+@pytest.mark.parametrize("length", [None, 0, 60, 130])
+def test_missing_or_truncated_rows_raise(tmp_path: Path, length: int | None) -> None:
     file = tmp_path / "rows.npy"
-    if kept is not None:
+    if length is not None:
         write_rows(file, iter(np.zeros((3, 4))), (3, 4), "float64")
-        file.write_bytes(file.read_bytes()[:kept])
-    with pytest.raises(CxrError, match=r"rows\.npy cannot be read .*dvc repro"):
+        file.write_bytes(file.read_bytes()[:length])
+    with pytest.raises(CxrError, match=r"rows\.npy.*dvc repro"):
         open_rows(file)
 
 
-def test_blocks_of_rows_in_any_layout_and_type(tmp_path: Path) -> None:
+def test_blocks_of_any_memory_layout_and_dtype(tmp_path: Path) -> None:
     array = np.arange(24.0).reshape(6, 4)
     blocks = [array[:1], np.asfortranarray(array[1:4]), array[4:].astype(np.int32)]
     write_rows(tmp_path / "rows.npy", iter(blocks), (6, 4), "float32")
-    found = np.load(tmp_path / "rows.npy")
-    np.testing.assert_array_equal(found, array)
-    assert found.dtype == np.float32
+    rows = np.load(tmp_path / "rows.npy")
+    np.testing.assert_array_equal(rows, array)
+    assert rows.dtype == np.float32
 
 
-def test_rows_are_asked_for_one_by_one(tmp_path: Path) -> None:
-    """Neither are all rows in memory, nor is the file in place before the last one is made."""
+def test_rows_are_written_one_by_one(tmp_path: Path) -> None:
+    """Few rows are in memory at a time, and the file appears after the last one."""
     alive = []
 
     class Row(np.ndarray):
@@ -86,20 +86,20 @@ def test_rows_are_asked_for_one_by_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 5, 8])
-def test_wrong_number_of_rows_leaves_nothing(tmp_path: Path, count: int) -> None:
+def test_wrong_number_of_rows_writes_no_file(tmp_path: Path, count: int) -> None:
     with pytest.raises(ValueError, match="do not fill"):
         write_rows(tmp_path / "rows.npy", iter(np.zeros((count, 3))), (4, 3), "float32")
     assert names(tmp_path) == []
 
 
 @pytest.mark.parametrize("width", [2, 4])
-def test_rows_of_a_wrong_length_leave_nothing(tmp_path: Path, width: int) -> None:
+def test_rows_of_wrong_length_write_no_file(tmp_path: Path, width: int) -> None:
     with pytest.raises(ValueError, match="do not fill"):
         write_rows(tmp_path / "rows.npy", iter(np.zeros((4, width))), (4, 3), "float32")
     assert names(tmp_path) == []
 
 
-def test_wrong_number_of_rows_keeps_the_old_file(tmp_path: Path) -> None:
+def test_wrong_number_of_rows_keeps_the_existing_file(tmp_path: Path) -> None:
     path = tmp_path / "rows.npy"
     np.save(path, np.ones(3))
     with pytest.raises(ValueError, match="do not fill"):
@@ -108,7 +108,7 @@ def test_wrong_number_of_rows_keeps_the_old_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2, 7])
-def test_split_is_read_as_written(tmp_path: Path, count: int) -> None:
+def test_split_round_trip(tmp_path: Path, count: int) -> None:
     folder = tmp_path / "arrays" / "train"
     write_split(folder, iter(images(count)), index(count))
     split = open_split(folder)
@@ -119,7 +119,7 @@ def test_split_is_read_as_written(tmp_path: Path, count: int) -> None:
     assert names(folder) == ["images.npy", "index.csv"]
 
 
-def test_images_stay_on_disk_and_cannot_be_changed(tmp_path: Path) -> None:
+def test_images_are_memory_mapped_read_only(tmp_path: Path) -> None:
     write_split(tmp_path / "train", images(3), index(3))
     split = open_split(tmp_path / "train")
     assert isinstance(split.images, np.memmap)
@@ -128,7 +128,7 @@ def test_images_stay_on_disk_and_cannot_be_changed(tmp_path: Path) -> None:
         split.images[0] = 0
 
 
-def test_labels_are_class_numbers_by_row(tmp_path: Path) -> None:
+def test_labels_are_class_indices_by_row(tmp_path: Path) -> None:
     write_split(tmp_path / "train", images(5), index(5))
     labels = open_split(tmp_path / "train").labels
     np.testing.assert_array_equal(labels, [0, 1, 1, 0, 1])
@@ -136,12 +136,12 @@ def test_labels_are_class_numbers_by_row(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["0012", "NA", "", "1e5", "nan", "a,b"])
-def test_index_stays_text(tmp_path: Path, text: str) -> None:
+def test_index_values_stay_strings(tmp_path: Path, text: str) -> None:
     write_split(tmp_path / "train", images(1), index(1).assign(patient=text))
     assert list(open_split(tmp_path / "train").index["patient"]) == [text]
 
 
-def test_new_split_replaces_the_old_one(tmp_path: Path) -> None:
+def test_new_split_replaces_the_existing_one(tmp_path: Path) -> None:
     write_split(tmp_path / "train", images(5), index(5))
     (tmp_path / "train" / "more.txt").touch()
     write_split(tmp_path / "train", images(2), index(2))
@@ -150,13 +150,13 @@ def test_new_split_replaces_the_old_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2, 4])
-def test_more_or_fewer_images_than_rows_of_the_index(tmp_path: Path, count: int) -> None:
+def test_number_of_images_differs_from_index(tmp_path: Path, count: int) -> None:
     with pytest.raises(ValueError, match="do not fill"):
         write_split(tmp_path / "train", images(count), index(3))
     assert names(tmp_path) == []
 
 
-def test_error_while_images_are_made_leaves_nothing(tmp_path: Path) -> None:
+def test_error_of_the_image_source_leaves_no_files(tmp_path: Path) -> None:
     def rows() -> Iterator[Any]:
         yield images(1)[0]
         raise OSError("disk")
@@ -177,7 +177,7 @@ def test_error_while_images_are_made_leaves_nothing(tmp_path: Path) -> None:
         np.array([None] * 3),
     ],
 )
-def test_parts_that_do_not_belong_together(tmp_path: Path, array: NDArray[np.generic]) -> None:
+def test_images_not_matching_the_index_raise(tmp_path: Path, array: NDArray[np.generic]) -> None:
     write_split(tmp_path / "train", images(3), index(3))
     np.save(tmp_path / "train" / "images.npy", array)
     with pytest.raises(CxrError) as caught:
@@ -185,12 +185,12 @@ def test_parts_that_do_not_belong_together(tmp_path: Path, array: NDArray[np.gen
     assert str(tmp_path / "train") in str(caught.value)
 
 
-@pytest.mark.parametrize("lacking", ["images.npy", "index.csv", "both"])
-def test_missing_part(tmp_path: Path, lacking: str) -> None:
+@pytest.mark.parametrize("missing", ["images.npy", "index.csv", "both"])
+def test_missing_file(tmp_path: Path, missing: str) -> None:
     folder = tmp_path / "train"
-    if lacking != "both":
+    if missing != "both":
         write_split(folder, images(3), index(3))
-        (folder / lacking).unlink()
+        (folder / missing).unlink()
     with pytest.raises(CxrError, match="dvc repro preprocess") as caught:
         open_split(folder)
     assert str(folder) in str(caught.value)
@@ -201,18 +201,18 @@ def test_truncated_array(tmp_path: Path, length: int) -> None:
     path = tmp_path / "train" / "images.npy"
     write_split(path.parent, images(3), index(3))
     path.write_bytes(path.read_bytes()[:length])
-    with pytest.raises(CxrError, match="cannot be read"):
+    with pytest.raises(CxrError, match=str(path.parent)):
         open_split(path.parent)
 
 
 def test_empty_index(tmp_path: Path) -> None:
     write_split(tmp_path / "train", images(3), index(3))
     write_csv(tmp_path / "train" / "index.csv", index(3).head(0))
-    with pytest.raises(CxrError, match="0 rows"):
+    with pytest.raises(CxrError, match="of 0 rows"):
         open_split(tmp_path / "train")
 
 
-def test_images_of_several_sizes_are_refused(tmp_path: Path) -> None:
+def test_images_of_different_sizes_raise(tmp_path: Path) -> None:
     index = pd.DataFrame({"path": ["a", "b"], "label": "NORMAL"})
     images = [np.zeros((4, 6), np.uint8), np.zeros((6, 4), np.uint8)]
     with pytest.raises(ValueError, match=r"shape \(6, 4\)"):
@@ -220,14 +220,14 @@ def test_images_of_several_sizes_are_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "train").exists()
 
 
-def test_no_image_is_refused(tmp_path: Path) -> None:
+def test_no_image_raises(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no image"):
         write_split(tmp_path / "train", [], pd.DataFrame({"path": [], "label": []}))
     assert not (tmp_path / "train").exists()
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"\x93NUMPY", b"\x80\x04N."], ids=repr)
-def test_damaged_array_is_one_error(tmp_path: Path, content: bytes) -> None:
+def test_damaged_array_raises(tmp_path: Path, content: bytes) -> None:
     index = pd.DataFrame({"path": ["a"], "label": "NORMAL"})
     write_split(tmp_path / "train", [np.zeros((4, 4), np.uint8)], index)
     (tmp_path / "train/images.npy").write_bytes(content)
@@ -236,22 +236,22 @@ def test_damaged_array_is_one_error(tmp_path: Path, content: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("count", "most", "expected"),
+    ("count", "max_count", "expected"),
     [(4, 9, [0, 1, 2, 3]), (4, 4, [0, 1, 2, 3]), (9, 3, [0, 4, 8]), (1, 5, [0]), (0, 5, [])],
 )
-def test_row_numbers_are_evenly_spaced(count: int, most: int, expected: list[int]) -> None:
-    assert evenly_spaced(count, most).tolist() == expected
+def test_row_numbers_are_evenly_spaced(count: int, max_count: int, expected: list[int]) -> None:
+    assert evenly_spaced(count, max_count).tolist() == expected
 
 
 @pytest.mark.parametrize(("count", "sizes"), [(0, []), (1, [1]), (4, [4]), (9, [4, 4, 1])])
-def test_batches_are_consecutive_and_whole(count: int, sizes: list[int]) -> None:
-    found = list(batches(np.arange(count), 4))
-    assert [len(batch) for batch in found] == sizes
-    assert [row for batch in found for row in batch] == list(range(count))
+def test_batches_are_consecutive_and_complete(count: int, sizes: list[int]) -> None:
+    batched = list(batches(np.arange(count), 4))
+    assert [len(batch) for batch in batched] == sizes
+    assert [row for batch in batched for row in batch] == list(range(count))
 
 
-def test_items_are_taken_batch_by_batch() -> None:
+def test_batches_are_lazy() -> None:
     taken: list[int] = []
-    found = batches((taken.append(number) or number for number in range(9)), 4)
-    assert next(found) == [0, 1, 2, 3] == taken
-    assert next(found) == [4, 5, 6, 7] and len(taken) == 8
+    batched = batches((taken.append(number) or number for number in range(9)), 4)
+    assert next(batched) == [0, 1, 2, 3] == taken
+    assert next(batched) == [4, 5, 6, 7] and len(taken) == 8

@@ -1,4 +1,4 @@
-"""Files and folders are written whole or not at all; YAML is read as DVC reads it."""
+"""Atomic writes of files and folders; YAML 1.2."""
 
 import errno
 import json
@@ -34,7 +34,7 @@ KINDS = pytest.mark.parametrize("kind", ["file", "folder"])
 
 
 @KINDS
-def test_result_gets_its_name_and_missing_parents(tmp_path: Path, kind: str) -> None:
+def test_result_is_renamed_and_parents_are_created(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "a" / "b" / "result.txt"
     with replacing(path) as part:
         assert part.parent == path.parent
@@ -46,11 +46,11 @@ def test_result_gets_its_name_and_missing_parents(tmp_path: Path, kind: str) -> 
 
 
 @KINDS
-def test_result_replaces_the_old_one(tmp_path: Path, kind: str) -> None:
+def test_result_replaces_the_existing_one(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "result"
     fill(path, kind, "old")
     if kind == "folder":
-        (path / "left over.txt").write_text("old")
+        (path / "leftover.txt").write_text("old")
     with replacing(path) as part:
         fill(part, kind, "new")
         assert content(path) == "old"
@@ -69,7 +69,7 @@ def test_folder_replaces_a_file(tmp_path: Path) -> None:
 
 @KINDS
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
-def test_error_keeps_the_old_result_and_leaves_nothing_else(
+def test_error_keeps_the_existing_result_only(
     tmp_path: Path, kind: str, error: type[BaseException]
 ) -> None:
     path = tmp_path / "result"
@@ -82,7 +82,7 @@ def test_error_keeps_the_old_result_and_leaves_nothing_else(
 
 
 @KINDS
-def test_error_leaves_nothing_where_nothing_was(tmp_path: Path, kind: str) -> None:
+def test_error_leaves_no_files(tmp_path: Path, kind: str) -> None:
     with pytest.raises(ValueError, match="no"), replacing(tmp_path / "result") as part:
         fill(part, kind, "half")
         raise ValueError("no")
@@ -93,7 +93,7 @@ def test_error_leaves_nothing_where_nothing_was(tmp_path: Path, kind: str) -> No
 def test_leftover_of_a_killed_run_is_removed_first(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "result"
     ended = subprocess.run(["sh", "-c", "echo $$"], stdout=subprocess.PIPE, check=True).stdout
-    for pid in (int(ended), os.getpid()):  # a number may be given again
+    for pid in (int(ended), os.getpid()):  # process IDs are reused
         fill(tmp_path / f".part-{pid}-result", kind, "stale")
     with replacing(path) as part:
         assert names(tmp_path) == []
@@ -103,8 +103,8 @@ def test_leftover_of_a_killed_run_is_removed_first(tmp_path: Path, kind: str) ->
 
 
 @KINDS
-def test_a_process_that_still_writes_the_same_result_is_let_be(tmp_path: Path, kind: str) -> None:
-    """A stage goes on for a while when its `dvc repro` was killed, and the next one starts."""
+def test_temporary_file_of_a_running_process_is_kept(tmp_path: Path, kind: str) -> None:
+    """A stage may outlive its killed `dvc repro` while the next one starts."""
     path, other = tmp_path / "result", tmp_path / f".part-{os.getppid()}-result"
     fill(other, kind, "other")
     with replacing(path) as part:
@@ -113,19 +113,19 @@ def test_a_process_that_still_writes_the_same_result_is_let_be(tmp_path: Path, k
     assert content(other) == "other"
 
 
-def test_what_cannot_be_written_is_named(tmp_path: Path) -> None:
+def test_path_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     with (
         pytest.raises(CxrError, match=r"result.csv cannot be written: .*No space left"),
         replacing(tmp_path / "result.csv"),
     ):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # as a full disk does
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # full disk
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(CxrError, match="result cannot be written"):
         write_json(tmp_path / "file" / "result", {})
     assert names(tmp_path) == ["file"]
 
 
-def test_link_is_replaced_and_its_target_kept(tmp_path: Path) -> None:
+def test_link_is_replaced_and_its_target_is_kept(tmp_path: Path) -> None:
     """DVC may link results into its cache, whose files must never change."""
     target, link = tmp_path / "cached", tmp_path / "result"
     target.write_text("cached")
@@ -136,7 +136,7 @@ def test_link_is_replaced_and_its_target_kept(tmp_path: Path) -> None:
     assert content(target) == "cached"
 
 
-def test_remove_follows_no_link(tmp_path: Path) -> None:
+def test_remove_does_not_follow_links(tmp_path: Path) -> None:
     target, link = tmp_path / "folder", tmp_path / "link"
     fill(target, "folder", "kept")
     link.symlink_to(target)
@@ -146,7 +146,7 @@ def test_remove_follows_no_link(tmp_path: Path) -> None:
     assert content(target) == "kept"
 
 
-def test_json_is_readable_text_with_a_line_end(tmp_path: Path) -> None:
+def test_json_is_indented_and_ends_with_a_newline(tmp_path: Path) -> None:
     path = tmp_path / "value.json"
     value = {"b": {"a": 0.1, "n": 3}, "text": "ä"}
     write_json(path, value)
@@ -158,7 +158,7 @@ def test_json_is_readable_text_with_a_line_end(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
-def test_json_refuses_what_is_no_number(tmp_path: Path, number: float) -> None:
+def test_json_with_nan_or_infinity_raises(tmp_path: Path, number: float) -> None:
     path = tmp_path / "value.json"
     write_json(path, {"auc": 0.5})
     with pytest.raises(ValueError, match="JSON"):
@@ -167,7 +167,7 @@ def test_json_refuses_what_is_no_number(tmp_path: Path, number: float) -> None:
     assert names(tmp_path) == ["value.json"]
 
 
-def test_csv_has_no_index_and_plain_line_ends(tmp_path: Path) -> None:
+def test_csv_has_no_index_and_unix_line_endings(tmp_path: Path) -> None:
     path = tmp_path / "new" / "table.csv"
     write_csv(path, pd.DataFrame({"name": ["a,b", "c"], "n": [1, 2]}, index=[7, 8]))
     assert path.read_bytes() == b'name,n\n"a,b",1\nc,2\n'
@@ -192,12 +192,12 @@ def test_csv_of_an_empty_table_keeps_the_columns(tmp_path: Path) -> None:
         ("{a: &x {b: 1}, c: {<<: *x, b: 2}}", {"a": {"b": 1}, "c": {"b": 2}}),
     ],
 )
-def test_values_of_yaml_1_2(literal: str, value: Any) -> None:
-    found = parse_yaml(f"key: {literal}")["key"]
-    assert (found, type(found)) == (value, type(value))
+def test_yaml_1_2_values(literal: str, value: Any) -> None:
+    parsed = parse_yaml(f"key: {literal}")["key"]
+    assert (parsed, type(parsed)) == (value, type(value))
 
 
-def test_json_is_yaml() -> None:
+def test_json_is_parsed_as_yaml() -> None:
     value = {"a": [1, 1.5e-7, -2e20, None, True, "ä\n\"'"], "b": {"c": {}, "d": []}}
     for indent in (None, 2):
         assert parse_yaml(json.dumps(value, indent=indent)) == value
@@ -207,7 +207,7 @@ def test_json_is_yaml() -> None:
 @pytest.mark.parametrize(
     "text", ["a: 1\nb: 2\na: 3", "x: {a: 1, b: 2, a: 3}", 'a: 1\n"a": 2', "[{a: 1, a: 1}]"]
 )
-def test_a_key_that_is_given_twice_is_an_error(text: str) -> None:
+def test_duplicate_key_raises(text: str) -> None:
     with pytest.raises(ValueError, match=r"^duplicate key a in line \d, column \d+$"):
         parse_yaml(text)
 
@@ -228,7 +228,7 @@ BROKEN = [
 
 
 @pytest.mark.parametrize("content", BROKEN, ids=lambda content: repr(content[:30]))
-def test_a_damaged_yaml_file_is_one_error_of_one_line(tmp_path: Path, content: bytes) -> None:
+def test_invalid_yaml_file_is_one_error_of_one_line(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "x.yaml"
     path.write_bytes(content)
     with pytest.raises(CxrError, match=f"^{path} cannot be read: .+; `git checkout {path}` .+$"):
@@ -236,7 +236,7 @@ def test_a_damaged_yaml_file_is_one_error_of_one_line(tmp_path: Path, content: b
 
 
 @pytest.mark.parametrize("content", ["", "# only a comment\n", "- seed: 1\n", "seed\n", "1\n"])
-def test_a_yaml_file_without_keys_is_an_error(tmp_path: Path, content: str) -> None:
+def test_yaml_file_without_keys_raises(tmp_path: Path, content: str) -> None:
     path = tmp_path / "x.yaml"
     path.write_text(content)
     with pytest.raises(CxrError, match=f"^{path} has no keys; "):

@@ -1,4 +1,4 @@
-"""A Dask cluster on loopback gives what this machine gives alone, byte for byte."""
+"""A Dask cluster on loopback gives the same bytes as this machine; failures of its workers."""
 
 import operator
 import os
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.slow
 
 
 class Cluster:
-    """A scheduler with workers, each under a nanny, which is the process that is started here."""
+    """A scheduler and workers; the processes started here are the nannies of the workers."""
 
     def __init__(self, folder: Path, workers: int = 2, **environment: str) -> None:
         self.folder, self.workers = folder, []
@@ -48,16 +48,16 @@ class Cluster:
         )
         for _ in range(workers):
             self.add_worker()
-        # However slow the machine is.
+        # Long, for slow machines.
         with distributed.Client(self.address, timeout=300, set_as_default=False) as client:
             client.wait_for_workers(workers, timeout=300)
 
     def start(self, *arguments: str, **environment: str) -> subprocess.Popen[bytes]:
-        here = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+        inherited = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
         return subprocess.Popen(
             [sys.executable, "-m", "dask", *arguments, "--no-dashboard"],
             cwd=self.folder,
-            env={**here, **environment},
+            env={**inherited, **environment},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
@@ -69,7 +69,7 @@ class Cluster:
 
     @contextmanager
     def with_another(self, *options: str, **environment: str) -> Iterator[None]:
-        """While a further worker is there."""
+        """Run one more worker meanwhile."""
         process = self.add_worker(*options, **environment)
         try:
             yield
@@ -78,7 +78,7 @@ class Cluster:
             process.wait()
 
     def run(self, function: Callable[[], Any]) -> dict[str, Any]:
-        """Results of a function on each worker."""
+        """Results of a function by worker."""
         with distributed.Client(self.address, set_as_default=False) as client:
             return dict(client.run(function))
 
@@ -93,7 +93,7 @@ class Cluster:
 
 @pytest.fixture(scope="module")
 def dask_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """Two workers. Leave them alive."""
+    """Two workers. Tests must not stop them."""
     with Cluster(tmp_path_factory.mktemp("dask")) as started:
         yield started
 
@@ -103,44 +103,44 @@ def files(phantoms: Path) -> list[Path]:
     return sorted(phantoms.rglob("*.jpeg"))
 
 
-def test_images_are_those_of_this_machine(dask_cluster: Cluster, files: list[Path]) -> None:
+def test_images_equal_local_ones(dask_cluster: Cluster, files: list[Path]) -> None:
     assert len(files) > 2 * TASK_IMAGES
-    found = np.stack(list(read_all(files, PARAMS, dask_cluster.address)))
-    assert np.array_equal(found, np.stack(list(read_all(files, PARAMS))))
+    remote = np.stack(list(read_all(files, PARAMS, dask_cluster.address)))
+    assert np.array_equal(remote, np.stack(list(read_all(files, PARAMS))))
 
 
-def test_a_model_gives_the_same_on_workers(dask_cluster: Cluster) -> None:
+def test_model_outputs_equal_local_ones(dask_cluster: Cluster) -> None:
     keras.utils.set_random_seed(1)
     image = keras.Input((32, 32, 1), dtype="uint8")
     maps = keras.layers.Conv2D(8, 3)(keras.layers.Rescaling(1 / 255)(image))
     model = keras.Model(image, keras.layers.GlobalAveragePooling2D()(maps))
-    drawn = np.random.default_rng(1).integers(0, 256, (7, 4, 32, 32, 1), np.uint8)
-    here, there = (
-        np.concatenate(list(run_over(model, "openvino", drawn, scheduler)))
+    batches = np.random.default_rng(1).integers(0, 256, (7, 4, 32, 32, 1), np.uint8)
+    local, remote = (
+        np.concatenate(list(run_over(model, "openvino", batches, scheduler)))
         for scheduler in ("", dask_cluster.address)
     )
-    assert here.shape == (28, 8)
-    assert np.array_equal(here, there)
+    assert local.shape == (28, 8)
+    assert np.array_equal(local, remote)
     processes = dask_cluster.run(os.getpid)
-    next(run_over(model, "openvino", drawn, dask_cluster.address))
-    assert dask_cluster.run(os.getpid) == processes  # they had the model already
+    next(run_over(model, "openvino", batches, dask_cluster.address))
+    assert dask_cluster.run(os.getpid) == processes  # not restarted, as they have the model
 
 
-def test_workers_come_and_go(
+def test_workers_join_and_die(
     tmp_path: Path, files: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One that joins late gets the code, one that dies is survived, none left is an error."""
+    """A late worker receives the code, a dead one is replaced, none left raises."""
     with Cluster(tmp_path, workers=1) as started:
         images = read_all(files * 30, PARAMS, started.address)
         first = next(images)
         ((_, crashing),) = started.run(os.getpid).items()
-        os.kill(crashing, signal.SIGKILL)  # its nanny starts another
-        found = [first, *(next(images) for _ in range(5 * len(files)))]
+        os.kill(crashing, signal.SIGKILL)  # its nanny restarts it
+        results = [first, *(next(images) for _ in range(5 * len(files)))]
         started.add_worker()
         os.kill(started.workers[0].pid, signal.SIGKILL)
-        found += images
+        results += images
         expected = np.stack([read_prepared(path, PARAMS) for path in files])
-        assert np.array_equal(found, np.concatenate([expected] * 30))
+        assert np.array_equal(results, np.concatenate([expected] * 30))
 
         images = read_all(files * 30, PARAMS, started.address)
         next(images)
@@ -152,28 +152,28 @@ def test_workers_come_and_go(
             list(read_all(files, PARAMS, started.address))
 
 
-def test_a_damaged_image_is_named(dask_cluster: Cluster, files: list[Path], tmp_path: Path) -> None:
+def test_damaged_image_is_named(dask_cluster: Cluster, files: list[Path], tmp_path: Path) -> None:
     damaged = tmp_path / "damaged.jpeg"
     damaged.write_bytes(files[0].read_bytes()[:200])
     with pytest.raises(ImageError, match=r"damaged\.jpeg"):
         list(read_all([*files, damaged], PARAMS, dask_cluster.address))
 
 
-def test_a_file_that_a_worker_does_not_find_is_named(dask_cluster: Cluster, tmp_path: Path) -> None:
-    """It is not taken for the end of the connection."""
+def test_file_missing_on_a_worker_is_named(dask_cluster: Cluster, tmp_path: Path) -> None:
+    """It is not reported as a connection error."""
     missing = str(tmp_path / "missing.csv")
-    with pytest.raises(CxrError, match=r"the worker tcp://.*No such file.*missing\.csv") as caught:
-        list(cluster.over(os.stat, [missing], dask_cluster.address))
+    with pytest.raises(CxrError, match=r"worker tcp://.*No such file.*missing\.csv") as caught:
+        list(cluster.imap(os.stat, [missing], dask_cluster.address))
     assert dask_cluster.address not in str(caught.value)
 
 
-def test_other_libraries_are_refused(
+def test_different_library_versions_raise(
     dask_cluster: Cluster, files: list[Path], tmp_path: Path
 ) -> None:
-    """Of a worker that joins during a run, and of one that is there at its start."""
+    """Of a worker that joins during a run, and of one that is there before."""
     (tmp_path / "pillow-1.0.dist-info").mkdir()
     (tmp_path / "pillow-1.0.dist-info" / "METADATA").write_text("Name: pillow\nVersion: 1.0\n")
-    naps = cluster.over(time.sleep, [0.1] * 1200, dask_cluster.address)
+    naps = cluster.imap(time.sleep, [0.1] * 1200, dask_cluster.address)
     next(naps)
     with dask_cluster.with_another(PYTHONPATH=str(tmp_path)):
         for results in (naps, read_all(files, PARAMS, dask_cluster.address)):
@@ -181,10 +181,8 @@ def test_other_libraries_are_refused(
                 list(results)
 
 
-def test_a_worker_that_cannot_receive_code_is_refused(
-    dask_cluster: Cluster, files: list[Path]
-) -> None:
-    naps = cluster.over(time.sleep, [0.1] * 1200, dask_cluster.address)
+def test_worker_without_nanny_raises(dask_cluster: Cluster, files: list[Path]) -> None:
+    naps = cluster.imap(time.sleep, [0.1] * 1200, dask_cluster.address)
     next(naps)
     with dask_cluster.with_another("--no-nanny"):
         for results in (naps, read_all(files, PARAMS, dask_cluster.address)):
@@ -192,14 +190,14 @@ def test_a_worker_that_cannot_receive_code_is_refused(
                 list(results)
 
 
-def test_workers_run_todays_code(
+def test_workers_run_the_current_code(
     dask_cluster: Cluster, files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     many = files * 4  # work for both workers
     assert np.stack(list(read_all(many, PARAMS, dask_cluster.address))).any()
     processes = dask_cluster.run(os.getpid)
     assert np.stack(list(read_all(many, PARAMS, dask_cluster.address))).any()
-    assert dask_cluster.run(os.getpid) == processes  # they had the code already
+    assert dask_cluster.run(os.getpid) == processes  # not restarted, as they have the code
     package = tmp_path / "other" / "cxr"
     shutil.copytree(cluster.PACKAGE, package)
     transforms = package / "data/transforms.py"
@@ -212,29 +210,29 @@ def test_workers_run_todays_code(
     assert not np.stack(list(read_all(many, PARAMS, dask_cluster.address))).any()
 
 
-def test_a_second_run_waits(dask_cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
-    first = cluster.over(operator.neg, range(20), dask_cluster.address)
-    found = [next(first)]
+def test_second_run_waits(dask_cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
+    first = cluster.imap(operator.neg, range(20), dask_cluster.address)
+    results = [next(first)]
     others: list[int] = []
     second = threading.Thread(
-        target=lambda: others.extend(cluster.over(abs, [-1, -2], dask_cluster.address))
+        target=lambda: others.extend(cluster.imap(abs, [-1, -2], dask_cluster.address))
     )
     second.start()
-    said = ""
-    while second.is_alive() and not said:
+    message = ""
+    while second.is_alive() and not message:
         time.sleep(0.1)
-        said += capsys.readouterr().err
-    assert f"the cluster {dask_cluster.address} is locked by another run: waiting" in said
+        message += capsys.readouterr().err
+    assert dask_cluster.address in message and "waiting" in message
     assert not others
-    found += first
+    results += first
     second.join()
-    assert found == [-number for number in range(20)] and others == [1, 2]
+    assert results == [-number for number in range(20)] and others == [1, 2]
 
 
 HOLDER = """
 import operator, sys
-from cxr.compute.cluster import over
-results = over(operator.neg, range(100), sys.argv[1])
+from cxr.compute.cluster import imap
+results = imap(operator.neg, range(100), sys.argv[1])
 print(next(results), flush=True)
 sys.stdin.readline()
 list(results)
@@ -242,8 +240,8 @@ list(results)
 
 
 @pytest.fixture
-def quick_to_free(tmp_path: Path) -> Iterator[tuple[Cluster, subprocess.Popen[str]]]:
-    """A cluster that frees its lock after two seconds, and a run that holds it."""
+def short_lease(tmp_path: Path) -> Iterator[tuple[Cluster, subprocess.Popen[str]]]:
+    """A cluster that releases its lock after two seconds, and a run that holds it."""
     locks = "DASK_DISTRIBUTED__SCHEDULER__LOCKS__LEASE_"
     with (
         Cluster(tmp_path, workers=1, **{f"{locks}VALIDATION_INTERVAL": "500ms"}) as started,
@@ -262,23 +260,23 @@ def quick_to_free(tmp_path: Path) -> Iterator[tuple[Cluster, subprocess.Popen[st
         holder.kill()
 
 
-def test_a_run_that_hangs_loses_the_cluster(
-    quick_to_free: tuple[Cluster, subprocess.Popen[str]], tmp_path: Path
+def test_run_that_hangs_loses_the_cluster(
+    short_lease: tuple[Cluster, subprocess.Popen[str]], tmp_path: Path
 ) -> None:
-    """As does one that was killed: the scheduler does not hear of either."""
-    started, holder = quick_to_free
+    """Like one that was killed: the scheduler cannot tell them apart."""
+    started, holder = short_lease
     (tmp_path / "other code").touch()
     holder.send_signal(signal.SIGSTOP)
-    mine = cluster.over(operator.neg, range(20), started.address, tmp_path / "other code")
-    found = [next(mine)]
+    second = cluster.imap(operator.neg, range(20), started.address, tmp_path / "other code")
+    results = [next(second)]
     holder.send_signal(signal.SIGCONT)
     _, errors = holder.communicate("continue\n", timeout=60)
     assert "another run took the cluster" in errors
-    found += mine
-    assert found == [-number for number in range(20)]
+    results += second
+    assert results == [-number for number in range(20)]
 
 
-def test_no_scheduler_is_an_error(files: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_scheduler_raises(files: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "TIMEOUT", 1)
-    with pytest.raises(CxrError, match=r"tcp://127\.0\.0\.1:9: no scheduler answers"):
+    with pytest.raises(CxrError, match=r"dask_scheduler tcp://127\.0\.0\.1:9: no scheduler"):
         list(read_all(files, PARAMS, "tcp://127.0.0.1:9"))

@@ -11,7 +11,7 @@ from cxr.models import backbones
 from cxr.params import TransferParams, read_params
 from cxr.tools.project_copy import PROJECT
 
-# Module of keras.applications whose `preprocess_input` belongs to each backbone.
+# Modules of keras.applications with the `preprocess_input` of each backbone.
 MODULES = {
     "xception": "xception",
     "resnet50v2": "resnet_v2",
@@ -29,22 +29,22 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_params_offer_exactly_the_checked_backbones() -> None:
-    offered = get_args(TransferParams.model_fields["backbone"].annotation)
-    assert set(offered) == set(backbones.BACKBONES) == {*MODULES, "tiny"}
+def test_params_allow_exactly_the_tested_backbones() -> None:
+    allowed = get_args(TransferParams.model_fields["backbone"].annotation)
+    assert set(allowed) == set(backbones.BACKBONES) == {*MODULES, "tiny"}
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_scaling_is_the_one_the_backbone_was_trained_with(name: str) -> None:
+def test_preprocessing_equals_that_of_keras(name: str) -> None:
     module = importlib.import_module(f"keras.applications.{MODULES[name]}")
-    grey = np.linspace(0, 255, 7, dtype="float32").reshape(1, 1, 7, 1)
-    rgb = np.repeat(grey, 3, axis=-1)
+    gray = np.linspace(0, 255, 7, dtype="float32").reshape(1, 1, 7, 1)
+    rgb = np.repeat(gray, 3, axis=-1)
     scale, offset = backbones.BACKBONES[name].scaling
     ours = keras.layers.Rescaling(scale, offset)(rgb)
     np.testing.assert_allclose(ours, module.preprocess_input(rgb.copy()), atol=1e-4)
 
 
-def test_xception_sees_minus_one_to_one() -> None:
+def test_input_range_of_xception_is_minus_one_to_one() -> None:
     scale, offset = backbones.BACKBONES["xception"].scaling
     ends = np.array([0.0, 255.0])[:, None] * scale + offset
     np.testing.assert_allclose(ends, [[-1] * 3, [1] * 3])
@@ -52,14 +52,14 @@ def test_xception_sees_minus_one_to_one() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["mobilenetv2", "densenet121", "efficientnetv2b0"])
-def test_features_of_grey_images(
+def test_features_of_gray_images(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     path = tmp_path / "w.weights.h5"
     keras.utils.set_random_seed(0)
     backbone = backbones.BACKBONES[name].build(weights=None, include_top=False)
-    loaded = {(name, path): backbone}  # once: each takes seconds
-    monkeypatch.setattr(backbones, "load_backbone", lambda *of: loaded[of])
+    loaded = {(name, path): backbone}  # once, as it takes seconds
+    monkeypatch.setattr(backbones, "load_backbone", lambda *key: loaded[key])
     x = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 1), dtype=np.uint8)
     module = importlib.import_module(f"keras.applications.{MODULES[name]}")
     maps = backbone(module.preprocess_input(np.repeat(x, 3, -1).astype("float32"))).numpy()
@@ -73,31 +73,31 @@ def test_features_of_grey_images(
 
 
 @pytest.mark.slow
-def test_scaling_none_hands_on_the_grey_values(weights: Path) -> None:
+def test_preprocessing_none_keeps_the_gray_values(weights: Path) -> None:
     image = keras.Input((32, 32, 1), dtype="uint8")
     x = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 1), dtype=np.uint8)
     features = backbones.feature_extractor("mobilenetv2", weights, image, "none", "avg")
-    grey = np.repeat(x, 3, -1).astype("float32")
-    expected = backbones.load_backbone("mobilenetv2", weights)(grey).numpy().mean((1, 2))
+    gray = np.repeat(x, 3, -1).astype("float32")
+    expected = backbones.load_backbone("mobilenetv2", weights)(gray).numpy().mean((1, 2))
     np.testing.assert_allclose(keras.Model(image, features)(x), expected, atol=1e-4)
 
 
-def test_backbone_stays_frozen(weights: Path) -> None:
+def test_backbone_is_frozen(weights: Path) -> None:
     image = keras.Input((32, 32, 1), dtype="uint8")
     features = backbones.feature_extractor("mobilenetv2", weights, image, "imagenet", "avg")
     assert keras.Model(image, features).trainable_weights == []
 
 
-def test_random_weights_are_always_the_same(tmp_path: Path, weights: Path) -> None:
+def test_random_weights_are_deterministic(tmp_path: Path, weights: Path) -> None:
     again = tmp_path / "again.weights.h5"
     backbones.ensure_weights(again, "mobilenetv2", "none")
-    # Not the bytes: Keras numbers the layers of a process, and these are not its first.
+    # Not the bytes: names of layers depend on the layers created before.
     first, second = (backbones.load_backbone("mobilenetv2", path) for path in (weights, again))
     for one, other in zip(first.get_weights(), second.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
 
 
-def test_weights_file_that_stands_is_used(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_existing_weights_are_kept(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = weights.read_bytes()
     built: list[object] = []
     entry = backbones.BACKBONES["mobilenetv2"]
@@ -109,12 +109,12 @@ def test_weights_file_that_stands_is_used(weights: Path, monkeypatch: pytest.Mon
     changed = backbones.Backbone(build, entry.scaling, entry.min_size)
     monkeypatch.setitem(backbones.BACKBONES, "mobilenetv2", changed)
     backbones.ensure_weights(weights, "mobilenetv2", "imagenet")
-    assert built == [None]  # not "imagenet", which would download
+    assert built == [None]  # not "imagenet", which downloads
     assert weights.read_bytes() == before
 
 
 @pytest.mark.parametrize("content", [b"", b"no weights", None])
-def test_damaged_or_foreign_weights_are_refused_and_kept(
+def test_damaged_weights_raise_and_are_kept(
     tmp_path: Path, weights: Path, content: bytes | None
 ) -> None:
     path = tmp_path / "w.weights.h5"
@@ -126,14 +126,12 @@ def test_damaged_or_foreign_weights_are_refused_and_kept(
 
 
 @pytest.mark.filterwarnings("ignore:Skipping nested container")
-def test_weights_of_another_backbone_are_refused(weights: Path) -> None:
+def test_weights_of_another_backbone_raise(weights: Path) -> None:
     with pytest.raises(CxrError, match="tiny"):
         backbones.load_backbone("tiny", weights)
 
 
-def test_failed_download_tells_three_ways_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failed_download_gives_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def offline(weights: object, include_top: bool) -> keras.Model:
         raise Exception(f"URL fetch failure: {weights} {include_top}")
 
@@ -142,18 +140,18 @@ def test_failed_download_tells_three_ways_on(
     path = tmp_path / "xception.weights.h5"
     with pytest.raises(CxrError) as error:
         backbones.ensure_weights(path, "xception", "imagenet")
-    for way in ("network is back", str(path), "transfer.weights=none"):
-        assert way in str(error.value)
+    for option in (str(path), "transfer.weights=none"):
+        assert option in str(error.value)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_too_small_images_are_refused(weights: Path) -> None:
+def test_too_small_images_raise(weights: Path) -> None:
     image = keras.Input((64, 64, 1), dtype="uint8")
-    with pytest.raises(CxrError, match=r"image\.size 64: xception needs at least 71"):
+    with pytest.raises(CxrError, match=r"image\.input_size 64: xception .* 71"):
         backbones.feature_extractor("xception", weights, image, "imagenet", "avg")
 
 
-def test_whole_model_is_head_on_features(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_model_is_head_on_features(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     params = read_params(PROJECT / "params.yaml").transfer
     params = params.model_copy(update={"backbone": "mobilenetv2"})
     monkeypatch.setattr(backbones.paths, "weights", lambda *_: weights)
@@ -165,4 +163,4 @@ def test_whole_model_is_head_on_features(weights: Path, monkeypatch: pytest.Monk
     x = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 1), dtype=np.uint8)
     np.testing.assert_allclose(model(x), head(keras.Model(image, features)(x)), atol=1e-5)
     pairs = zip(model.get_layer("head").weights, head.weights, strict=True)
-    assert all(found is trained for found, trained in pairs)
+    assert all(saved is trained for saved, trained in pairs)

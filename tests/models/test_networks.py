@@ -35,20 +35,20 @@ def notebook(params: Params, size: int = 32) -> keras.Model:
     return keras.Sequential([*stack, layers.Dense(1, activation="sigmoid")])
 
 
-def test_default_is_the_function_of_the_notebook(params: Params) -> None:
+def test_default_is_the_cnn_of_the_notebook(params: Params) -> None:
     ours, theirs = build(params), notebook(params)
     theirs.set_weights(ours.get_weights())
     x = images(5)
     np.testing.assert_allclose(ours(x), theirs(x.astype("float32")), atol=1e-6)
 
 
-def test_default_has_the_size_of_the_notebook(params: Params) -> None:
-    # 32 filters of 3x3, again on 32 maps, 62x62x32 -> 128 -> 1, each with biases
+def test_default_has_as_many_weights_as_that_of_the_notebook(params: Params) -> None:
+    # 32 filters 3x3, 32 filters 3x3x32, dense 62x62x32 -> 128 -> 1, with biases
     expected = (9 * 32 + 32) + (9 * 32 * 32 + 32) + (62 * 62 * 32 * 128 + 128) + (128 + 1)
     assert build(params, 256).count_params() == expected
 
 
-def test_every_figure_of_the_small_network_is_a_parameter(params: Params) -> None:
+def test_layers_of_the_small_cnn_follow_the_parameters(params: Params) -> None:
     changed = params.model.model_copy(
         update={
             "filters": (5, 6, 7),
@@ -70,7 +70,7 @@ def test_every_figure_of_the_small_network_is_a_parameter(params: Params) -> Non
     assert [layer.units for layer in stack if isinstance(layer, layers.Dense)] == [11, 1]
 
 
-def test_batch_norm_stands_between_convolution_and_pooling(params: Params) -> None:
+def test_batch_norm_is_between_convolution_and_pooling(params: Params) -> None:
     changed = params.model.model_copy(update={"batch_norm": True})
     stack = networks.small_cnn(changed)
     names = [type(layer).__name__ for layer in stack]
@@ -79,7 +79,7 @@ def test_batch_norm_stands_between_convolution_and_pooling(params: Params) -> No
     assert [stack[2].momentum, stack[7].momentum] == [0.9, 0.9]
 
 
-def test_global_pooling_takes_the_mean_of_each_map(params: Params) -> None:
+def test_average_pooling_is_global(params: Params) -> None:
     changed = params.model.model_copy(update={"pooling": "avg", "filters": (4, 6)})
     image = keras.Input((32, 32, 1), dtype="uint8")
     stack = networks.small_cnn(changed)
@@ -104,29 +104,29 @@ def augmenter(params: Params, **changes: object) -> keras.Model:
     return keras.Model(image, networks.apply(networks.augmentation(changed, seed=1), image))
 
 
-def test_augmentation_acts_only_while_training(params: Params) -> None:
+def test_augmentation_is_active_in_training_only(params: Params) -> None:
     model, x = augmenter(params), images(4)
     np.testing.assert_array_equal(model(x, training=False), x)
     assert not np.allclose(model(x, training=True), x, atol=5)
 
 
 @pytest.mark.parametrize(("key", "off"), [("flip", "none"), ("rotation", 0.0), ("zoom", 0.0)])
-def test_each_augmentation_can_be_left_out(params: Params, key: str, off: object) -> None:
-    everything = {"flip": "none", "rotation": 0.0, "zoom": 0.0}
+def test_each_augmentation_can_be_disabled(params: Params, key: str, off: object) -> None:
+    all_off = {"flip": "none", "rotation": 0.0, "zoom": 0.0}
     names = {"flip": "RandomFlip", "rotation": "RandomRotation", "zoom": "RandomZoom"}
     without = networks.augmentation(params.augment.model_copy(update={key: off}), 1)
     assert {type(layer).__name__ for layer in without} == set(names.values()) - {names[key]}
-    assert networks.augmentation(params.augment.model_copy(update=everything), 1) == []
+    assert networks.augmentation(params.augment.model_copy(update=all_off), 1) == []
 
 
-def test_flip_is_a_mirror_image(params: Params) -> None:
+def test_flip_mirrors_some_images(params: Params) -> None:
     x = images(16)
     flipped = augmenter(params, rotation=0.0, zoom=0.0)(x, training=True).numpy()
-    mirrored = sum(np.array_equal(a, b[:, ::-1]) for a, b in zip(flipped, x, strict=True))
-    same = sum(np.array_equal(a, b) for a, b in zip(flipped, x, strict=True))
-    assert mirrored + same == 16
-    assert mirrored > 0
-    assert same > 0
+    n_mirrored = sum(np.array_equal(a, b[:, ::-1]) for a, b in zip(flipped, x, strict=True))
+    n_same = sum(np.array_equal(a, b) for a, b in zip(flipped, x, strict=True))
+    assert n_mirrored + n_same == 16
+    assert n_mirrored > 0
+    assert n_same > 0
 
 
 def test_transfer_head_takes_features(params: Params) -> None:

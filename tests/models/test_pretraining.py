@@ -6,17 +6,17 @@ import pytest
 from cxr.models import backbones, pretraining, split_backbone
 
 
-def test_both_classes_are_drawn_alike() -> None:
-    images, kinds = pretraining.drawn(8)
-    assert images.shape == (16, pretraining.SIDE, pretraining.SIDE, 1)
+def test_training_data_is_balanced_and_half_perturbed() -> None:
+    images, labels = pretraining.training_data(8)
+    assert images.shape == (16, pretraining.INPUT_SIZE, pretraining.INPUT_SIZE, 1)
     assert images.dtype == np.uint8
-    assert kinds.tolist() == [0, 1, 0, 2] * 4
+    assert labels.tolist() == [0, 1, 0, 2] * 4
     assert not np.array_equal(images[:8], images[8:])
-    assert np.array_equal(images, pretraining.drawn(8)[0])
+    assert np.array_equal(images, pretraining.training_data(8)[0])
 
 
 @pytest.mark.slow
-def test_weights_are_trained_written_and_equal_in_every_run(
+def test_pretraining_changes_weights_deterministically(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pretraining, "IMAGES", 16)
@@ -34,18 +34,20 @@ def test_weights_are_trained_written_and_equal_in_every_run(
     assert not np.allclose(untrained[0], first[0], atol=1e-4)
 
 
-@pytest.mark.parametrize(("from_layer", "trained"), [("last_stage", 1), ("last_two_stages", 2)])
-def test_tiny_is_cut_ahead_of_the_blocks_of_its_last_stages(
-    tmp_path: Path, from_layer: str, trained: int
+@pytest.mark.parametrize(
+    ("trainable_from", "n_trained"), [("last_stage", 1), ("last_two_stages", 2)]
+)
+def test_tiny_is_cut_before_the_blocks_of_its_last_stages(
+    tmp_path: Path, trainable_from: str, n_trained: int
 ) -> None:
     weights = tmp_path / "w.weights.h5"
     backbones.ensure_weights(weights, "tiny", "none")
-    halves = split_backbone.split_backbone("tiny", weights, "imagenet", 64, from_layer)
+    parts = split_backbone.split_backbone("tiny", weights, "imagenet", 64, trainable_from)
     images = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 1), dtype=np.uint8)
     scale, offset = backbones.BACKBONES["tiny"].scaling
     scaled = np.repeat(images, 3, -1) * np.float32(scale) + np.float32(offset)
     whole = backbones.load_backbone("tiny", weights)(scaled)
     assert whole.shape == (2, 8, 8, 64)
-    np.testing.assert_allclose(halves.tuned(halves.frozen(images)), whole, atol=1e-4)
-    kernels = [weight for weight in halves.tuned.trainable_weights if weight.ndim == 4]
-    assert len(kernels) == trained
+    np.testing.assert_allclose(parts.tuned(parts.frozen(images)), whole, atol=1e-4)
+    kernels = [weight for weight in parts.tuned.trainable_weights if weight.ndim == 4]
+    assert len(kernels) == n_trained

@@ -177,7 +177,7 @@ def test_paths_are_the_declared_ones() -> None:
         *map(str, (paths.FEATURES, paths.ACTIVATIONS)),
         *(str(paths.ARRAYS / split) for split in ("train", "val", "stress", "test")),
         *map(str, (paths.MANIFEST, paths.REJECTS, paths.LEAKS)),
-        *map(str, (paths.PREDICTIONS, paths.UNLIKENESS, paths.GUARDS)),
+        *map(str, (paths.PREDICTIONS, paths.DOMAIN_SCORES, paths.GUARDS)),
         *map(str, (paths.EXPORTED, paths.EXPORT)),
         *map(str, (paths.DATA_METRICS, paths.EVALUATION, paths.INTERVALS, paths.SHIFT)),
         str(paths.SUMMARY),

@@ -108,7 +108,7 @@ def test_a_full_queue(project: Project, undisturbed: dict[int, str]) -> None:
         for resamples in undisturbed:
             row = rf" evaluate\.resamples={resamples} +(\w+) +1 "  # of one seed
             assert re.findall(row, printed) == list(VARIANTS)
-        assert "broken (model.epochs=0, seed 1): error: params.yaml has 1 wrong value" in printed
+        assert "broken (model.epochs=0, seed 1): error: params.yaml has 1 invalid value" in printed
         assert "model.epochs: Input should be greater than or equal to 1 (got 0)" in printed
         assert project.run("git status --porcelain") == ""
     finally:

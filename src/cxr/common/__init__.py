@@ -1,1 +1,1 @@
-"""What every stage shares: atomic writes, memory-mapped arrays, names, seeds."""
+"""Shared by all stages: atomic writes, memory-mapped arrays, names, determinism."""

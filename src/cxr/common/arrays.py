@@ -1,4 +1,4 @@
-"""The cache: images of one split as a memory-mapped array with an index table beside it."""
+"""Array cache: the images of each split as a memory-mapped array, with an index table."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -19,11 +19,11 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class Split:
-    """Images of one split, read from disk only where they are used.
+    """Images of one split, read from disk on access.
 
     Attributes:
         images: uint8 (N, H, W), 0 black to 255 white, memory-mapped read-only.
-        index: one row per image, in the same order: path, label, patient, pathogen, ...
+        index: one row per image, in the order of `images`: path, label, patient, pathogen, ...
     """
 
     images: NDArray[np.uint8]
@@ -31,34 +31,34 @@ class Split:
 
     @property
     def labels(self) -> NDArray[np.int64]:
-        """Class numbers (N,), positions in `LABELS`: 0 NORMAL, 1 PNEUMONIA, the positive class."""
+        """Class indices int64 (N,): 0 negative (NORMAL), 1 positive (PNEUMONIA)."""
         return self.index["label"].map(LABELS.index).to_numpy(np.int64)
 
 
-def evenly_spaced(count: int, most: int) -> NDArray[np.int64]:
-    """At most `most` row numbers out of `count`, evenly spaced: all of them where they are few."""
-    return np.linspace(0, count - 1, min(count, most)).round().astype(np.int64)
+def evenly_spaced(count: int, max_count: int) -> NDArray[np.int64]:
+    """At most `max_count` row numbers below `count`, evenly spaced; int64."""
+    return np.linspace(0, count - 1, min(count, max_count)).round().astype(np.int64)
 
 
 def batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    """Consecutive items, `size` at a time; the last batch may be smaller. Items are taken from
-    their source only when their batch is: rows of a memory-mapped array stay on disk until then.
+    """Yield consecutive items in lists of `size`; the last one may be shorter. Lazy: rows of a
+    memory-mapped array are read when their batch is taken.
     """
-    waiting = iter(items)
-    while batch := list(islice(waiting, size)):  # itertools.batched, which Python 3.11 lacks
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):  # itertools.batched, which Python 3.11 lacks
         yield batch
 
 
 def write_rows(
     path: Path, rows: Iterable[NDArray[np.generic]], shape: tuple[int, ...], dtype: str
 ) -> None:
-    """Write an .npy file of `shape` row by row (or block by block), never all in memory.
+    """Write an .npy file of `shape` row by row, or block by block, without holding it in memory.
 
     Raises:
         ValueError: the rows do not fill the shape exactly.
     """
     header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape}
-    with replacing(path) as part, part.open("wb") as file:
+    with replacing(path) as temporary, temporary.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, header)
         start = file.tell()
         for row in rows:
@@ -68,10 +68,10 @@ def write_rows(
 
 
 def open_rows(path: Path) -> NDArray[Any]:
-    """Open what `write_rows` wrote, memory-mapped read-only; its shape and dtype are the file's.
+    """Open a file of `write_rows`, memory-mapped read-only.
 
     Raises:
-        CxrError: the file is missing, damaged or holds pickled objects, which are never unpickled.
+        CxrError: the file is missing or damaged, or holds pickled objects; they are never loaded.
     """
     try:
         return np.lib.format.open_memmap(path, mode="r")
@@ -80,32 +80,32 @@ def open_rows(path: Path) -> NDArray[Any]:
 
 
 def write_split(folder: Path, images: Iterable[NDArray[np.uint8]], index: pd.DataFrame) -> None:
-    """Write images (each uint8 (H, W), all of one size) and their index as `folder`.
+    """Write images, each uint8 (H, W), and their index to `folder`.
 
     Raises:
-        ValueError: no image, images of several sizes, or not as many as the index has rows.
+        ValueError: no image, images of different sizes, or not one image per row of the index.
     """
     iterator = iter(images)
     if (first := next(iterator, None)) is None:
         raise ValueError(f"{folder}: no image to write")
-    with replacing(folder) as part:
-        part.mkdir()
-        rows = (_of_shape(image, first.shape) for image in chain((first,), iterator))
-        write_rows(part / "images.npy", rows, (len(index), *first.shape), "uint8")
-        write_csv(part / "index.csv", index)
+    with replacing(folder) as temporary:
+        temporary.mkdir()
+        rows = (_with_shape(image, first.shape) for image in chain((first,), iterator))
+        write_rows(temporary / "images.npy", rows, (len(index), *first.shape), "uint8")
+        write_csv(temporary / "index.csv", index)
 
 
-def _of_shape(image: NDArray[np.uint8], shape: tuple[int, ...]) -> NDArray[np.uint8]:
+def _with_shape(image: NDArray[np.uint8], shape: tuple[int, ...]) -> NDArray[np.uint8]:
     if image.shape != shape:
-        raise ValueError(f"an image has the shape {image.shape} and the first one {shape}")
+        raise ValueError(f"image of shape {image.shape}, but the first one has {shape}")
     return image
 
 
 def open_split(folder: Path) -> Split:
-    """Open what `write_split` wrote.
+    """Open a folder of `write_split`; images are memory-mapped read-only.
 
     Raises:
-        CxrError: the folder is missing or its parts do not belong together.
+        CxrError: the folder is missing or damaged, or images and index do not match.
     """
     try:
         images = np.lib.format.open_memmap(folder / "images.npy", mode="r")
@@ -113,5 +113,8 @@ def open_split(folder: Path) -> Split:
     except (OSError, ValueError) as error:
         raise CxrError(f"{folder} cannot be read ({error}); run `dvc repro preprocess`") from error
     if images.ndim != 3 or images.dtype != np.uint8 or len(images) != len(index):
-        raise CxrError(f"{folder}: array {images.shape} and index of {len(index)} rows disagree")
+        raise CxrError(
+            f"{folder}: images.npy {images.shape} does not match index.csv of {len(index)} rows; "
+            "run `dvc repro preprocess`"
+        )
     return Split(images, index)

@@ -1,4 +1,4 @@
-"""Write a file whole or not at all; read YAML."""
+"""Atomic writes of files and folders; YAML 1.2."""
 
 import glob
 import json
@@ -19,13 +19,12 @@ from cxr.errors import CxrError
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary name beside `path` (same suffix); rename it to `path` on success.
+    """Atomic write: yield a temporary path next to `path`, rename it to `path` on success.
 
-    Works for files and for folders. What is left at the temporary name by an error is removed, so
-    that nothing half-written can be mistaken for a result.
+    For files and folders. On an error the temporary path is removed and `path` is unchanged.
 
     Raises:
-        CxrError: the disk is full, the folder cannot be written to, or the like.
+        CxrError: `path` cannot be written, as on a full disk.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -38,27 +37,27 @@ def replacing(path: Path) -> Iterator[Path]:
         finally:
             remove(temporary)
     except OSError as error:
-        # Of a full disk it names no file, and HDF5's is of many lines.
+        # On a full disk the error names no file, and that of HDF5 has many lines.
         reason = os.strerror(error.errno) if error.errno and not error.filename else error
         raise CxrError(f"{path} cannot be written: {reason}") from error
 
 
 def temp_path(path: Path) -> Path:
-    """A temporary name beside `path` (same suffix) for this process alone, at which nothing stands.
+    """Unused temporary path next to `path`, with its suffix, unique to this process.
 
-    What ended processes have left at theirs is removed. One that still runs, as a stage does
-    whose `dvc repro` was killed, is let be: two that write the same result do not meet.
+    Removes the temporary files of processes that have ended. Those of a running process stay: a
+    stage outlives a killed `dvc repro` and may be writing the same result.
     """
-    for part in path.parent.glob(f".part-*-{glob.escape(path.name)}"):
-        pid = part.name.split("-")[1]
+    for leftover in path.parent.glob(f".part-*-{glob.escape(path.name)}"):
+        pid = leftover.name.split("-")[1]
         if pid == str(os.getpid()) or not (pid.isdigit() and psutil.pid_exists(int(pid))):
-            remove(part)
+            remove(leftover)
     return path.with_name(f".part-{os.getpid()}-{path.name}")
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a folder with all it holds; nothing happens where there is none."""
-    with suppress(FileNotFoundError):  # another process can be removing it, too
+    """Remove a file, link or folder tree if it exists."""
+    with suppress(FileNotFoundError):  # another process may remove it at the same time
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
@@ -66,34 +65,34 @@ def remove(path: Path) -> None:
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Write `value` as indented JSON; NaN and infinity are refused (ValueError)."""
-    with replacing(path) as part:
-        part.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    """Write `value` as indented JSON; NaN and infinity raise ValueError."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def write_csv(path: Path, table: pd.DataFrame) -> None:
-    """Write `table` without its index, with the same line ends on every system."""
-    with replacing(path) as part:
-        table.to_csv(part, index=False, lineterminator="\n")
+    """Write `table` without its index, with Unix line endings on every system."""
+    with replacing(path) as temporary:
+        table.to_csv(temporary, index=False, lineterminator="\n")
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2, as DVC writes it: `1e-05` is a number; `yes`, `off` and dates are text.
+    """YAML 1.2, as written by DVC: `1e-05` is a number; `yes`, `off` and dates are strings.
 
-    A key that is given twice is an error, where PyYAML would take the last one.
+    Duplicate keys are an error; PyYAML would take the last one.
     """
 
-    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}  # those of YAML 1.1 are left out
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}  # without those of YAML 1.1
 
     def compose_mapping_node(self, anchor: Any) -> Any:
         node = super().compose_mapping_node(anchor)
-        given = set()
+        seen = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode):
-                if key.value in given:
+                if key.value in seen:
                     problem = f"duplicate key {key.value}"
                     raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
-                given.add(key.value)
+                seen.add(key.value)
         return node
 
 
@@ -111,10 +110,10 @@ for _tag, _pattern, _first in (
 
 
 def parse_yaml(text: str) -> Any:
-    """Content of a YAML or JSON text: dictionaries, lists, text, numbers, booleans and None.
+    """Parse YAML or JSON into dictionaries, lists, strings, numbers, booleans and None.
 
     Raises:
-        ValueError: it is damaged, or has a key twice; the message is one line.
+        ValueError: invalid YAML or a duplicate key; the message is one line.
     """
     try:
         return yaml.load(text, Loader=_Loader)
@@ -122,15 +121,15 @@ def parse_yaml(text: str) -> Any:
         mark = error.problem_mark
         where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise ValueError(f"{error.problem}{where}") from error
-    except Exception as error:  # wrong tags and deep nesting raise nearly anything
+    except Exception as error:  # wrong tags and deep nesting raise various types
         raise ValueError(" ".join(str(error).split())) from error
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Keys and values of a YAML file that is in git.
+    """Read a YAML file with a mapping at the top, which is in git.
 
     Raises:
-        CxrError: it is missing, is damaged, has a key twice or has no keys.
+        CxrError: the file is missing or invalid, has a duplicate key or no keys.
     """
     remedy = f"`git checkout {path}` restores the committed file"
     try:

@@ -1,4 +1,4 @@
-"""Names of classes, splits and variants, in the order in which tables show them."""
+"""Names of classes, splits and variants, in the order of all tables."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,20 +6,20 @@ from pathlib import Path
 
 from cxr import paths
 
-LABELS = ("NORMAL", "PNEUMONIA")  # the position is the class number; 1 is the positive class
+LABELS = ("NORMAL", "PNEUMONIA")  # by class index: 0 negative, 1 positive
 SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
 class CachedInput:
-    """What is computed once per image, before the trained part of a variant.
+    """Input of the trained part of a variant, computed once per image.
 
     Attributes:
-        stage: the stage that computes it.
-        layer: name of the trained part in the saved model.
-        path: file of a split: rows (N, ...), or with `has_views` (V, N, ...).
-        tolerance: largest difference of a probability from that of the whole model.
-        has_views: whether probabilities are averaged over several views of each image.
+        stage: stage that computes it.
+        layer: layer of the saved model that takes it as input.
+        path: split -> .npy file (N, ...), or with `has_views` (V, N, ...).
+        tolerance: maximum absolute difference from the probability of the whole model.
+        has_views: whether probabilities are averaged over V views of each image.
     """
 
     stage: str
@@ -34,9 +34,9 @@ class Variant:
     """A model to compare.
 
     Attributes:
-        color: in all charts, of the palette of Okabe and Ito (2008) for color-blind readers.
-        cached: what its prediction starts from, if not from the images.
-        is_trained: whether a stage trains it; the ensemble only averages others.
+        color: hex color in all charts, of the color-blind safe palette of Okabe and Ito (2008).
+        cached: input of its prediction; None: the images.
+        is_trained: whether a stage trains it; False: averages other variants.
     """
 
     color: str
@@ -49,12 +49,12 @@ REGISTRY = {  # in the order of all tables and charts
     "augmented": Variant("#D55E00"),
     "transfer": Variant("#009E73", CachedInput("extract_features", "head", paths.features, 1e-3)),
     "finetuned": Variant(
-        "#CC79A7",  # its activations are kept in half precision
+        "#CC79A7",  # high tolerance: its activations are stored in half precision
         CachedInput("extract_activations", "tuned", paths.activations, 0.02, has_views=True),
     ),
     "ensemble": Variant("#E69F00", is_trained=False),
 }
 VARIANTS = tuple(REGISTRY)
 TRAINED = tuple(name for name, variant in REGISTRY.items() if variant.is_trained)
-TUNING = ("val", "stress")  # what every choice is made on: validation, plain and stressed
-EVALUATED = ("val", "test")  # the splits that they are scored on; train is what they know
+TUNING = ("val", "stress")  # tuning set: validation and stress-test set
+EVALUATED = ("val", "test")  # splits of the metrics

@@ -1,4 +1,4 @@
-"""Save models so that equal weights give equal bytes."""
+"""Deterministic model files."""
 
 import json
 import zipfile
@@ -11,22 +11,21 @@ from cxr.common.files import replacing
 
 
 def save_model(model: keras.Model, path: Path) -> None:
-    """Save a model so that equal weights give equal bytes.
+    """Save a model to a .keras file; equal models give equal bytes.
 
-    Keras writes the date and memory addresses into the file, for which DVC would take every
-    training for a new result.
+    Keras stores the date and memory addresses, which would make every file a new result for DVC.
     """
-    with replacing(path) as part:
-        model.save(part)
-        members = _members(part)
+    with replacing(path) as temporary:
+        model.save(temporary)
+        members = _members(temporary)
         metadata = json.loads(members["metadata.json"]) | {"date_saved": ""}
         members["metadata.json"] = json.dumps(metadata).encode()
         config = json.loads(members["config.json"])
         _number_shared_objects(config, {})
         members["config.json"] = json.dumps(config).encode()
-        with zipfile.ZipFile(part, "w") as archive:
+        with zipfile.ZipFile(temporary, "w") as archive:
             for name, content in sorted(members.items()):
-                archive.writestr(zipfile.ZipInfo(name), content)  # ZipInfo: always the same date
+                archive.writestr(zipfile.ZipInfo(name), content)  # ZipInfo has a fixed date
 
 
 def _members(path: Path) -> dict[str, bytes]:
@@ -35,7 +34,7 @@ def _members(path: Path) -> dict[str, bytes]:
 
 
 def _number_shared_objects(config: Any, numbers: dict[int, int]) -> None:
-    """Replace the address by which objects share a part with 1, 2, 3 ... in order of appearance."""
+    """Replace memory addresses, the IDs of shared objects, by 1, 2, ... in order of appearance."""
     if isinstance(config, dict):
         if (address := config.get("shared_object_id")) is not None:
             config["shared_object_id"] = numbers.setdefault(address, len(numbers) + 1)

@@ -1,1 +1,1 @@
-"""A network and batches of images in, its outputs out: OpenVINO, TensorFlow or a Dask cluster."""
+"""Inference of networks on batches of images: OpenVINO, TensorFlow, Dask clusters."""

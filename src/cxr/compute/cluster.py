@@ -1,7 +1,4 @@
-"""Work on the workers of a Dask cluster (`preprocess.dask_scheduler`): images and frozen layers.
-
-docs/scaling.md has the commands that start one.
-"""
+"""Tasks on the workers of a Dask cluster (`preprocess.dask_scheduler`); see docs/scaling.md."""
 
 import hashlib
 import importlib.util
@@ -22,96 +19,96 @@ from cxr.errors import CxrError
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-TIMEOUT = 30  # seconds for the scheduler and its first worker to answer
-AHEAD = 3  # tasks submitted for each thread of the cluster: none is idle, and memory stays flat
+TIMEOUT = 30  # seconds until the scheduler and a worker have to respond
+TASKS_PER_THREAD = 3  # submitted at a time: no thread is idle, and memory stays constant
 PACKAGE = Path(cxr.__file__).parent
-UPLOAD = "cxr-run"  # folder of a worker with the package, the file, and the hash of both
+UPLOAD = "cxr-run"  # folder on a worker: the package, the file, and the hash of both
 HASH = "sha256.txt"
-# Their versions, and Python's, decide the bytes of a result.
+# The bytes of results depend on their versions, and on that of Python.
 LIBRARIES = ("keras", "numpy", "opencv-python-headless", "openvino", "pillow", "tensorflow")
 
 
-def over(
+def imap(
     function: Callable[[Item], Result],
     items: Iterable[Item],
-    scheduler: str,
+    dask_scheduler: str,
     file: Path | None = None,
 ) -> Iterator[Result]:
-    """Results of a function for each item, in order; an item whose worker dies goes to another.
+    """Map a function over items on the cluster, lazily; yield the results in order.
 
-    Workers that have other code start again with that of this run. One run at a time uses the
-    cluster: a second one prints that it waits.
+    Tasks of a worker that dies are repeated on another. Workers with different code are restarted
+    with that of this run. Only one run at a time uses the cluster: others wait and report it.
 
     Args:
-        function: of the package or a `partial` of one; what it raises is raised here, an OSError
+        function: of this package, or a `partial` of one. Its exceptions are raised here, an OSError
             as a CxrError that names the worker.
-        items: built-in types and arrays; paths have to be those of the workers, too.
-        scheduler: address, as tcp://10.0.0.1:8786.
-        file: is sent to each worker, which finds it as `brought(name)`.
+        items: built-in types and arrays; paths have to exist on the workers.
+        dask_scheduler: address, such as tcp://10.0.0.1:8786.
+        file: uploaded to each worker, to `uploaded_path(file.name)`.
 
     Raises:
-        CxrError: no scheduler or worker answers, all workers are lost, one has no nanny, has other
-            libraries or cannot read a file, or another run took the cluster, as this one did not
-            answer for too long.
+        CxrError: no scheduler or worker responds, all workers are lost, one has no nanny, has
+            different library versions or cannot read a file, or another run took the cluster
+            because this one did not respond in time.
     """
-    with _connected(scheduler) as client, _locked(client, scheduler):
+    with _connected(dask_scheduler) as client, _locked(client, dask_scheduler):
         _check_workers(client)
         task = _task(function, _upload(client, file))
-        most = AHEAD * max(1, sum(client.nthreads().values()))
-        waiting: deque[Any] = deque()
+        max_pending = TASKS_PER_THREAD * max(1, sum(client.nthreads().values()))
+        pending: deque[Any] = deque()
         for item in items:
-            waiting.append(client.submit(task, item, pure=False))
-            if len(waiting) >= most:
-                yield _result(client, waiting.popleft(), scheduler)
-        while waiting:
-            yield _result(client, waiting.popleft(), scheduler)
+            pending.append(client.submit(task, item, pure=False))
+            if len(pending) >= max_pending:
+                yield _result(client, pending.popleft(), dask_scheduler)
+        while pending:
+            yield _result(client, pending.popleft(), dask_scheduler)
 
 
 @contextmanager
-def _connected(scheduler: str) -> Iterator[Any]:
-    """A client of a scheduler that has a worker."""
+def _connected(dask_scheduler: str) -> Iterator[Any]:
+    """Connect to a scheduler with at least one worker; yield the `distributed.Client`."""
     try:
-        import distributed  # an extra: cluster
+        import distributed  # of the extra `cluster`
     except ImportError as error:
         raise CxrError(
             "preprocess.dask_scheduler needs the package distributed: pip install distributed"
         ) from error
     try:
-        client = distributed.Client(scheduler, timeout=TIMEOUT, set_as_default=False)
+        client = distributed.Client(dask_scheduler, timeout=TIMEOUT, set_as_default=False)
     except (OSError, ValueError) as error:
         raise CxrError(
-            f"preprocess.dask_scheduler {scheduler}: no scheduler answers there ({error}); start "
+            f"preprocess.dask_scheduler {dask_scheduler}: no scheduler responds ({error}); start "
             "one with `dask scheduler`, or leave the key empty to use this machine"
         ) from error
     with client:
         try:
             client.wait_for_workers(1, timeout=TIMEOUT)
         except TimeoutError as error:
-            raise _no_worker(scheduler) from error
+            raise _no_worker(dask_scheduler) from error
         try:
             yield client
         except (OSError, distributed.client.FutureCancelledError) as error:
-            raise CxrError(f"preprocess.dask_scheduler {scheduler} failed: {error}") from error
+            raise CxrError(f"preprocess.dask_scheduler {dask_scheduler} failed: {error}") from error
 
 
-def _no_worker(scheduler: str) -> CxrError:
+def _no_worker(dask_scheduler: str) -> CxrError:
     return CxrError(
-        f"preprocess.dask_scheduler {scheduler} has no worker (left); start some with "
-        f"`dask worker {scheduler}`, then run the same command again"
+        f"preprocess.dask_scheduler {dask_scheduler} has no worker (left); start some with "
+        f"`dask worker {dask_scheduler}`, then run the same command again"
     )
 
 
 @contextmanager
-def _locked(client: Any, scheduler: str) -> Iterator[None]:
-    """Wait for the end of another run: workers have the code of one run at a time.
+def _locked(client: Any, dask_scheduler: str) -> Iterator[None]:
+    """Hold the cluster's lock; wait for other runs, as workers have the code of one run at a time.
 
-    Dask frees the lock of a client that did not answer for `lease-timeout`, 30 seconds.
+    Dask releases the lock of a client that does not respond for `lease-timeout`, 30 seconds.
     """
     import distributed
 
     lock = distributed.Lock("cxr", scheduler_rpc=client.scheduler, loop=client.loop)
     if not lock.acquire(blocking=False):
-        print(f"the cluster {scheduler} is locked by another run: waiting", file=sys.stderr)
+        print(f"cluster {dask_scheduler} is locked by another run: waiting", file=sys.stderr)
         lock.acquire()
     try:
         yield
@@ -120,24 +117,25 @@ def _locked(client: Any, scheduler: str) -> Iterator[None]:
 
 
 def _check_workers(client: Any) -> None:
-    """Refuse workers that cannot receive code, or that have other libraries."""
+    """Raise a CxrError if a worker cannot receive code or has different library versions."""
     for address, worker in client.scheduler_info()["workers"].items():
         if not worker["nanny"]:
             raise CxrError(
-                f"the worker {address} cannot receive the code of this run: start it without "
-                "--no-nanny"
+                f"worker {address} cannot receive the code of this run: start it without --no-nanny"
             )
-    for address, found in client.get_versions(packages=LIBRARIES)["workers"].items():
-        _check_libraries(address, _versions(), found["packages"])
+    for address, versions in client.get_versions(packages=LIBRARIES)["workers"].items():
+        _check_libraries(address, _versions(), versions["packages"])
 
 
-def _check_libraries(address: str, wanted: dict[str, str], found: dict[str, str]) -> None:
-    other = [
-        f"{name} {found[name]}, not {own}" for name, own in wanted.items() if found[name] != own
+def _check_libraries(address: str, expected: dict[str, str], actual: dict[str, str]) -> None:
+    different = [
+        f"{name} {actual[name]}, not {version}"
+        for name, version in expected.items()
+        if actual[name] != version
     ]
-    if other:
+    if different:
         raise CxrError(
-            f"the worker {address} has {', '.join(other)}: install the same Python and the same "
+            f"worker {address} has {', '.join(different)}: install the same Python and the same "
             "lock of requirements/ everywhere"
         )
 
@@ -146,14 +144,14 @@ def _check_libraries(address: str, wanted: dict[str, str], found: dict[str, str]
 def _versions() -> dict[str, str]:
     from distributed.versions import get_versions
 
-    found = get_versions(LIBRARIES)["packages"]
-    return {name: found[name] for name in ("python", *LIBRARIES)}
+    versions = get_versions(LIBRARIES)["packages"]
+    return {name: versions[name] for name in ("python", *LIBRARIES)}
 
 
 def _upload(client: Any, file: Path | None) -> str:
-    """Send this package and a file to all workers, also to later ones; returns their hash.
+    """Upload this package and a file to all current and later workers; return their SHA-256.
 
-    Workers that have them already keep running: each call of `over` would else start them again.
+    Workers that have them already are not restarted.
     """
     from distributed.diagnostics.plugin import UploadDirectory
 
@@ -167,7 +165,7 @@ def _upload(client: Any, file: Path | None) -> str:
             digest.update(f"{path.relative_to(folder)} ".encode() + path.read_bytes())
         (folder / HASH).write_text(digest.hexdigest(), encoding="utf-8")
         if set(client.run(_hash_reader()).values()) != {digest.hexdigest()}:
-            # By default it skips everything below a folder named tests or docs.
+            # By default it skips everything in folders named tests or docs.
             client.register_plugin(
                 UploadDirectory(folder, restart_workers=True, update_path=True, skip_words=())
             )
@@ -175,9 +173,9 @@ def _upload(client: Any, file: Path | None) -> str:
 
 
 def _hash_reader() -> Callable[[], str]:
-    """Reads the hash of the code that a worker has; empty where `_upload` did not send it.
+    """A function that returns the hash of a worker's code, or "" if `_upload` did not send it.
 
-    Dask pickles a local function by value, so that it runs where there is other code or none.
+    Dask pickles local functions by value, so it runs on workers with different code or none.
     """
 
     def read() -> str:
@@ -189,7 +187,7 @@ def _hash_reader() -> Callable[[], str]:
 
 
 def _task(function: Callable[[Item], Result], code: str) -> Callable[[Item], Result]:
-    """What is done with an item; local, too: the scheduler unpickles it without this package."""
+    """The task for one item; local too, as the scheduler unpickles it without this package."""
     content = pickle.dumps(partial(_on_worker, pickle.dumps(function), _versions()))
     read_hash = _hash_reader()
 
@@ -205,20 +203,20 @@ def _task(function: Callable[[Item], Result], code: str) -> Callable[[Item], Res
     return task
 
 
-def _on_worker(function: bytes, wanted: dict[str, str], item: Any) -> Any:
-    """The result of a function, whose modules are imported only beside the right libraries."""
+def _on_worker(function: bytes, versions: dict[str, str], item: Any) -> Any:
+    """Check the library versions, then unpickle the function, which imports its modules."""
     import distributed
 
     address = distributed.get_worker().address
-    _check_libraries(address, wanted, _versions())  # of a worker that joined late
+    _check_libraries(address, versions, _versions())  # the worker may have joined late
     try:
         return pickle.loads(function)(item)
-    except OSError as error:  # which would be taken for one of the connection to the scheduler
-        raise CxrError(f"the worker {address}: {error}") from error
+    except OSError as error:  # `_connected` would take it for a connection error
+        raise CxrError(f"worker {address}: {error}") from error
 
 
-def _result(client: Any, future: Any, scheduler: str) -> Any:
-    """The result of a task, waited for as long as there are workers."""
+def _result(client: Any, future: Any, dask_scheduler: str) -> Any:
+    """Wait for the result of a task as long as there are workers."""
     import distributed
 
     while True:
@@ -226,11 +224,11 @@ def _result(client: Any, future: Any, scheduler: str) -> Any:
             return future.result(timeout=TIMEOUT)
         except TimeoutError:
             if not client.nthreads():
-                raise _no_worker(scheduler) from None
+                raise _no_worker(dask_scheduler) from None
         except distributed.KilledWorker as error:
-            raise CxrError(f"several workers died of the same images: {error}") from error
+            raise CxrError(f"several workers died at the same task: {error}") from error
 
 
-def brought(name: str) -> Path:
-    """Where a worker has the file that `over` sent: beside the package."""
+def uploaded_path(name: str) -> Path:
+    """Path on a worker of the file that `imap` uploaded, next to the package."""
     return PACKAGE.parent / name

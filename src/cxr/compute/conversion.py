@@ -1,4 +1,4 @@
-"""Keras models to OpenVINO's representation, which `runtimes` runs."""
+"""Conversion of Keras models to OpenVINO."""
 
 from typing import Any
 
@@ -9,23 +9,23 @@ from cxr.compute.runtimes import import_openvino
 
 
 def convert(model: keras.Model) -> Any:
-    """The `openvino.Model` of a Keras model, with the weights it has now.
+    """Convert a Keras model, with its current weights, to an `openvino.Model`.
 
-    Input and output are named `image` and `output`, operations by their position: the converter's
-    own names count models of this process, so that equal models would give different files.
+    The input is named `image`, the output `output`, operations by their position. The default names
+    depend on the models created before, so equal models would give different files.
 
     Args:
-        model: with one input and one output, of built-in layers; the batch size is free.
+        model: with one input and one output, of built-in layers, for any batch size.
 
     Raises:
         ImportError: OpenVINO is not installed.
-        openvino.frontend.OpConversionFailure: OpenVINO lacks an operation of the model.
+        openvino.frontend.OpConversionFailure: OpenVINO does not support an operation of the model.
     """
     openvino = import_openvino()
     image = tf.TensorSpec((None, *model.input_shape[1:]), model.input.dtype)
     function = tf.function(lambda images: model(images, training=False), input_signature=[image])
     traced = function.get_concrete_function()
-    # Without a name, also operations that nothing uses become outputs, as in `Resizing`.
+    # Without it, unused operations, such as those of `Resizing`, become outputs too.
     converted = openvino.convert_model(traced, output=traced.outputs[0].name)
     for number, operation in enumerate(converted.get_ordered_ops()):
         operation.set_friendly_name(f"n{number}")

@@ -1,7 +1,7 @@
-"""What runs the frozen layers over all images: OpenVINO, made for processors, or TensorFlow.
+"""Inference backends of the frozen layers: OpenVINO (faster on CPUs) or TensorFlow.
 
-On two cores, Xception at 256 pixels gives 13 images a second with OpenVINO and 8 with TensorFlow;
-its features differ by 2e-6 where the largest is 1.7.
+On two cores, Xception at 256 pixels runs at 13 images/s with OpenVINO and 8 with TensorFlow; the
+features differ by at most 2e-6, their maximum is 1.7.
 """
 
 import tempfile
@@ -17,63 +17,69 @@ from numpy.typing import NDArray
 from cxr.common import saving
 from cxr.compute import cluster
 from cxr.compute.conversion import convert
-from cxr.compute.runtimes import Run, compiled
+from cxr.compute.runtimes import Run, compile_network
 from cxr.errors import CxrError
 
-_ONE_AT_A_TIME = Lock()
+_INFERENCE_LOCK = Lock()
 
 
-def runner(model: keras.Model, engine: str) -> Run:
-    """A function that runs a model over a batch: uint8 (N, S, S, 1) -> float32 (N, ...).
+def runner(model: keras.Model, inference_backend: str) -> Run:
+    """Prepare a model for inference on batches: uint8 (N, S, S, 1) -> float32 (N, ...).
 
     Args:
-        model: with a single input and output; its weights are those of now.
-        engine: `openvino` or `tensorflow`, as `transfer.inference_backend`.
+        model: with one input and one output; its current weights are used.
+        inference_backend: `openvino` or `tensorflow`, as `transfer.inference_backend`.
 
     Raises:
         CxrError: OpenVINO is not installed or cannot convert the model.
     """
-    if engine == "tensorflow":
+    if inference_backend == "tensorflow":
         return model.predict_on_batch
     try:
-        return compiled(convert(model))
-    except Exception as error:  # ImportError, or one of OpenVINO's, which have no common base
+        return compile_network(convert(model))
+    except Exception as error:  # ImportError, or an OpenVINO error; these have no common base
         raise CxrError(
             f"OpenVINO cannot run {model.name}: {error}\n"
-            "  Set `transfer.inference_backend: tensorflow` in params.yaml to run it by TensorFlow."
+            "  Set `transfer.inference_backend: tensorflow` in params.yaml."
         ) from error
 
 
 def run_over(
-    model: keras.Model, engine: str, batches: Iterable[NDArray[np.uint8]], scheduler: str
+    model: keras.Model,
+    inference_backend: str,
+    batches: Iterable[NDArray[np.uint8]],
+    dask_scheduler: str,
 ) -> Iterator[NDArray[np.float32]]:
-    """Outputs of a model (n, ...) for batches uint8 (n, S, S, 1), in order.
+    """Yield the outputs float32 (n, ...) of a model for batches uint8 (n, S, S, 1), in order.
 
     Args:
-        model: as `runner` takes it, of built-in layers.
-        engine: as `runner` takes it.
+        model: as for `runner`, of built-in layers.
+        inference_backend: as for `runner`.
         batches: images.
-        scheduler: of the cluster that does it, as `preprocess.dask_scheduler`; empty: this machine.
+        dask_scheduler: as `preprocess.dask_scheduler`; empty: run on this machine.
 
     Raises:
-        CxrError: the cluster cannot be used.
+        CxrError: the backend or the cluster cannot be used.
     """
-    if not scheduler:
-        yield from map(runner(model, engine), batches)
+    if not dask_scheduler:
+        yield from map(runner(model, inference_backend), batches)
         return
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.keras"
-        saving.save_model(model, file)  # equal files are sent once
-        function = partial(_run_brought, name=file.name, engine=engine)
-        yield from cluster.over(function, batches, scheduler, file)
+        saving.save_model(model, file)  # deterministic: the same file is uploaded once
+        function = partial(_run_uploaded, name=file.name, inference_backend=inference_backend)
+        yield from cluster.imap(function, batches, dask_scheduler, file)
 
 
-def _run_brought(images: NDArray[np.uint8], name: str, engine: str) -> NDArray[np.float32]:
-    """On a worker: the output of the model that `cluster.over` brought."""
-    with _ONE_AT_A_TIME:  # a worker may have several threads; the engine uses all cores for one
-        return _brought(name, engine)(images)
+def _run_uploaded(
+    images: NDArray[np.uint8], name: str, inference_backend: str
+) -> NDArray[np.float32]:
+    """Run the uploaded model on a worker."""
+    with _INFERENCE_LOCK:  # a worker may have several threads, but one batch uses all cores
+        return _uploaded_runner(name, inference_backend)(images)
 
 
 @lru_cache(maxsize=1)
-def _brought(name: str, engine: str) -> Run:
-    return runner(keras.saving.load_model(cluster.brought(name), safe_mode=True), engine)
+def _uploaded_runner(name: str, inference_backend: str) -> Run:
+    model = keras.saving.load_model(cluster.uploaded_path(name), safe_mode=True)
+    return runner(model, inference_backend)

@@ -1,7 +1,4 @@
-"""Runs networks by OpenVINO, without TensorFlow: exported files, or what `conversion` gives.
-
-Nothing here imports Keras, whose start alone takes seconds.
-"""
+"""OpenVINO inference without TensorFlow and Keras, whose import takes seconds."""
 
 import sys
 from collections.abc import Callable
@@ -15,38 +12,34 @@ from cxr.errors import CxrError
 
 Run = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
-BATCH_SIZE = 8  # images; of no influence on the result, and more take memory without being faster
+BATCH_SIZE = 8  # images; does not affect the result; more need more memory and are not faster
 
 
 def import_openvino() -> Any:
-    """The package `openvino`, kept from reporting its use to its makers."""
+    """Import the package `openvino` with its telemetry disabled."""
     sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
-    import openvino  # only here: it takes a second, and not every command needs it
+    import openvino  # here: it takes a second, and not every command needs it
 
     return openvino
 
 
-def compiled(network: Any) -> Run:
-    """A function that runs a network: images uint8 (N, S, S, 1) -> float32 (N, ...).
-
-    Args:
-        network: an `openvino.Model`, or the path of its `.xml`.
-    """
-    ready = import_openvino().compile_model(
+def compile_network(network: Any) -> Run:
+    """Compile an `openvino.Model` for this CPU: images uint8 (N, S, S, 1) -> float32 (N, ...)."""
+    compiled = import_openvino().compile_model(
         network,
         "CPU",
-        # All cores on one batch, in full precision: equal results in every run.
+        # All cores on one batch, in full precision: deterministic.
         {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"},
     )
 
     def run(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        return np.array(ready(images)[0])  # a copy: the next call overwrites its memory
+        return np.array(compiled(images)[0])  # a copy: the next inference overwrites its memory
 
     return run
 
 
 def open_network(path: Path) -> Run:
-    """`compiled` of an exported file.
+    """Open and compile an exported network.
 
     Args:
         path: `.xml`, with its `.bin` in the same folder.
@@ -55,14 +48,12 @@ def open_network(path: Path) -> Run:
         CxrError: a file is missing or damaged.
     """
     try:
-        return compiled(import_openvino().Core().read_model(path))
-    except Exception as error:  # OpenVINO has no exception type of its own for a damaged file
-        raise CxrError(
-            f"{path} cannot be used as a network; run `dvc repro export` ({error})"
-        ) from error
+        return compile_network(import_openvino().Core().read_model(path))
+    except Exception as error:  # OpenVINO has no exception type for damaged files
+        raise CxrError(f"{path} cannot be read ({error}); run `dvc repro export`") from error
 
 
 def run_all(run: Run, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Output of a network (N, ...) for images (N, S, S), in batches."""
+    """Run a network on images uint8 (N, S, S), N at least 1, in batches -> float32 (N, ...)."""
     starts = range(0, len(images), BATCH_SIZE)
-    return np.concatenate([run(images[at : at + BATCH_SIZE, ..., np.newaxis]) for at in starts])
+    return np.concatenate([run(images[i : i + BATCH_SIZE, ..., np.newaxis]) for i in starts])

@@ -69,7 +69,7 @@ def read_all(
     files = list(zip(map(Path.absolute, paths), hashes or [""] * len(paths), strict=True))
     if scheduler:
         read = partial(_read_chunk, params=params)
-        yield from chain.from_iterable(cluster.over(read, batches(files, TASK_IMAGES), scheduler))
+        yield from chain.from_iterable(cluster.imap(read, batches(files, TASK_IMAGES), scheduler))
         return
     with ThreadPoolExecutor() as pool:
         for chunk in batches(files, CHUNK):

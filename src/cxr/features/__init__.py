@@ -1,1 +1,1 @@
-"""Arrays and a frozen network in, features and activations out, computed once per image."""
+"""Features and activations of the frozen layers, computed once per image."""

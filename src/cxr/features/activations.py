@@ -1,9 +1,7 @@
-"""The backbone in two parts, of which the first stays frozen and runs once for each image.
+"""Activations of the frozen layers, the input of fine-tuning.
 
-image -> `frozen` -> activations, kept on disk -> `tuned`, trained -> probability. With
-`finetune.trainable_from: input` the frozen part only brings the image to its side, and the whole
-backbone is trained. Training images have activations of perturbed copies, the others of views from
-nearer and farther, over which probabilities are averaged.
+Of training images and their augmented versions; of other images at each scale of test-time
+augmentation.
 """
 
 from collections.abc import Iterable, Iterator
@@ -21,20 +19,23 @@ from cxr.models.split_backbone import rescale_view
 from cxr.params import PerturbParams
 from cxr.progress import track
 
-BATCH_SIZE = 16  # images; of no influence on the activations
+BATCH_SIZE = 16  # images; does not affect the result
 
 
-def perturbed(split: Split, copy: int, params: PerturbParams) -> Iterator[NDArray[np.uint8]]:
-    """Images uint8 (S, S) of one copy: 0 is the images themselves, the others are perturbed. The
-    same in every run, whatever `seed` is, so that seeds share the activations.
+def augmented_images(
+    split: Split, version: int, params: PerturbParams
+) -> Iterator[NDArray[np.uint8]]:
+    """Yield one augmented version of each image, uint8 (S, S); version 0 is the original.
+
+    Independent of the parameter `seed`, so that runs with different seeds share the activations.
     """
     for row, image in enumerate(split.images):
-        rng = np.random.default_rng([copy, row])
-        yield augment(np.asarray(image), params, rng) if copy else image
+        rng = np.random.default_rng([version, row])
+        yield augment(np.asarray(image), params, rng) if version else image
 
 
-def in_batches(images: Iterable[NDArray[np.uint8]], count: int) -> Iterator[NDArray[np.uint8]]:
-    """Batches uint8 (n, S, S, 1) of `count` images."""
+def image_batches(images: Iterable[NDArray[np.uint8]], count: int) -> Iterator[NDArray[np.uint8]]:
+    """Yield `count` images uint8 (S, S) in batches uint8 (n, S, S, 1), with a progress bar."""
     for batch in batches(track(images, "activations", count), BATCH_SIZE):
         yield np.stack(batch)[..., np.newaxis]
 
@@ -42,55 +43,61 @@ def in_batches(images: Iterable[NDArray[np.uint8]], count: int) -> Iterator[NDAr
 def write_augmented(
     path: Path,
     frozen: keras.Model,
-    engine: str,
+    inference_backend: str,
     split: Split,
-    copies: int,
+    n_augmentations: int,
     params: PerturbParams,
-    scheduler: str = "",
+    dask_scheduler: str = "",
 ) -> None:
-    """Write the activations of images and of perturbed copies, float16 (1 + copies, N, h, w, c),
-    the images' own first.
+    """Write the activations of the images, then of each of their augmented versions.
 
     Args:
-        path: .npy file.
-        frozen: images uint8 of any size (N, S, S, 1) -> float32 (N, h, w, c).
-        engine: that runs it, as `transfer.inference_backend`.
-        split: the images.
-        copies: perturbed ones of each image.
-        params: how they are perturbed.
-        scheduler: as `preprocess.dask_scheduler`; copies are made on this machine.
+        path: .npy file, float16 (1 + n_augmentations, N, h, w, c).
+        frozen: images uint8 (N, S, S, 1) of any size -> float32 (N, h, w, c).
+        inference_backend: as `transfer.inference_backend`.
+        split: images.
+        n_augmentations: augmented versions per image.
+        params: perturbations of the augmented versions.
+        dask_scheduler: as `preprocess.dask_scheduler`; images are perturbed on this machine.
+
+    Raises:
+        CxrError: the backend or the cluster cannot be used.
     """
-    images = chain.from_iterable(perturbed(split, copy, params) for copy in range(1 + copies))
-    stacked = in_batches(images, (1 + copies) * len(split.images))
-    rows = run_over(frozen, engine, stacked, scheduler)
-    write_rows(path, rows, _shape(1 + copies, split, frozen), "float16")
+    versions = range(1 + n_augmentations)
+    images = chain.from_iterable(augmented_images(split, version, params) for version in versions)
+    batched = image_batches(images, len(versions) * len(split.images))
+    rows = run_over(frozen, inference_backend, batched, dask_scheduler)
+    write_rows(path, rows, _shape(len(versions), split, frozen), "float16")
 
 
 def write_views(
     path: Path,
     frozen: keras.Model,
-    engine: str,
+    inference_backend: str,
     split: Split,
-    zooms: tuple[float, ...],
-    scheduler: str = "",
+    tta_scales: tuple[float, ...],
+    dask_scheduler: str = "",
 ) -> None:
-    """Write the activations of images seen at each zoom, float16 (len(zooms), N, h, w, c).
+    """Write the activations of the images at each scale of test-time augmentation.
 
     Args:
-        path: .npy file.
-        frozen: images uint8 of any size (N, S, S, 1) -> float32 (N, h, w, c).
-        engine: that runs it, as `transfer.inference_backend`.
-        split: the images.
-        zooms: as `look` takes them.
-        scheduler: as `preprocess.dask_scheduler`.
+        path: .npy file, float16 (len(tta_scales), N, h, w, c).
+        frozen: images uint8 (N, S, S, 1) of any size -> float32 (N, h, w, c).
+        inference_backend: as `transfer.inference_backend`.
+        split: images.
+        tta_scales: as for `rescale_view`.
+        dask_scheduler: as `preprocess.dask_scheduler`.
+
+    Raises:
+        CxrError: the backend or the cluster cannot be used.
     """
     views = (
-        np.asarray(rescale_view(batch, zoom))
-        for zoom in zooms
-        for batch in in_batches(split.images, len(split.images))
+        np.asarray(rescale_view(batch, scale))
+        for scale in tta_scales
+        for batch in image_batches(split.images, len(split.images))
     )
-    rows = run_over(frozen, engine, views, scheduler)
-    write_rows(path, rows, _shape(len(zooms), split, frozen), "float16")
+    rows = run_over(frozen, inference_backend, views, dask_scheduler)
+    write_rows(path, rows, _shape(len(tta_scales), split, frozen), "float16")
 
 
 def _shape(blocks: int, split: Split, frozen: keras.Model) -> tuple[int, ...]:

@@ -1,1 +1,1 @@
-"""Parameters in, untrained Keras networks out: the small CNN, backbones and their split."""
+"""Keras networks: the small CNN, pretrained backbones, and their frozen and trained parts."""

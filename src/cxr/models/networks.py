@@ -1,4 +1,4 @@
-"""The networks that are trained here. Each saved model: uint8 grey (N, H, W, 1) -> probability."""
+"""Layers of the small CNN, the classifier head and the augmentation; input of all models."""
 
 from collections.abc import Sequence
 
@@ -10,16 +10,16 @@ from cxr.params import AugmentParams, ModelParams, TransferParams
 
 
 def small_cnn(params: ModelParams) -> list[keras.Layer]:
-    """Layers from grey values 0-255 to the probability of PNEUMONIA; by default the notebook's.
+    """Layers of the small CNN: gray values 0-255 -> probability of PNEUMONIA (N, 1).
 
-    ReLU stands after the max-pooling: the maximum of clipped values is the clipped maximum, so the
-    function is the notebook's, and ReLU works on a quarter of the values.
+    With the default parameters the function of the notebook's CNN. ReLU follows max pooling: the
+    two commute, and ReLU has a quarter of the values left.
     """
     stack: list[keras.Layer] = [layers.Rescaling(1 / 255, name="rescale")]
     for number, filters in enumerate(params.filters, start=1):
         stack += [
             layers.Conv2D(filters, params.kernel_size, name=f"conv{number}"),
-            *([_normalisation(f"norm{number}")] if params.batch_norm else []),
+            *([_batch_norm(f"norm{number}")] if params.batch_norm else []),
             layers.MaxPooling2D(params.pool_size, name=f"pool{number}"),
             layers.ReLU(name=f"relu{number}"),
             layers.Dropout(params.conv_dropout, name=f"dropout{number}"),
@@ -29,15 +29,15 @@ def small_cnn(params: ModelParams) -> list[keras.Layer]:
     return stack + classifier(params.dense_units, params.dense_dropout)
 
 
-def _normalisation(name: str) -> keras.Layer:
-    """Batch normalisation whose averages follow within an epoch of a hundred steps: with Keras's
-    0.99 they trail the weights, and validation sees another network than training.
+def _batch_norm(name: str) -> keras.Layer:
+    """Batch normalization whose moving averages converge within an epoch of a hundred steps; with
+    Keras's default of 0.99 they lag behind the weights, and validation metrics are wrong.
     """
     return layers.BatchNormalization(momentum=0.9, name=name)
 
 
 def classifier(dense_units: int, dropout: float) -> list[keras.Layer]:
-    """Dense layer, dropout, and the sigmoid unit that gives the probability of PNEUMONIA."""
+    """Dense layer, dropout, and a sigmoid unit for the probability of PNEUMONIA."""
     return [
         layers.Dense(dense_units, activation="relu", name="dense"),
         layers.Dropout(dropout, name="dense_dropout"),
@@ -46,7 +46,7 @@ def classifier(dense_units: int, dropout: float) -> list[keras.Layer]:
 
 
 def augmentation(params: AugmentParams, seed: int) -> list[keras.Layer]:
-    """Random flip, rotation and zoom; what comes in from outside the image is its reflection."""
+    """Random flip, rotation and zoom, with reflection padding; active in training only."""
     stack: list[keras.Layer] = []
     if params.flip != "none":
         stack.append(layers.RandomFlip(params.flip, seed=seed, name="flip"))
@@ -58,19 +58,19 @@ def augmentation(params: AugmentParams, seed: int) -> list[keras.Layer]:
 
 
 def transfer_head(feature_shape: Sequence[int], params: TransferParams) -> keras.Model:
-    """The trained part of the transfer variant: features float32 (N, ...) -> (N, 1)."""
+    """Trained part of the variant transfer: features float32 (N, D) -> probability (N, 1)."""
     features = keras.Input(tuple(feature_shape), name="features")
     stack: list[keras.Layer] = classifier(params.dense_units, params.dropout)
     return keras.Model(features, apply(stack, features), name="head")
 
 
 def apply(stack: Sequence[keras.Layer], tensor: keras.KerasTensor) -> keras.KerasTensor:
-    """Apply layers one after the other."""
+    """Apply layers in sequence."""
     for layer in stack:
         tensor = layer(tensor)
     return tensor
 
 
 def image_input(split: Split) -> keras.KerasTensor:
-    """The input that every saved model has: uint8 grey (N, H, W, 1)."""
+    """Symbolic input of every saved model: gray uint8 (N, H, W, 1), 0 black to 255 white."""
     return keras.Input((*split.images.shape[1:], 1), dtype="uint8", name="image")

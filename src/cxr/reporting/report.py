@@ -44,7 +44,7 @@ class ReportInputs:
         evaluate: the parameters of the evaluation.
         splits: images and index of train, val and test.
         predictions: content of data/predictions.csv.
-        unlikeness: content of data/unlikeness.csv.
+        unlikeness: content of data/domain_scores.csv.
         groups: content of plots/groups.csv.
         evaluation: content of metrics/evaluation.json.
         guards: content of metrics/guards.json.
@@ -106,7 +106,7 @@ def read_inputs(settings: dict[str, Any], evaluate: EvaluateParams) -> ReportInp
         evaluate=evaluate,
         splits={name: open_split(paths.ARRAYS / name) for name in SPLITS},
         predictions=pd.read_csv(paths.PREDICTIONS, keep_default_na=False),
-        unlikeness=pd.read_csv(paths.UNLIKENESS),
+        unlikeness=pd.read_csv(paths.DOMAIN_SCORES),
         groups=pd.read_csv(paths.GROUPS, dtype={"group": str}),
         evaluation=evaluation,
         guards=guards,
