@@ -17,7 +17,7 @@ from cxr.data.images import (
     begins_as_image,
     decode,
     read_file,
-    to_grey,
+    to_gray,
     to_square,
     uses_little_range,
 )
@@ -50,7 +50,7 @@ def open_image(path: Path, enough: int = 0) -> Image.Image:
 
 def grey(path: Path, content: bytes) -> NDArray[np.uint8]:
     path.write_bytes(content)
-    image = to_grey(open_image(path))
+    image = to_gray(open_image(path))
     assert image.mode == "L"
     return np.asarray(image)
 
@@ -62,7 +62,7 @@ def middles(pixels: NDArray[np.uint8]) -> NDArray[np.int64]:
 
 
 def read_square(path: Path, size: int, resize: str) -> np.ndarray:
-    return to_square(to_grey(open_image(path)), size, resize)
+    return to_square(to_gray(open_image(path)), size, resize)
 
 
 @pytest.mark.parametrize("mode", ["L", "LA"])
@@ -168,7 +168,7 @@ def test_what_is_no_image_by_its_first_bytes() -> None:
 def test_32_bit_integers_are_taken_as_16_bit() -> None:
     pixels = np.array([[-5, 0, 0x12FF, 0xFFFF, 70_000]], np.int32)
     np.testing.assert_array_equal(
-        np.asarray(to_grey(Image.fromarray(pixels))), [[0, 0, 0x12, 0xFF, 0xFF]]
+        np.asarray(to_gray(Image.fromarray(pixels))), [[0, 0, 0x12, 0xFF, 0xFF]]
     )
 
 
@@ -202,9 +202,9 @@ def test_no_more_of_a_jpeg_is_decoded_than_is_enough(
 ) -> None:
     path = tmp_path / "x.jpeg"
     path.write_bytes(encoded(smooth(400), "JPEG", quality=95))
-    found = to_grey(open_image(path, enough))
+    found = to_gray(open_image(path, enough))
     assert found.size == (side, side)
-    whole = to_square(to_grey(open_image(path)), 40, "crop").astype(int)
+    whole = to_square(to_gray(open_image(path)), 40, "crop").astype(int)
     assert np.abs(to_square(found, 40, "crop") - whole).mean() < 1
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cxr.data import transforms
-from cxr.data.images import ImageError, to_grey, to_square
+from cxr.data.images import ImageError, to_gray, to_square
 from cxr.params import ImageParams
 
 PARAMS = ImageParams(input_size=64, resize="crop")
@@ -37,7 +37,7 @@ def test_no_more_of_a_jpeg_is_decoded_than_the_square_needs(
     iio.imwrite(tmp_path / "x.jpeg", thorax(800, 1000), quality=95)
     sizes = []
     monkeypatch.setattr(
-        transforms, "to_grey", lambda image: sizes.append(image.size) or to_grey(image)
+        transforms, "to_gray", lambda image: sizes.append(image.size) or to_gray(image)
     )
     for size in (64, 256, 512):
         transforms.read_prepared(

@@ -16,7 +16,7 @@ from PIL import Image as Pillow
 
 from cxr.augment import perturbations as change
 from cxr.common.names import LABELS
-from cxr.data.images import decode, read_file, to_grey
+from cxr.data.images import decode, read_file, to_gray
 from cxr.data.transforms import prepare
 from cxr.params import ImageParams
 from cxr.progress import track
@@ -94,7 +94,7 @@ def stress_images(
     rows = list(zip(index["path"], index["condition"], index["aspect_ratio"], strict=True))
     for number, (path, condition, ratio) in enumerate(track(rows, "stress")):
         content = read_file(raw / path, hashes[path])
-        image = to_grey(decode(content, raw / path))
+        image = to_gray(decode(content, raw / path))
         if condition == SHAPE:
             image = cut_to_aspect_ratio(image, ratio)
         changed = CONDITIONS[condition](np.asarray(image), np.random.default_rng(number))

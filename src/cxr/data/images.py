@@ -142,7 +142,7 @@ def _grey_bits(content: bytes) -> tuple[int, int]:
 
 
 def uses_little_range(grey: Image.Image) -> bool:
-    """Whether the values of an image (mode L, from `to_grey`) span less than an eighth of the range
+    """Whether the values of an image (mode L, from `to_gray`) span less than an eighth of the range
     from black to white, as those of 12 bits in a 16-bit PNG do: networks see next to nothing.
     Outliers do not count, as a letter that was drawn in white.
     """
@@ -151,7 +151,7 @@ def uses_little_range(grey: Image.Image) -> bool:
     return bool(high - low < MIN_LEVELS)
 
 
-def to_grey(image: Image.Image) -> Image.Image:
+def to_gray(image: Image.Image) -> Image.Image:
     """To 8-bit grey by luminance (ITU-R 601-2); 16-bit images keep their high byte."""
     if image.mode.startswith("I"):
         return Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))

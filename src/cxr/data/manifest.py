@@ -25,7 +25,7 @@ from cxr.data.dataset_folder import (
     size_in,
     unreadable_reason,
 )
-from cxr.data.images import ImageError, decode, read_file, to_grey, uses_little_range
+from cxr.data.images import ImageError, decode, read_file, to_gray, uses_little_range
 from cxr.data.known_sets import KNOWN_SETS
 from cxr.errors import CxrError, shortened
 from cxr.progress import track
@@ -211,7 +211,7 @@ def _examine(folder: Path, path: PurePosixPath) -> dict[str, Any] | ImageError:
         image = decode(content, folder / path)
     except ImageError as error:
         return error
-    grey = to_grey(image)
+    grey = to_gray(image)
     return {
         "width": image.width,
         "height": image.height,

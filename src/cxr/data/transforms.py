@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 
-from cxr.data.images import decode, read_file, to_grey, to_square
+from cxr.data.images import decode, read_file, to_gray, to_square
 from cxr.params import ImageParams
 
 
@@ -35,4 +35,4 @@ def read_prepared(path: Path, params: ImageParams, sha256: str = "") -> NDArray[
         ImageError: the file is not a readable image, or another one.
     """
     content = read_file(path, sha256)
-    return prepare(to_grey(decode(content, path, params.decode_size)), params)
+    return prepare(to_gray(decode(content, path, params.decode_size)), params)
