@@ -38,7 +38,7 @@ CONDITIONS: dict[str, Condition] = {
     "larger": lambda image, rng: change.affine(image, zoom=1.25),
     "dark": lambda image, rng: change.exposure(image, gamma=1.6),
     "bright": lambda image, rng: change.exposure(image, gamma=0.6),
-    "equalised": lambda image, rng: change.equalize(image),
+    "equalized": lambda image, rng: change.equalize(image),
     "borders": lambda image, rng: change.border(image, EDGE),
     "markers": lambda image, rng: change.text_overlay(image, rng, 5),
     "low_quality": lambda image, rng: change.compress(change.downscale(image, 0.5), 25),
