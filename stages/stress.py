@@ -1,4 +1,4 @@
-"""Make the stress validation of the validation images."""
+"""Generate the stress-test set from the validation images."""
 
 from cxr import paths
 from cxr.augment import stress_test

@@ -101,7 +101,7 @@ def test_equalise_uses_the_whole_range(image):
 
 
 def test_frame_covers_exactly_its_widths(image):
-    framed = change.border(image, (0.25, 0.125, 0.0, 0.5), grey=7)
+    framed = change.border(image, (0.25, 0.125, 0.0, 0.5), gray=7)
     assert (framed[:16] == 7).all()
     assert (framed[-8:] == 7).all()
     assert (framed[:, -32:] == 7).all()

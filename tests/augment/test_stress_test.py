@@ -65,9 +65,9 @@ def test_only_the_other_shape_changes_the_aspect_ratio(files):
 
 
 @pytest.mark.parametrize(("ratio", "size"), [(1.0, (60, 60)), (2.0, (90, 45)), (0.5, (30, 60))])
-def test_cut_to_aspect_ratio_takes_the_largest_middle_part(ratio, size):
+def test_crop_to_aspect_ratio_takes_the_largest_middle_part(ratio, size):
     image = Image.fromarray(np.add.outer(np.arange(60), np.arange(90)).astype(np.uint8))
-    cut = stress_test.cut_to_aspect_ratio(image, ratio)
+    cut = stress_test.crop_to_aspect_ratio(image, ratio)
     assert cut.size == size
     middle = np.asarray(image)[29:31, 44:46].mean()
     assert np.asarray(cut).mean() == pytest.approx(middle, abs=1.5)
@@ -92,7 +92,7 @@ def test_the_other_shape_is_cut_before_the_image_becomes_a_square(files):
     squash = PARAMS.model_copy(update={"resize": "stretch"})
     images = list(stress_test.stress_images(folder, rows, hashes_of(folder), squash))
     wide = Image.open(folder / "5.png")
-    cut = stress_test.cut_to_aspect_ratio(wide, rows["aspect_ratio"][5])
+    cut = stress_test.crop_to_aspect_ratio(wide, rows["aspect_ratio"][5])
     assert cut.width < wide.width
     expected = np.asarray(cut.resize((32, 32), Image.Resampling.BILINEAR))
     np.testing.assert_array_equal(images[5], expected)
