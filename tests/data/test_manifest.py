@@ -21,8 +21,8 @@ from cxr.data.manifest import (
     COLUMNS,
     Verified,
     describe,
+    has_unknown_patient,
     identify,
-    is_unknown,
     notes,
     read,
     read_patients,
@@ -203,7 +203,7 @@ FOREIGN = ["train/NORMAL/a.png", "train/PNEUMONIA/virus/b.png", "test/PNEUMONIA/
 
 def test_images_of_unknown_patients_are_counted_and_named(tmp_path: Path) -> None:
     found = verify(put(tmp_path, *FOREIGN, *SMALL), "error", patients=patients_csv(tmp_path))
-    assert list(found.images.loc[is_unknown(found.images), "path"]) == sorted(FOREIGN)
+    assert list(found.images.loc[has_unknown_patient(found.images), "path"]) == sorted(FOREIGN)
     summary = summarize(found, "directory")
     assert (summary["unknown_patients"], summary["unknown_pathogens"]) == (3, 1)
     patient, pathogen, _ = notes(found)

@@ -66,7 +66,7 @@ def test_arrays_are_the_files_row_by_row(
     resize: Any,
     chunk: int,
 ) -> None:
-    monkeypatch.setattr(preprocess, "CHUNK", chunk)
+    monkeypatch.setattr(preprocess, "CHUNK_IMAGES", chunk)
     assigned = mixed(manifest)
     params = PARAMS.model_copy(update={"resize": resize})
     cache_splits(raw, manifest, assigned, params, tmp_path)
@@ -105,7 +105,7 @@ def test_no_more_than_a_chunk_is_decoded_ahead(
     def stops_early(folder: Path, images: Iterable[Any], index: pd.DataFrame) -> None:
         next(iter(images))
 
-    monkeypatch.setattr(preprocess, "CHUNK", 3)
+    monkeypatch.setattr(preprocess, "CHUNK_IMAGES", 3)
     monkeypatch.setattr(preprocess, "read_prepared", counted)
     monkeypatch.setattr(preprocess, "write_split", stops_early)
     cache_splits(raw, manifest, mixed(manifest), PARAMS, tmp_path)

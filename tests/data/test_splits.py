@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cxr.common.names import LABELS
-from cxr.data.splits import MOST_UNKNOWN, assign, draw, leave_out
+from cxr.data.splits import MAX_UNKNOWN_FRACTION, assign, leave_out, sample_groups
 from cxr.errors import CxrError
 from cxr.params import SplitParams
 
@@ -59,7 +59,7 @@ PLAIN = official([1, 2, 3] * 10, [2, 1, 4] * 20, val=4)
 def test_too_many_unknown_patients_are_no_split_by_patient(group_by: str, beyond: int) -> None:
     """An unknown patient is named by the path of the image."""
     manifest = PLAIN.copy()
-    unknown = int(MOST_UNKNOWN * len(manifest)) + beyond
+    unknown = int(MAX_UNKNOWN_FRACTION * len(manifest)) + beyond
     assert unknown > beyond
     manifest.loc[manifest.index[-unknown:], "patient"] = manifest["path"]
     if group_by == "image" or not beyond:
@@ -95,7 +95,7 @@ def test_share_of_each_class_within_half_a_patient(
     normal: list[int], ill: list[int], fraction: float, seed: int
 ) -> None:
     manifest = table(normal, ill)
-    drawn = draw(manifest["patient"], manifest["label"], fraction, f"key-{seed}")
+    drawn = sample_groups(manifest["patient"], manifest["label"], fraction, f"key-{seed}")
     for label, counts in zip(LABELS, (normal, ill), strict=True):
         found = drawn[manifest["label"] == label].sum()
         assert abs(found - fraction * sum(counts)) <= max(counts) / 2 + 1e-9
@@ -140,7 +140,7 @@ def test_draw_is_the_one_by_one_rule(
     counts: list[tuple[int, int]], fraction: float, key: str
 ) -> None:
     manifest = of_patients(counts)
-    drawn = draw(manifest["patient"], manifest["label"], fraction, key)
+    drawn = sample_groups(manifest["patient"], manifest["label"], fraction, key)
     assert drawn.dtype == bool
     assert set(manifest["patient"][drawn]) == drawn_one_by_one(counts, fraction, key)
     assert not set(manifest["patient"][drawn]) & set(manifest["patient"][~drawn])
@@ -178,7 +178,7 @@ def test_validation_is_a_share_of_the_pool_and_test_of_all() -> None:
 def test_one_large_patient_is_not_taken_for_a_small_share() -> None:
     manifest = table([1] * 20, [50] + [1] * 50)
     for seed in range(10):
-        drawn = draw(manifest["patient"], manifest["label"], 0.1, str(seed))
+        drawn = sample_groups(manifest["patient"], manifest["label"], 0.1, str(seed))
         assert drawn[manifest["label"] == "PNEUMONIA"].sum() <= 10 + 25
 
 
@@ -209,7 +209,7 @@ def test_draw_is_the_same_everywhere_and_for_good() -> None:
     """Another order of patients would silently change every published number."""
     names = pd.Series([f"p{number}" for number in range(12)], name="patient")
     labels = pd.Series(["NORMAL", "PNEUMONIA"] * 6)
-    assert set(names[draw(names, labels, 0.34, "val-1")]) == {"p4", "p6", "p9", "p11"}
+    assert set(names[sample_groups(names, labels, 0.34, "val-1")]) == {"p4", "p6", "p9", "p11"}
 
 
 @few
@@ -229,7 +229,9 @@ def test_new_patients_move_few_old_ones(added: int, seed: int) -> None:
     old = table([1] * 200, [1] * 200)
     new = table([1] * (200 + added), [1] * 200)
     before, after = (
-        dict(zip(t["patient"], draw(t["patient"], t["label"], 0.2, str(seed)), strict=True))
+        dict(
+            zip(t["patient"], sample_groups(t["patient"], t["label"], 0.2, str(seed)), strict=True)
+        )
         for t in (old, new)
     )
     moved = [patient for patient in before if before[patient] != after[patient]]
@@ -246,7 +248,13 @@ def test_new_images_move_old_patients_one_way_and_few(
     fraction, seed = data.draw(fractions), data.draw(st.integers(0, 9))
     grown = [count + extra for count, extra in zip([*old, *[0] * 60], more, strict=False)]
     before, after = (
-        dict(zip(t["patient"], draw(t["patient"], t["label"], fraction, str(seed)), strict=True))
+        dict(
+            zip(
+                t["patient"],
+                sample_groups(t["patient"], t["label"], fraction, str(seed)),
+                strict=True,
+            )
+        )
         for t in (table(counts, []) for counts in (old, grown))
     )
     moved = {name: after[name] for name in before if before[name] != after[name]}

@@ -253,7 +253,7 @@ def _pathogen_of_folder(path: PurePosixPath, label: str) -> str:
     return next((match.lastgroup or "none" for match in matches), "none")
 
 
-def is_unknown(images: pd.DataFrame) -> pd.Series:
+def has_unknown_patient(images: pd.DataFrame) -> pd.Series:
     """Whether nothing tells the patient of an image, which then counts as one of its own: bool
     (N,), for a table with the columns path and patient.
     """
@@ -281,7 +281,7 @@ def summarize(
         "patients_in_several_splits": int((splits_of_patient > 1).sum()),
         "duplicates": int(images["sha256"].duplicated().sum()),
         "rejects": len(verified.rejects),
-        "unknown_patients": int(is_unknown(images).sum()),
+        "unknown_patients": int(has_unknown_patient(images).sum()),
         "unknown_pathogens": int(_lacks_pathogen(images).sum()),
         "little_range": len(verified.little_range),
         "left_out": {
@@ -318,7 +318,7 @@ def notes(verified: Verified) -> Iterator[str]:
     use little of their range.
     """
     images = verified.images
-    if len(unknown := images.loc[is_unknown(images), "path"]):
+    if len(unknown := images.loc[has_unknown_patient(images), "path"]):
         yield (
             f"NOTE: nothing tells the patient of {len(unknown)} of {len(images)} images "
             f"({first_names(unknown)}). Each counts as a patient of its own, so that images of one "

@@ -32,7 +32,7 @@ SHORTCUTS = ("none", "device")
 MIN_PATIENTS = 8
 MIN_SIDE = 32
 # Bits of 256 between the perceptual hashes of two patients; the leakage check takes images that
-# differ in 25 or fewer for copies (leaks.NEAR).
+# differ in 25 or fewer for copies (leakage.MAX_HASH_DISTANCE).
 MIN_DISTANCE = 40
 _ATTEMPTS = 100
 _DETAIL = 0.6  # share of the pixels per side that are drawn before scaling up: a third of the work
