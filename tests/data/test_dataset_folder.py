@@ -7,13 +7,13 @@ import pytest
 
 from cxr.data.dataset_folder import (
     SourceError,
-    describe_folders,
-    head_in,
+    describe_unplaced,
+    head_reader,
     list_files,
-    lost_links,
     refuse_unplaced,
     select_images,
-    size_in,
+    size_reader,
+    unfollowed_links,
 )
 from cxr.errors import CxrError
 
@@ -72,10 +72,14 @@ def test_a_deeper_image_of_the_same_name_and_another_size_is_no_copy(tmp_path: P
     }.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(content)
-    selection = select_images(list_files(tmp_path)[0], size=size_in(tmp_path))
+    selection = select_images(list_files(tmp_path)[0], size=size_reader(tmp_path))
     assert list(selection.images) == paths("train/NORMAL/1.png", "train/NORMAL/2.png")
     assert (selection.unplaced, selection.nested) == (paths("more/train/NORMAL/2.png"), 1)
-    assert size_in(tmp_path)(PurePosixPath("none")) == size_in(tmp_path)(PurePosixPath("\0")) == -1
+    assert (
+        size_reader(tmp_path)(PurePosixPath("none"))
+        == size_reader(tmp_path)(PurePosixPath("\0"))
+        == -1
+    )
 
 
 def test_images_of_one_name_in_different_folders_of_a_class_are_no_copies() -> None:
@@ -113,7 +117,7 @@ def test_other_suffixes_are_decided_by_content(tmp_path: Path, name: str) -> Non
         (tmp_path / place).mkdir(parents=True)
         (tmp_path / place / name).write_bytes(content)
     files, _ = list_files(tmp_path)
-    selection = select_images(files, head_in(tmp_path))
+    selection = select_images(files, head_reader(tmp_path))
     assert list(selection.images) == paths(f"train/NORMAL/{name}")
     assert selection.unplaced == paths(f"notes/{name}")
     assert selection.other == 1
@@ -122,7 +126,7 @@ def test_other_suffixes_are_decided_by_content(tmp_path: Path, name: str) -> Non
 def test_what_has_no_first_bytes(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     for name in ("folder", "missing", "zero\0"):
-        assert head_in(tmp_path)(PurePosixPath(name)) == b""
+        assert head_reader(tmp_path)(PurePosixPath(name)) == b""
 
 
 @pytest.mark.parametrize(
@@ -170,7 +174,7 @@ def test_unplaced_images_are_refused_by_folder_or_left_out(
 ) -> None:
     names = [f"train/{label}/{n}.png" for label in ("normal", "pneumonia") for n in range(20)]
     selection = select_images(paths("train/NORMAL/a.jpeg", *names))
-    assert describe_folders(selection) == "40 images in train/normal, train/pneumonia"
+    assert describe_unplaced(selection) == "40 images in train/normal, train/pneumonia"
     with pytest.raises(SourceError) as caught:
         refuse_unplaced("/my/images", selection, paths("val"), "error")
     first, *lines = str(caught.value).splitlines()
@@ -186,7 +190,7 @@ def test_unplaced_images_are_refused_by_folder_or_left_out(
 
 def test_of_many_folders_the_first_are_named() -> None:
     selection = select_images(paths(*(f"{n:02}/x.png" for n in range(15))))
-    assert describe_folders(selection).endswith("07, 08, 09, and 5 more folders")
+    assert describe_unplaced(selection).endswith("07, 08, 09, and 5 more folders")
     with pytest.raises(SourceError, match="09: 1 image\n  and 5 more"):
         refuse_unplaced("here", selection, [], "error")
 
@@ -235,7 +239,7 @@ def test_list_files_follows_no_link_out_of_the_folder(tmp_path: Path) -> None:
     assert files == paths("a/x.jpeg", "inner.jpeg")
     assert len(links) == 6
     # Behind the others is nothing, or what is listed where it lies.
-    assert lost_links(home, links) == paths("broken.jpeg", "folder", "outer.jpeg")
+    assert unfollowed_links(home, links) == paths("broken.jpeg", "folder", "outer.jpeg")
 
 
 def test_list_files_enters_a_folder_that_is_a_link(tmp_path: Path) -> None:

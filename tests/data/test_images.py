@@ -14,8 +14,8 @@ from PIL import ExifTags, Image
 from cxr.data.images import (
     HEAD_BYTES,
     ImageError,
-    begins_as_image,
     decode,
+    has_image_signature,
     read_file,
     to_gray,
     to_square,
@@ -156,13 +156,13 @@ def test_a_white_letter_does_not_hide_that_the_rest_is_black() -> None:
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "JPEG2000"])
 def test_an_image_is_told_by_its_first_bytes(kind: str) -> None:
-    assert begins_as_image(encoded(colours(), kind)[:HEAD_BYTES])
+    assert has_image_signature(encoded(colours(), kind)[:HEAD_BYTES])
 
 
 def test_what_is_no_image_by_its_first_bytes() -> None:
-    assert begins_as_image(bytes(128) + b"DICM")
+    assert has_image_signature(bytes(128) + b"DICM")
     for head in (b"", b"BM, the notes of a physician", b"RIFF1234AVI ", bytes(200), b"PK\3\4"):
-        assert not begins_as_image(head[:HEAD_BYTES])
+        assert not has_image_signature(head[:HEAD_BYTES])
 
 
 def test_32_bit_integers_are_taken_as_16_bit() -> None:

@@ -174,7 +174,7 @@ def copies(image: Image.Image) -> dict[str, Image.Image]:
 
 
 def differing_bits(image: Image.Image, other: Image.Image) -> int:
-    first, second = (imagehash.phash(part, manifest.HASH_SIDE) for part in (image, other))
+    first, second = (imagehash.phash(part, manifest.HASH_SIZE) for part in (image, other))
     return int(first - second)
 
 

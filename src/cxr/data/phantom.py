@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cxr.data.manifest import HASH_SIDE
+from cxr.data.manifest import HASH_SIZE
 from cxr.progress import track
 
 __all__ = [
@@ -121,7 +121,7 @@ def generate(
     if shortcut not in SHORTCUTS:
         raise ValueError(f"shortcut must be one of {SHORTCUTS}, got {shortcut!r}")
     numbers, runs = [0] * len(_SERIES), [0] * len(_SERIES)
-    hashes = np.empty((0, HASH_SIDE**2 // 8), np.uint8)  # of all earlier images, 8 bits in each
+    hashes = np.empty((0, HASH_SIZE**2 // 8), np.uint8)  # of all earlier images, 8 bits in each
     for turn in track(range(patients), "phantoms", unit="patients"):
         index = _TURNS[turn % len(_TURNS)]
         series = _SERIES[index]
@@ -178,9 +178,9 @@ def _jpeg(image: NDArray[np.uint8]) -> bytes:
 
 
 def _hash(content: bytes) -> NDArray[np.uint8]:
-    """Perceptual hash of a file, as the manifest has it: uint8 (HASH_SIDE**2 / 8,)."""
+    """Perceptual hash of a file, as the manifest has it: uint8 (HASH_SIZE**2 / 8,)."""
     image = Image.fromarray(iio.imread(content, plugin="pillow"))
-    return np.packbits(imagehash.phash(image, HASH_SIDE).hash)
+    return np.packbits(imagehash.phash(image, HASH_SIZE).hash)
 
 
 def _by_device(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
