@@ -310,9 +310,7 @@ DECODED: dict[str, Kind] = {
         for number in (0, 9, 65535)
     },
     **{
-        f"damaged exif field {tag:x}": Kind(
-            jpeg(quarters(), exif=exif_with(tag, kind)), UPRIGHT[6]
-        )
+        f"damaged exif field {tag:x}": Kind(jpeg(quarters(), exif=exif_with(tag, kind)), UPRIGHT[6])
         for tag, kind in ((0x011A, 2), (0x0213, 7), (0x02BC, 2))
     },
     "very long name": Kind(SMALL, GREYS, name="n" * 251 + ".png"),

@@ -180,7 +180,7 @@ def differing_bits(image: Image.Image, other: Image.Image) -> int:
 
 def test_copies_of_phantoms_are_near() -> None:
     for seed in range(5):
-        drawn = phantom.draw(np.random.default_rng(seed), "virus", short_side=128)
+        drawn = phantom.generate_image(np.random.default_rng(seed), "virus", short_side=128)
         for name, copy in copies(Image.fromarray(drawn)).items():
             assert differing_bits(Image.fromarray(drawn), copy) <= leakage.MAX_HASH_DISTANCE, name
 

@@ -41,7 +41,7 @@ def parse(name: str) -> tuple[str, str, str, int]:
 
 
 def draw(seed: int, pathogen: str, side: int = SIDE) -> NDArray[np.uint8]:
-    return phantom.draw(np.random.default_rng(seed), pathogen, short_side=side)
+    return phantom.generate_image(np.random.default_rng(seed), pathogen, short_side=side)
 
 
 @pytest.fixture(scope="module")

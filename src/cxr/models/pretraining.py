@@ -66,7 +66,10 @@ def drawn(count: int) -> tuple[Grey, NDArray[np.int64]]:
     """
     rng = np.random.default_rng(_STATE)
     kinds = np.resize(_KINDS, count)
-    plain = [_square(phantom.draw(rng, phantom.PATHOGENS[kind], short_side=SIDE)) for kind in kinds]
+    plain = [
+        _square(phantom.generate_image(rng, phantom.PATHOGENS[kind], short_side=SIDE))
+        for kind in kinds
+    ]
     changed = [_changed(image, rng) for image in plain]
     return np.stack(plain + changed)[..., np.newaxis], np.tile(kinds, 2)
 
