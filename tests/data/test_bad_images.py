@@ -471,7 +471,7 @@ def test_one_error_names_every_bad_file_and_no_other(folder: Path) -> None:
         assert str(folder) not in reason
 
 
-def test_the_others_are_listed_right_and_the_bad_ones_told(folder: Path, tmp_path: Path) -> None:
+def test_good_files_are_listed_and_bad_ones_reported(folder: Path, tmp_path: Path) -> None:
     with unprivileged():
         found = verify(folder, "skip")
     good = sorted([*GOOD, f"{PLACE}/{name_of('full folder named jpeg')}/x.png"])
@@ -488,7 +488,7 @@ def test_the_others_are_listed_right_and_the_bad_ones_told(folder: Path, tmp_pat
     assert list(manifest.read(tmp_path / "manifest.csv")["path"]) == good
 
 
-def test_a_folder_that_cannot_be_read_is_named(home: Path) -> None:
+def test_an_unreadable_folder_is_named(home: Path) -> None:
     closed = home / "closed/train/NORMAL"
     closed.mkdir(parents=True)
     closed.chmod(0)
@@ -524,7 +524,7 @@ def test_a_file_that_changes_while_it_is_read(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_right_pixels_or_refused(kind: str, folder: Path) -> None:
+def test_correct_pixels_or_rejected(kind: str, folder: Path) -> None:
     path = folder / PLACE / name_of(kind)
     if KINDS[kind].pixels is None:
         with pytest.raises(ImageError) as caught, unprivileged():
@@ -539,7 +539,7 @@ def test_right_pixels_or_refused(kind: str, folder: Path) -> None:
 
 @pytest.mark.parametrize("kind", DECODED)
 @pytest.mark.parametrize("resize", ["crop", "letterbox"])
-def test_every_way_to_prepare_takes_it(kind: str, folder: Path, resize: str) -> None:
+def test_every_resize_accepts_it(kind: str, folder: Path, resize: str) -> None:
     params = PARAMS.model_copy(update={"resize": resize})
     found = read_prepared(folder / PLACE / name_of(kind), params)
     assert (found.shape, found.dtype) == ((32, 32), np.uint8)
@@ -555,7 +555,7 @@ def test_every_way_to_prepare_takes_it(kind: str, folder: Path, resize: str) -> 
     ],
     ids=["jpeg with a wrong height", "jpeg that ends early", "png with too few rows"],
 )
-def test_content_that_ends_early_by_its_own_word(content: bytes, tmp_path: Path) -> None:
+def test_files_that_declare_a_shorter_content(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "x.png").write_bytes(content)
     with pytest.raises(ImageError):
         read_prepared(tmp_path / "x.png", PARAMS)
@@ -594,7 +594,7 @@ def brought(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize("brought", ["directory", "kaggle"], indirect=True)
-def test_a_source_names_all_that_it_cannot_copy(
+def test_a_source_names_every_unreadable_image(
     brought: Callable[..., None], folder: Path, home: Path, request: pytest.FixtureRequest
 ) -> None:
     raw = home / request.node.name / "raw"
@@ -611,7 +611,7 @@ def test_a_source_names_all_that_it_cannot_copy(
 
 
 @pytest.mark.parametrize("brought", ["directory", "kaggle"], indirect=True)
-def test_a_source_copies_all_else(
+def test_a_source_copies_all_others(
     brought: Callable[..., None], folder: Path, tmp_path: Path
 ) -> None:
     names = {name_of(kind) for kind in UNCOPIED}
@@ -620,7 +620,7 @@ def test_a_source_copies_all_else(
     in_place(tmp_path / "raw", GOOD)
 
 
-def test_an_archive_brings_all_that_has_content(serve: Serve, folder: Path, tmp_path: Path) -> None:
+def test_an_archive_provides_all_nonempty_files(serve: Serve, folder: Path, tmp_path: Path) -> None:
     names = [f"{PLACE}/{name_of(kind)}" for kind in DECODED | COPIED]
     tree = {f"chest_xray/{name}": (folder / name).read_bytes() for name in names}
     serve(zipped({**tree, "chest_xray/test/PNEUMONIA/good.png": SMALL}))

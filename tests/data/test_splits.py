@@ -1,4 +1,4 @@
-"""Who goes where: whole patients, alike classes, the same with every run."""
+"""Splits: whole patients, stratified by class, reproducible."""
 
 import hashlib
 from typing import Any
@@ -56,7 +56,7 @@ PLAIN = official([1, 2, 3] * 10, [2, 1, 4] * 20, val=4)
 
 @pytest.mark.parametrize("group_by", ["patient", "image"])
 @pytest.mark.parametrize("beyond", [0, 1])
-def test_too_many_unknown_patients_are_no_split_by_patient(group_by: str, beyond: int) -> None:
+def test_too_many_unknown_patients_prevent_a_split_by_patient(group_by: str, beyond: int) -> None:
     """An unknown patient is named by the path of the image."""
     manifest = PLAIN.copy()
     unknown = int(MAX_UNKNOWN_FRACTION * len(manifest)) + beyond
@@ -78,7 +78,7 @@ def by_path(manifest: pd.DataFrame, assigned: pd.Series) -> dict[str, str]:
 
 @few
 @given(sizes, sizes, st.sampled_from(["official", "redrawn"]), fractions, st.integers(0, 9))
-def test_no_patient_is_on_two_sides(
+def test_no_patient_is_in_two_splits(
     normal: list[int], ill: list[int], test: str, fraction: float, seed: int
 ) -> None:
     manifest = official(normal, ill)
@@ -91,7 +91,7 @@ def test_no_patient_is_on_two_sides(
 
 @few
 @given(sizes, sizes, fractions, st.integers(0, 9))
-def test_share_of_each_class_within_half_a_patient(
+def test_fraction_of_each_class_within_half_a_patient(
     normal: list[int], ill: list[int], fraction: float, seed: int
 ) -> None:
     manifest = table(normal, ill)
@@ -136,7 +136,7 @@ def drawn_one_by_one(counts: list[tuple[int, int]], fraction: float, key: str) -
     st.floats(0, 1) | st.sampled_from([0.25, 0.5, 0.75]),  # just half of a patient fits
     st.text("ab", max_size=3),
 )
-def test_draw_is_the_one_by_one_rule(
+def test_sample_groups_equals_the_sequential_rule(
     counts: list[tuple[int, int]], fraction: float, key: str
 ) -> None:
     manifest = of_patients(counts)
@@ -148,7 +148,7 @@ def test_draw_is_the_one_by_one_rule(
 
 @few
 @given(sizes, sizes, st.sampled_from(["official", "redrawn"]), fractions, fractions)
-def test_shares_of_each_class_in_every_split(
+def test_fractions_of_each_class_in_every_split(
     normal: list[int], ill: list[int], test: str, val_fraction: float, test_fraction: float
 ) -> None:
     manifest = official(normal, ill)
@@ -164,7 +164,7 @@ def test_shares_of_each_class_in_every_split(
             assert abs(found - test_fraction * len(of_label)) <= half_a_patient + 1e-9
 
 
-def test_validation_is_a_share_of_the_pool_and_test_of_all() -> None:
+def test_validation_is_a_fraction_of_the_pool_and_test_of_all() -> None:
     manifest = official([1] * 200, [1] * 400, test=100)
     counts = pd.crosstab(assign(manifest, params(val_fraction=0.25)), manifest["label"])
     assert counts.loc["val"].to_dict() == {"NORMAL": 50, "PNEUMONIA": 100}
@@ -175,7 +175,7 @@ def test_validation_is_a_share_of_the_pool_and_test_of_all() -> None:
     assert counts.loc["val"].sum() == pytest.approx(0.25 * 900, abs=3)
 
 
-def test_one_large_patient_is_not_taken_for_a_small_share() -> None:
+def test_one_large_patient_is_not_taken_for_a_small_fraction() -> None:
     manifest = table([1] * 20, [50] + [1] * 50)
     for seed in range(10):
         drawn = sample_groups(manifest["patient"], manifest["label"], 0.1, str(seed))
@@ -205,7 +205,7 @@ def test_same_seed_same_split(test: str, group_by: str) -> None:
     assert same_test == (test == "official")
 
 
-def test_draw_is_the_same_everywhere_and_for_good() -> None:
+def test_the_sample_is_stable_across_platforms_and_versions() -> None:
     """Another order of patients would silently change every published number."""
     names = pd.Series([f"p{number}" for number in range(12)], name="patient")
     labels = pd.Series(["NORMAL", "PNEUMONIA"] * 6)
@@ -241,10 +241,10 @@ def test_new_patients_move_few_old_ones(added: int, seed: int) -> None:
 
 @few
 @given(sizes, st.lists(st.integers(0, 3), min_size=60, max_size=60), st.data())
-def test_new_images_move_old_patients_one_way_and_few(
+def test_new_images_move_few_old_patients_in_one_direction(
     old: list[int], more: list[int], data: st.DataObject
 ) -> None:
-    """Images added to old and new patients: the last in the row of the drawn go or are joined."""
+    """Images added to old and new patients: only the last of the sampled groups change."""
     fraction, seed = data.draw(fractions), data.draw(st.integers(0, 9))
     grown = [count + extra for count, extra in zip([*old, *[0] * 60], more, strict=False)]
     before, after = (
@@ -272,7 +272,7 @@ def test_images_added_to_the_official_test_split_move_nobody(normal: list[int], 
 
 
 @pytest.mark.parametrize("test", ["official", "redrawn"])
-def test_splits_stand_beside_the_rows_they_belong_to(test: str) -> None:
+def test_splits_have_the_index_of_the_manifest(test: str) -> None:
     elsewhere = PLAIN.set_index(PLAIN.index + 1000)
     found = assign(elsewhere, params(test=test))
     assert found.name == "split"
@@ -283,7 +283,7 @@ def test_splits_stand_beside_the_rows_they_belong_to(test: str) -> None:
 
 @few
 @given(st.sets(st.sampled_from(PLAIN["path"].tolist()), max_size=20))
-def test_what_is_left_out_moves_nothing_else(paths: set[str]) -> None:
+def test_leaving_images_out_moves_no_other(paths: set[str]) -> None:
     assigned = assign(PLAIN, params())
     images, left = leave_out(pd.Series(sorted(paths), dtype=str), PLAIN, assigned, params())
     assert set(images["path"]) == set(PLAIN["path"]) - paths
@@ -291,7 +291,7 @@ def test_what_is_left_out_moves_nothing_else(paths: set[str]) -> None:
     pd.testing.assert_series_equal(left, assigned[images.index])
 
 
-def test_a_class_must_be_left() -> None:
+def test_every_class_must_remain() -> None:
     assigned = assign(PLAIN, params())
     gone = PLAIN["path"][(assigned == "val") & (PLAIN["label"] == "NORMAL")]
     with pytest.raises(CxrError, match="no image for val/NORMAL"):
@@ -299,14 +299,14 @@ def test_a_class_must_be_left() -> None:
 
 
 def test_larger_test_split_leaves_most_of_validation_in_place() -> None:
-    """Drawn in one and the same order, validation would be whoever follows after test."""
+    """With the same order for both, validation would be the groups that follow test."""
     manifest = table([1] * 100, [1] * 100)
     shares = [params(test="redrawn", test_fraction=share) for share in (0.1, 0.2)]
     first, second = (set(manifest.index[assign(manifest, p) == "val"]) for p in shares)
     assert len(first & second) > len(second) / 2
 
 
-def test_images_may_be_drawn_singly() -> None:
+def test_images_may_be_sampled_individually() -> None:
     manifest = official([30, 30], [30, 30])
     assigned = assign(manifest, params(group_by="image"))
     pool = assigned[manifest["split"] == "train"]
