@@ -48,11 +48,13 @@ PARAMS = read_params(PROJECT / "params.yaml").data
 
 
 def data_params(
-    source: str, directory: Path | str = "", on_unplaced: str = "error", **drawn: Any
+    source: str, directory: Path | str = "", on_unplaced: str = "error", **phantom: Any
 ) -> DataParams:
-    """Section `data` of the parameters; `drawn` is for `data.phantom`."""
+    """Section `data` of the parameters; `phantom` is for `data.phantom`."""
     changes = {"source": source, "directory": str(directory), "on_unplaced": on_unplaced}
-    return PARAMS.model_copy(update=changes | {"phantom": PARAMS.phantom.model_copy(update=drawn)})
+    return PARAMS.model_copy(
+        update=changes | {"phantom": PARAMS.phantom.model_copy(update=phantom)}
+    )
 
 
 def write(root: Path, tree: Tree) -> Path:
@@ -98,7 +100,7 @@ def kaggle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.fixture
 def phantoms(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """Stand in for the generator; the list holds the settings of each call."""
+    """Replace the generator; returns the settings of each call."""
     calls: list[dict[str, Any]] = []
 
     def generate(root: Path, **settings: Any) -> int:
@@ -156,7 +158,7 @@ def test_user_images_are_reused(
 
 
 @pytest.mark.parametrize(
-    ("tree", "wanted"),
+    ("tree", "message"),
     [
         ({"archive.zip": b"a"}, r"archive\.zip.*no image"),
         ({"train/NORMAL/notes.csv": b"a"}, r"notes\.csv.*no image"),
@@ -164,10 +166,10 @@ def test_user_images_are_reused(
         ({IMAGE: b"a"}, "data.directory is 'elsewhere'.* placed manually"),
     ],
 )
-def test_an_unusable_folder_is_rejected_unchanged(tmp_path: Path, tree: Tree, wanted: str) -> None:
+def test_an_unusable_folder_is_rejected_unchanged(tmp_path: Path, tree: Tree, message: str) -> None:
     raw = write(tmp_path / "directory", tree)
     before = stamps(raw)
-    with pytest.raises(SourceError, match=wanted):
+    with pytest.raises(SourceError, match=message):
         ensure_raw(raw, data_params("directory", "elsewhere"))
     assert stamps(raw) == before
 
@@ -333,8 +335,8 @@ def test_directory_is_copied_without_other_files(
 def test_unplaced_images_in_directory_are_an_error_until_skipped(tmp_path: Path, lost: str) -> None:
     mine = write(tmp_path / "mine", {**CLEAN, lost: b"x"})
     raw = tmp_path / "raw" / "directory"
-    wanted = rf"{mine}'.*1 image in {Path(lost).parent}(?s:.*)data\.on_unplaced"
-    with pytest.raises(SourceError, match=wanted):
+    message = rf"{mine}'.*1 image in {Path(lost).parent}(?s:.*)data\.on_unplaced"
+    with pytest.raises(SourceError, match=message):
         ensure_raw(raw, data_params("directory", mine))
     assert not raw.exists()
     ensure_raw(raw, data_params("directory", mine, "skip"))
@@ -342,7 +344,7 @@ def test_unplaced_images_in_directory_are_an_error_until_skipped(tmp_path: Path,
     ensure_raw(raw, data_params("directory", mine, "skip"))
     assert stamps(raw) == before
     # The copy alone would not show what was skipped.
-    with pytest.raises(SourceError, match=wanted):
+    with pytest.raises(SourceError, match=message):
         ensure_raw(raw, data_params("directory", mine))
     assert stamps(raw) == before
 
@@ -424,11 +426,11 @@ def test_directory_without_both_classes_is_rejected(
 
 
 @pytest.mark.parametrize(
-    ("given", "wanted"), [("", "set data.directory.*{raw}"), ("none", "'none'.*not a folder")]
+    ("given", "message"), [("", "set data.directory.*{raw}"), ("none", "'none'.*not a folder")]
 )
-def test_directory_unset_or_missing_is_rejected(tmp_path: Path, given: str, wanted: str) -> None:
+def test_directory_unset_or_missing_is_rejected(tmp_path: Path, given: str, message: str) -> None:
     raw = tmp_path / "directory"
-    with pytest.raises(SourceError, match=wanted.format(raw=raw)):
+    with pytest.raises(SourceError, match=message.format(raw=raw)):
         ensure_raw(raw, data_params("directory", given))
     assert not raw.exists()
 
@@ -484,7 +486,7 @@ def test_another_directory_is_copied(tmp_path: Path) -> None:
 def test_a_copy_is_kept_when_its_directory_is_gone_or_unset(tmp_path: Path) -> None:
     raw, mine = tmp_path / "directory", write(tmp_path / "mine", CLEAN)
     ensure_raw(raw, data_params("directory", mine))
-    delete(raw)  # by the user: an image that is not wanted
+    delete(raw)  # by the user
     before = stamps(raw)
     ensure_raw(raw, data_params("directory", mine))
     ensure_raw(raw, data_params("directory"))

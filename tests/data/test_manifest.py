@@ -42,7 +42,7 @@ SMALL = [
 
 
 def put(folder: Path, *names: str, mode: str = "L") -> Path:
-    """Images of 8 x 6 pixels, each with a colour of its own."""
+    """Images of 8 x 6 pixels, each of another color."""
     for name in names:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -439,7 +439,7 @@ def test_kaggle_zip_unpacked_as_it_is(tmp_path: Path) -> None:
 
 
 def verified(*names: str, **changes: list[object]) -> Verified:
-    """As if found in a folder."""
+    """Result of `verify` for files that do not exist."""
     rows = []
     for number, name in enumerate(names):
         split, label, _ = name.split("/")
@@ -513,9 +513,14 @@ def test_summary_by_counting(rows: list[dict[str, str]]) -> None:
     for split in SPLITS:
         labels = [row["label"] for row in rows if row["split"] == split]
         counted = {label: labels.count(label) for label in LABELS}
-        share = {"positive_share": counted["PNEUMONIA"] / len(labels)} if labels else {}
+        prevalence = {"positive_share": counted["PNEUMONIA"] / len(labels)} if labels else {}
         patients = sum(of == split for _, of in pairs)
-        assert found[split] == {"images": len(labels), **counted, "patients": patients, **share}
+        assert found[split] == {
+            "images": len(labels),
+            **counted,
+            "patients": patients,
+            **prevalence,
+        }
     assert json.loads(json.dumps(found)) == found
 
 

@@ -40,8 +40,8 @@ def parse(name: str) -> tuple[str, str, str, int]:
     return split, label, match["patient"], int(match["image"])
 
 
-def image_of(seed: int, pathogen: str, side: int = SIDE) -> NDArray[np.uint8]:
-    return phantom.generate_image(np.random.default_rng(seed), pathogen, short_side=side)
+def image_of(seed: int, pathogen: str, short_side: int = SIDE) -> NDArray[np.uint8]:
+    return phantom.generate_image(np.random.default_rng(seed), pathogen, short_side=short_side)
 
 
 @pytest.fixture(scope="module")
@@ -183,8 +183,8 @@ def test_every_split_and_class_has_images(files: dict[str, bytes]) -> None:
     assert count["val", "NORMAL"] == count["val", "PNEUMONIA"] == 1
     assert sum(n for (_, label), n in count.items() if label == "PNEUMONIA") == 0.6 * PATIENTS
     for label in ("NORMAL", "PNEUMONIA"):
-        share = count["test", label] / (count["test", label] + count["train", label])
-        assert 0.1 < share < 0.25
+        fraction = count["test", label] / (count["test", label] + count["train", label])
+        assert 0.1 < fraction < 0.25
 
 
 @pytest.mark.parametrize("patients", [8, 9, 10, 11, 12])
@@ -246,7 +246,7 @@ def test_wrong_arguments_are_rejected(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="shortcut must be one of"):
         phantom.generate(tmp_path / "data", patients=8, seed=0, shortcut="scanner")
     with pytest.raises(ValueError, match="short_side must be at least 32, got 31"):
-        image_of(0, "none", side=31)
+        image_of(0, "none", short_side=31)
     with pytest.raises(ValueError, match="short_side must be at least 32, got 0"):
         phantom.generate(tmp_path / "data", patients=8, seed=0, short_side=0)
     assert not (tmp_path / "data").exists()
@@ -254,22 +254,22 @@ def test_wrong_arguments_are_rejected(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("pathogen", phantom.PATHOGENS)
 def test_an_image_is_gray_and_uses_the_range(pathogen: str) -> None:
-    image = image_of(5, pathogen, side=128)
+    image = image_of(5, pathogen, short_side=128)
     assert image.dtype == np.uint8
     assert image.ndim == 2
     assert 102 <= image.shape[0] <= image.shape[1]
     assert np.ptp(image) > 100
-    assert np.array_equal(image, image_of(5, pathogen, side=128))
+    assert np.array_equal(image, image_of(5, pathogen, short_side=128))
 
 
 @pytest.mark.parametrize("pathogen", ["bacteria", "virus"])
 @pytest.mark.parametrize("seed", range(10))
 def test_pneumonia_makes_the_lungs_denser(seed: int, pathogen: str) -> None:
-    healthy, ill = (
+    negative, positive = (
         lung_density(image_of(seed, "none", 128)),
         lung_density(image_of(seed, pathogen, 128)),
     )
-    assert ill > 1.02 * healthy
+    assert positive > 1.02 * negative
 
 
 def lung_density(image: NDArray[np.uint8]) -> float:
@@ -283,11 +283,11 @@ def lung_density(image: NDArray[np.uint8]) -> float:
 def test_brightness_and_shape_do_not_predict_the_class() -> None:
     pathogens = ["none", "bacteria", "none", "virus"] * 200
     images = [image_of(seed, pathogen) for seed, pathogen in enumerate(pathogens)]
-    ill = [pathogen != "none" for pathogen in pathogens]
+    is_positive = [pathogen != "none" for pathogen in pathogens]
     features = {
         "brightness": [image.mean() for image in images],
         "aspect ratio": [image.shape[1] / image.shape[0] for image in images],
         "height": [image.shape[0] for image in images],
     }
     for name, values in features.items():
-        assert 0.4 < roc_auc_score(ill, values) < 0.6, name
+        assert 0.4 < roc_auc_score(is_positive, values) < 0.6, name

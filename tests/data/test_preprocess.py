@@ -87,9 +87,9 @@ def test_index_has_the_manifest_columns_except_split_and_hashes(
     for name in SPLITS:
         index = open_split(tmp_path / name).index
         assert not {"split", "sha256"} & set(index.columns)
-        wanted = manifest[mixed(manifest) == name]
+        expected = manifest[mixed(manifest) == name]
         for column in KEPT:
-            assert list(index[column]) == list(wanted[column].astype(str))
+            assert list(index[column]) == list(expected[column].astype(str))
     assert (index["patient"] == index["path"]).all()  # names without a pattern
 
 
@@ -170,7 +170,7 @@ def without_patient(patient: str, number: int, label: str) -> str:
 
 
 class Foreign:
-    """A project whose images have other names; `patients` tells by path whose they are."""
+    """A project of images with other names; `patients` gives the patient by path."""
 
     def __init__(self, folder: Path, phantoms: Path, rename: Callable[..., str]) -> None:
         self.patients: dict[str, str] = {}
@@ -193,8 +193,8 @@ class Foreign:
         stage.main()
 
     def metrics(self, name: str) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(Path(f"metrics/{name}.json").read_text())
-        return found
+        content: dict[str, Any] = json.loads(Path(f"metrics/{name}.json").read_text())
+        return content
 
     def patients_in_two_splits(self) -> int:
         index = [pd.read_csv(f"data/arrays/{split}/index.csv") for split in SPLITS]

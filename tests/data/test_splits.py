@@ -19,7 +19,7 @@ sizes = st.lists(st.integers(1, 6), min_size=20, max_size=60)
 fractions = st.floats(0.1, 0.5)
 
 
-# Numbers of images, normal and ill, of patients who may have both.
+# Numbers of negative and positive images of patients who may have both.
 patients = st.lists(
     st.tuples(st.integers(0, 4), st.integers(0, 4)).filter(any), min_size=1, max_size=30
 )
@@ -33,20 +33,20 @@ def params(**changes: Any) -> SplitParams:
     )
 
 
-def table(normal: list[int], ill: list[int], split: str = "train") -> pd.DataFrame:
+def table(negative: list[int], positive: list[int], split: str = "train") -> pd.DataFrame:
     """One patient for each number, with that many images."""
     rows = [
         {"path": f"{split}/{label}/{p}-{i}", "split": split, "label": label}
         | {"patient": f"{split}-{label}-{p}"}
-        for label, counts in zip(LABELS, (normal, ill), strict=True)
+        for label, counts in zip(LABELS, (negative, positive), strict=True)
         for p, count in enumerate(counts)
         for i in range(count)
     ]
     return pd.DataFrame(rows)
 
 
-def official(normal: list[int], ill: list[int], test: int = 5, val: int = 0) -> pd.DataFrame:
-    parts = [table(normal, ill), table([2] * test, [2] * test, "test")]
+def official(negative: list[int], positive: list[int], test: int = 5, val: int = 0) -> pd.DataFrame:
+    parts = [table(negative, positive), table([2] * test, [2] * test, "test")]
     parts += [table([2] * val, [2] * val, "val")] if val else []
     return pd.concat(parts, ignore_index=True)
 
@@ -79,9 +79,9 @@ def by_path(manifest: pd.DataFrame, assigned: pd.Series) -> dict[str, str]:
 @few
 @given(sizes, sizes, st.sampled_from(["official", "redrawn"]), fractions, st.integers(0, 9))
 def test_no_patient_is_in_two_splits(
-    normal: list[int], ill: list[int], test: str, fraction: float, seed: int
+    negative: list[int], positive: list[int], test: str, fraction: float, seed: int
 ) -> None:
-    manifest = official(normal, ill)
+    manifest = official(negative, positive)
     chosen = params(test=test, val_fraction=fraction, test_fraction=fraction, seed=seed)
     assigned = assign(manifest, chosen)
     assert set(assigned) == {"train", "val", "test"}
@@ -92,17 +92,17 @@ def test_no_patient_is_in_two_splits(
 @few
 @given(sizes, sizes, fractions, st.integers(0, 9))
 def test_fraction_of_each_class_within_half_a_patient(
-    normal: list[int], ill: list[int], fraction: float, seed: int
+    negative: list[int], positive: list[int], fraction: float, seed: int
 ) -> None:
-    manifest = table(normal, ill)
-    drawn = sample_groups(manifest["patient"], manifest["label"], fraction, f"key-{seed}")
-    for label, counts in zip(LABELS, (normal, ill), strict=True):
-        found = drawn[manifest["label"] == label].sum()
+    manifest = table(negative, positive)
+    sampled = sample_groups(manifest["patient"], manifest["label"], fraction, f"key-{seed}")
+    for label, counts in zip(LABELS, (negative, positive), strict=True):
+        found = sampled[manifest["label"] == label].sum()
         assert abs(found - fraction * sum(counts)) <= max(counts) / 2 + 1e-9
 
 
 def of_patients(counts: list[tuple[int, int]]) -> pd.DataFrame:
-    """One patient for each pair of numbers of images, normal and ill."""
+    """One patient for each pair of numbers of negative and positive images."""
     rows = [
         {"patient": f"p{number}", "label": label}
         for number, pair in enumerate(counts)
@@ -112,22 +112,26 @@ def of_patients(counts: list[tuple[int, int]]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def drawn_one_by_one(counts: list[tuple[int, int]], fraction: float, key: str) -> set[str]:
-    """The rule of `draw` in words: in the order of the hash, while most of a patient fits."""
-    drawn = set()
-    for ill in (False, True):
-        numbers = [number for number, (_, of_ill) in enumerate(counts) if bool(of_ill) == ill]
-        wanted = fraction * sum(sum(counts[number]) for number in numbers)
+def sampled_sequentially(counts: list[tuple[int, int]], fraction: float, key: str) -> set[str]:
+    """Sequential form of `sample_groups`: in hash order, while at least half of a patient fits."""
+    sampled = set()
+    for is_positive in (False, True):
+        numbers = [
+            number
+            for number, (_, n_positive) in enumerate(counts)
+            if bool(n_positive) == is_positive
+        ]
+        target = fraction * sum(sum(counts[number]) for number in numbers)
         taken = 0
         for number in sorted(
             numbers, key=lambda n: hashlib.sha256(f"{key}:p{n}".encode()).hexdigest()
         ):
             size = sum(counts[number])
-            if taken + size / 2 > wanted:
+            if taken + size / 2 > target:
                 break
             taken += size
-            drawn.add(f"p{number}")
-    return drawn
+            sampled.add(f"p{number}")
+    return sampled
 
 
 @settings(max_examples=60)
@@ -140,18 +144,18 @@ def test_sample_groups_equals_the_sequential_rule(
     counts: list[tuple[int, int]], fraction: float, key: str
 ) -> None:
     manifest = of_patients(counts)
-    drawn = sample_groups(manifest["patient"], manifest["label"], fraction, key)
-    assert drawn.dtype == bool
-    assert set(manifest["patient"][drawn]) == drawn_one_by_one(counts, fraction, key)
-    assert not set(manifest["patient"][drawn]) & set(manifest["patient"][~drawn])
+    sampled = sample_groups(manifest["patient"], manifest["label"], fraction, key)
+    assert sampled.dtype == bool
+    assert set(manifest["patient"][sampled]) == sampled_sequentially(counts, fraction, key)
+    assert not set(manifest["patient"][sampled]) & set(manifest["patient"][~sampled])
 
 
 @few
 @given(sizes, sizes, st.sampled_from(["official", "redrawn"]), fractions, fractions)
 def test_fractions_of_each_class_in_every_split(
-    normal: list[int], ill: list[int], test: str, val_fraction: float, test_fraction: float
+    negative: list[int], positive: list[int], test: str, val_fraction: float, test_fraction: float
 ) -> None:
-    manifest = official(normal, ill)
+    manifest = official(negative, positive)
     chosen = params(test=test, val_fraction=val_fraction, test_fraction=test_fraction)
     assigned = assign(manifest, chosen)
     for label in LABELS:
@@ -178,8 +182,8 @@ def test_validation_is_a_fraction_of_the_pool_and_test_of_all() -> None:
 def test_one_large_patient_is_not_taken_for_a_small_fraction() -> None:
     manifest = table([1] * 20, [50] + [1] * 50)
     for seed in range(10):
-        drawn = sample_groups(manifest["patient"], manifest["label"], 0.1, str(seed))
-        assert drawn[manifest["label"] == "PNEUMONIA"].sum() <= 10 + 25
+        sampled = sample_groups(manifest["patient"], manifest["label"], 0.1, str(seed))
+        assert sampled[manifest["label"] == "PNEUMONIA"].sum() <= 10 + 25
 
 
 def test_patient_with_both_classes_stays_whole() -> None:
@@ -265,8 +269,10 @@ def test_new_images_move_few_old_patients_in_one_direction(
 
 @few
 @given(sizes, st.integers(1, 20))
-def test_images_added_to_the_official_test_split_move_nobody(normal: list[int], added: int) -> None:
-    old = official(normal, [1, 2] * 20)
+def test_images_added_to_the_official_test_split_move_nobody(
+    negative: list[int], added: int
+) -> None:
+    old = official(negative, [1, 2] * 20)
     new = pd.concat([old, table([1] * added, [], "test").assign(patient="new")], ignore_index=True)
     assert assign(new, params())[: len(old)].equals(assign(old, params()))
 
@@ -277,8 +283,8 @@ def test_splits_have_the_index_of_the_manifest(test: str) -> None:
     found = assign(elsewhere, params(test=test))
     assert found.name == "split"
     assert found.index.equals(elsewhere.index)
-    wanted = assign(PLAIN, params(test=test))
-    assert found.tolist() == wanted.tolist()
+    expected = assign(PLAIN, params(test=test))
+    assert found.tolist() == expected.tolist()
 
 
 @few
@@ -293,16 +299,16 @@ def test_leaving_images_out_moves_no_other(paths: set[str]) -> None:
 
 def test_every_class_must_remain() -> None:
     assigned = assign(PLAIN, params())
-    gone = PLAIN["path"][(assigned == "val") & (PLAIN["label"] == "NORMAL")]
+    images = PLAIN["path"][(assigned == "val") & (PLAIN["label"] == "NORMAL")]
     with pytest.raises(CxrError, match="no image for val/NORMAL"):
-        leave_out(gone, PLAIN, assigned, params())
+        leave_out(images, PLAIN, assigned, params())
 
 
 def test_larger_test_split_leaves_most_of_validation_in_place() -> None:
     """With the same order for both, validation would be the groups that follow test."""
     manifest = table([1] * 100, [1] * 100)
-    shares = [params(test="redrawn", test_fraction=share) for share in (0.1, 0.2)]
-    first, second = (set(manifest.index[assign(manifest, p) == "val"]) for p in shares)
+    settings_of = [params(test="redrawn", test_fraction=fraction) for fraction in (0.1, 0.2)]
+    first, second = (set(manifest.index[assign(manifest, p) == "val"]) for p in settings_of)
     assert len(first & second) > len(second) / 2
 
 
