@@ -9,7 +9,7 @@ import numpy as np
 
 from benchmarks import images, notebook
 from benchmarks.timing import Comparison, alternate, cores
-from cxr.data.images import decode, to_grey
+from cxr.data.images import decode, to_gray
 from cxr.data.preprocess import read_all
 from cxr.data.transforms import prepare
 from cxr.params import ImageParams
@@ -57,7 +57,7 @@ def mean_difference(paths: list[Path], params: ImageParams) -> float:
     """Mean absolute difference in grey levels between our squares and those of whole decoding."""
     pairs = zip(read_all(paths, params), paths, strict=True)
     differences = [
-        np.abs(prepare(to_grey(decode(path.read_bytes(), path)), params).astype(int) - ours).mean()
+        np.abs(prepare(to_gray(decode(path.read_bytes(), path)), params).astype(int) - ours).mean()
         for ours, path in pairs
     ]
     return float(np.mean(differences))

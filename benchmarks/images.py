@@ -37,7 +37,7 @@ def _draw(folder: Path, number: int) -> None:
     rng = np.random.default_rng([1, number])
     side = SHORT_SIDES[number % len(SHORT_SIDES)]
     (folder / label).mkdir(parents=True, exist_ok=True)
-    image = phantom.draw(rng, pathogen, short_side=side)
+    image = phantom.generate_image(rng, pathogen, short_side=side)
     iio.imwrite(folder / label / f"{number}.jpeg", image, plugin="pillow", quality=90)
 
 

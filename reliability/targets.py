@@ -13,7 +13,7 @@ import numpy as np
 from cxr.common.names import LABELS, SPLITS
 from cxr.data import manifest
 from cxr.data.dataset_folder import SourceError, select_images
-from cxr.data.images import ImageError, decode, to_grey
+from cxr.data.images import ImageError, decode, to_gray
 from cxr.data.transforms import prepare
 from cxr.errors import CxrError
 from cxr.params import ImageParams, Params, read_params
@@ -26,7 +26,7 @@ def image(content: bytes) -> None:
     """A file is refused, or becomes a grey square in every way that params.yaml offers."""
     for enough in (0, SIDE):
         try:
-            grey = to_grey(decode(content, Path("x.jpeg"), enough))
+            grey = to_gray(decode(content, Path("x.jpeg"), enough))
         except ImageError:
             continue
         for params in WAYS:

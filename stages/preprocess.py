@@ -20,9 +20,9 @@ def main() -> None:
     raw = paths.raw(params.data.source)
     scheduler = params.preprocess.dask_scheduler
     preprocess.cache_splits(raw, images, assigned, params.image, paths.ARRAYS, scheduler)
-    alone = shortcuts.guard(open_split(paths.ARRAYS / "train"), params.data.on_shortcut)
+    aucs = shortcuts.guard(open_split(paths.ARRAYS / "train"), params.data.on_shortcut)
     write_csv(paths.PLOTS / "classes.csv", preprocess.class_balance(images, assigned))
-    write_json(paths.GUARDS, {"leaks": counts, "label_alone": alone})
+    write_json(paths.GUARDS, {"leaks": counts, "single_feature_auc": aucs})
 
 
 if __name__ == "__main__":

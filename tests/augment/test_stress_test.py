@@ -1,4 +1,4 @@
-"""Stress validation: conditions, the swapped shapes, and that it is made of validation alone."""
+"""The stress-test set: conditions, swapped aspect ratios, reproducibility."""
 
 import imageio.v3 as iio
 import numpy as np
@@ -17,7 +17,7 @@ PARAMS = read_params(PROJECT / "params.yaml").image.model_copy(update={"input_si
 
 @pytest.fixture
 def files(tmp_path):
-    """Three images of each class, NORMAL upright and PNEUMONIA wide, with an index."""
+    """Three images of each class, NORMAL in portrait and PNEUMONIA in landscape, with an index."""
     rows = []
     for number, (label, size) in enumerate(
         [("NORMAL", (40 + n, 60)) for n in range(3)]
@@ -35,7 +35,7 @@ def hashes_of(folder):
     return {file.name: hash_of(file) for file in folder.iterdir()}
 
 
-def test_every_condition_holds_every_image_once(files):
+def test_every_condition_has_every_image_once(files):
     _, index = files
     table = stress_test.stress_index(index)
     assert len(table) == len(index) * len(stress_test.CONDITIONS)
@@ -43,7 +43,7 @@ def test_every_condition_holds_every_image_once(files):
         assert rows["path"].tolist() == index["path"].tolist()
 
 
-def test_shapes_are_swapped_between_the_classes_rank_by_rank():
+def test_aspect_ratios_are_swapped_between_the_classes_by_rank():
     ratios = pd.Series([1.0, 1.2, 1.4, 1.5, 1.6, 1.8])
     labels = pd.Series(["NORMAL"] * 3 + ["PNEUMONIA"] * 3)
     swapped = stress_test.swapped_aspect_ratios(ratios, labels)
@@ -55,7 +55,7 @@ def test_shapes_are_swapped_between_the_classes_rank_by_rank():
     assert swapped[5] == pytest.approx(1.4)
 
 
-def test_only_the_other_shape_changes_the_aspect_ratio(files):
+def test_only_other_shape_changes_the_aspect_ratio(files):
     _, index = files
     table = stress_test.stress_index(index)
     true = index["width"].astype(float) / 60
@@ -65,15 +65,15 @@ def test_only_the_other_shape_changes_the_aspect_ratio(files):
 
 
 @pytest.mark.parametrize(("ratio", "size"), [(1.0, (60, 60)), (2.0, (90, 45)), (0.5, (30, 60))])
-def test_cut_to_aspect_ratio_takes_the_largest_middle_part(ratio, size):
+def test_crop_to_aspect_ratio_is_the_largest_center_crop(ratio, size):
     image = Image.fromarray(np.add.outer(np.arange(60), np.arange(90)).astype(np.uint8))
-    cut = stress_test.cut_to_aspect_ratio(image, ratio)
-    assert cut.size == size
-    middle = np.asarray(image)[29:31, 44:46].mean()
-    assert np.asarray(cut).mean() == pytest.approx(middle, abs=1.5)
+    cropped = stress_test.crop_to_aspect_ratio(image, ratio)
+    assert cropped.size == size
+    center = np.asarray(image)[29:31, 44:46].mean()
+    assert np.asarray(cropped).mean() == pytest.approx(center, abs=1.5)
 
 
-def test_images_repeat_and_no_two_conditions_are_alike(files):
+def test_images_are_reproducible_and_conditions_differ(files):
     folder, index = files
     table = stress_test.stress_index(index)
     first, second = (
@@ -85,20 +85,20 @@ def test_images_repeat_and_no_two_conditions_are_alike(files):
     assert len(np.unique(first.reshape(len(table), -1), axis=0)) == len(table)
 
 
-def test_the_other_shape_is_cut_before_the_image_becomes_a_square(files):
+def test_other_shape_is_cropped_before_resizing(files):
     folder, index = files
     table = stress_test.stress_index(index)
     rows = table[table["condition"] == stress_test.SHAPE].reset_index(drop=True)
-    squash = PARAMS.model_copy(update={"resize": "stretch"})
-    images = list(stress_test.stress_images(folder, rows, hashes_of(folder), squash))
+    stretch = PARAMS.model_copy(update={"resize": "stretch"})
+    images = list(stress_test.stress_images(folder, rows, hashes_of(folder), stretch))
     wide = Image.open(folder / "5.png")
-    cut = stress_test.cut_to_aspect_ratio(wide, rows["aspect_ratio"][5])
-    assert cut.width < wide.width
-    expected = np.asarray(cut.resize((32, 32), Image.Resampling.BILINEAR))
+    cropped = stress_test.crop_to_aspect_ratio(wide, rows["aspect_ratio"][5])
+    assert cropped.width < wide.width
+    expected = np.asarray(cropped.resize((32, 32), Image.Resampling.BILINEAR))
     np.testing.assert_array_equal(images[5], expected)
 
 
-def test_a_file_that_changed_since_it_was_verified_is_refused(files):
+def test_a_file_changed_since_verification_is_rejected(files):
     folder, index = files
     hashes = hashes_of(folder)
     Image.new("L", (60, 60)).save(folder / "3.png")

@@ -43,8 +43,8 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 Levels = list[list[int]]
 
-GREYS: Levels = [[40, 200], [120, 80]]  # of the four quarters of most images here
-COLOURS = [[(255, 0, 0), (0, 255, 0)], [(0, 0, 255), (255, 255, 255)]]
+GRAYS: Levels = [[40, 200], [120, 80]]  # of the four quarters of most images
+COLORS = [[(255, 0, 0), (0, 255, 0)], [(0, 0, 255), (255, 255, 255)]]
 LUMINANCE: Levels = [[76, 150], [29, 255]]  # of these
 PLACE = "train/NORMAL"
 DATA = read_params(PROJECT / "params.yaml").data
@@ -58,8 +58,8 @@ class Kind:
 
     Attributes:
         put: content of the file, or what puts something in its place.
-        pixels: grey values of the four quarters; None: not to be read.
-        reason: what the refusal says; empty: not refused. With `pixels` it is refused only as a
+        pixels: gray values of the four quarters; None: unreadable.
+        reason: part of the error; empty: not rejected. With `pixels` it is refused only as a
             part of a folder: what is wrong is its name or its place.
         name: of the file; empty: made from the kind.
     """
@@ -73,7 +73,7 @@ class Kind:
 # --- how they are made ---------------------------------------------------------------------------
 
 
-def quarters(levels: Any = GREYS, width: int = 64, height: int = 64) -> Image.Image:
+def quarters(levels: Any = GRAYS, width: int = 64, height: int = 64) -> Image.Image:
     pixels = np.array(levels, np.uint8)
     return Image.fromarray(pixels.repeat(height // 2, axis=0).repeat(width // 2, axis=1))
 
@@ -101,10 +101,10 @@ def chunk(name: bytes, data: bytes) -> bytes:
 
 
 def raw_png(
-    width: int, height: int, depth: int, colour: int, rows: bytes, interlaced: int = 0
+    width: int, height: int, depth: int, color: int, rows: bytes, interlaced: int = 0
 ) -> bytes:
     """A PNG of the given header and rows, each with its filter byte; none where it is empty."""
-    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, interlaced)
+    header = struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, interlaced)
     data = chunk(b"IDAT", zlib.compress(rows)) if rows else b""
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + data + chunk(b"IEND", b"")
 
@@ -123,11 +123,11 @@ def interlaced() -> bytes:
     return raw_png(64, 64, 8, 0, b"".join(rows), interlaced=1)
 
 
-def deep(channels: tuple[int, ...], colour: int) -> bytes:
-    """16 bits for each of the channels: the grey value in `channels` times, then 0."""
+def deep(channels: tuple[int, ...], color: int) -> bytes:
+    """16 bits for each of the channels: the gray value in `channels` times, then 0."""
     high = np.asarray(quarters()).astype(np.uint16) * 256 + 0x5A
     planes = np.stack([high * channel for channel in channels], axis=-1)
-    return raw_png(64, 64, 16, colour, rows_of(planes))
+    return raw_png(64, 64, 16, color, rows_of(planes))
 
 
 def two_bits() -> bytes:
@@ -180,9 +180,9 @@ def without_tables(content: bytes) -> bytes:
     return re.sub(rb"\xff\xc4.*(?=\xff\xda)", b"", content, flags=re.DOTALL)
 
 
-def flipped(content: bytes, share: float) -> bytes:
+def flipped(content: bytes, position: float) -> bytes:
     spoiled = bytearray(content)
-    spoiled[int(len(content) * share)] ^= 255
+    spoiled[int(len(content) * position)] ^= 255
     return bytes(spoiled)
 
 
@@ -238,39 +238,39 @@ UPRIGHT = {  # the quarters as they are seen, by the EXIF orientation
 }
 
 DECODED: dict[str, Kind] = {
-    "grey jpeg": Kind(jpeg(quarters()), GREYS),
-    "grey png": Kind(SMALL, GREYS),
-    "colour jpeg": Kind(jpeg(quarters(COLOURS)), LUMINANCE),
-    "colour jpeg of coarse colours": Kind(jpeg(quarters(COLOURS), subsampling=2), LUMINANCE),
-    "colour png": Kind(png(quarters(COLOURS)), LUMINANCE),
-    "progressive jpeg": Kind(jpeg(quarters(), progressive=True), GREYS),
-    "progressive colour jpeg": Kind(jpeg(quarters(COLOURS), progressive=True), LUMINANCE),
+    "gray jpeg": Kind(jpeg(quarters()), GRAYS),
+    "gray png": Kind(SMALL, GRAYS),
+    "color jpeg": Kind(jpeg(quarters(COLORS)), LUMINANCE),
+    "color jpeg of coarse colors": Kind(jpeg(quarters(COLORS), subsampling=2), LUMINANCE),
+    "color png": Kind(png(quarters(COLORS)), LUMINANCE),
+    "progressive jpeg": Kind(jpeg(quarters(), progressive=True), GRAYS),
+    "progressive color jpeg": Kind(jpeg(quarters(COLORS), progressive=True), LUMINANCE),
     "arithmetic-coded jpeg": Kind(ARITHMETIC, [[40, 200], [120, 200]]),
-    "cmyk jpeg": Kind(jpeg(quarters(COLOURS).convert("CMYK")), LUMINANCE),
+    "cmyk jpeg": Kind(jpeg(quarters(COLORS).convert("CMYK")), LUMINANCE),
     "progressive cmyk jpeg": Kind(
-        jpeg(quarters(COLOURS).convert("CMYK"), progressive=True), LUMINANCE
+        jpeg(quarters(COLORS).convert("CMYK"), progressive=True), LUMINANCE
     ),
-    "jpeg without tables": Kind(without_tables(jpeg(quarters())), GREYS),
-    "jpeg with comment": Kind(jpeg(quarters(), comment=b"x" * 60_000), GREYS),
-    "jpeg with a profile": Kind(jpeg(quarters(), icc_profile=b"x" * 100_000), GREYS),
-    "jpeg with more after its end": Kind(jpeg(quarters()) + b"more" * 999, GREYS),
-    "two jpegs in one file": Kind(jpeg(quarters()) + jpeg(noise()), GREYS),
+    "jpeg without tables": Kind(without_tables(jpeg(quarters())), GRAYS),
+    "jpeg with comment": Kind(jpeg(quarters(), comment=b"x" * 60_000), GRAYS),
+    "jpeg with a profile": Kind(jpeg(quarters(), icc_profile=b"x" * 100_000), GRAYS),
+    "jpeg with more after its end": Kind(jpeg(quarters()) + b"more" * 999, GRAYS),
+    "two jpegs in one file": Kind(jpeg(quarters()) + jpeg(noise()), GRAYS),
     "jpeg of several pictures": Kind(
-        encoded(quarters(), "MPO", quality=95, save_all=True, append_images=[noise()]), GREYS
+        encoded(quarters(), "MPO", quality=95, save_all=True, append_images=[noise()]), GRAYS
     ),
-    "interlaced png": Kind(interlaced(), GREYS),
-    "palette": Kind(png(quarters(COLOURS).convert("P")), LUMINANCE),
+    "interlaced png": Kind(interlaced(), GRAYS),
+    "palette": Kind(png(quarters(COLORS).convert("P")), LUMINANCE),
     "palette with transparency": Kind(
-        png(quarters(COLOURS).convert("P"), transparency=b"\0\x80\xff"), LUMINANCE
+        png(quarters(COLORS).convert("P"), transparency=b"\0\x80\xff"), LUMINANCE
     ),
-    "alpha": Kind(png(quarters(COLOURS).convert("RGBA")), LUMINANCE),
-    "grey with alpha": Kind(png(quarters().convert("LA")), GREYS),
-    "one colour transparent": Kind(png(quarters(), transparency=40), GREYS),
+    "alpha": Kind(png(quarters(COLORS).convert("RGBA")), LUMINANCE),
+    "gray with alpha": Kind(png(quarters().convert("LA")), GRAYS),
+    "one color transparent": Kind(png(quarters(), transparency=40), GRAYS),
     "one bit": Kind(png(quarters([[0, 255], [255, 0]]).convert("1")), [[0, 255], [255, 0]]),
     "two bits": Kind(two_bits(), [[0, 85], [170, 255]]),
-    "16-bit": Kind(deep((1,), 0), GREYS),
-    "16-bit colour": Kind(deep((1, 1, 1), 2), GREYS),
-    "16-bit with alpha": Kind(deep((1, 0), 4), GREYS),
+    "16-bit": Kind(deep((1,), 0), GRAYS),
+    "16-bit color": Kind(deep((1, 1, 1), 2), GRAYS),
+    "16-bit with alpha": Kind(deep((1, 0), 4), GRAYS),
     "16-bit extremes": Kind(
         raw_png(
             64,
@@ -283,20 +283,20 @@ DECODED: dict[str, Kind] = {
     ),
     "all black": Kind(png(Image.new("L", (64, 64), 0)), [[0, 0], [0, 0]]),
     "all white": Kind(png(Image.new("L", (64, 64), 255)), [[255, 255], [255, 255]]),
-    "animated png": Kind(png(quarters(), save_all=True, append_images=[noise()]), GREYS),
+    "animated png": Kind(png(quarters(), save_all=True, append_images=[noise()]), GRAYS),
     "1 pixel png": Kind(png(Image.new("L", (1, 1), 90)), [[90, 90], [90, 90]]),
     "1 pixel jpeg": Kind(jpeg(Image.new("L", (1, 1), 90)), [[90, 90], [90, 90]]),
     "1 pixel wide": Kind(png(Image.new("L", (1, 500), 90)), [[90, 90], [90, 90]]),
-    "30000 x 4 png": Kind(png(quarters(width=30_000, height=4)), GREYS),
+    "30000 x 4 png": Kind(png(quarters(width=30_000, height=4)), GRAYS),
     "30000 x 4 jpeg": Kind(jpeg(quarters([[40, 200]] * 2, 30_000, 4)), [[40, 200], [40, 200]]),
-    "4 x 30000": Kind(png(quarters(width=4, height=30_000)), GREYS),
-    "large": Kind(jpeg(quarters(width=600, height=500)), GREYS),
-    "png named jpeg": Kind(SMALL, GREYS, name="a png.jpeg"),
-    "jpeg named png": Kind(jpeg(quarters()), GREYS, name="a jpeg.png"),
-    "suffix in capitals": Kind(jpeg(quarters()), GREYS, name="CAPITALS.JPEG"),
-    "two suffixes": Kind(SMALL, GREYS, name="two.tar.gz.png"),
-    "png without its end": Kind(SMALL[:-12], GREYS),
-    "png with more after its end": Kind(SMALL + b"more" * 999, GREYS),
+    "4 x 30000": Kind(png(quarters(width=4, height=30_000)), GRAYS),
+    "large": Kind(jpeg(quarters(width=600, height=500)), GRAYS),
+    "png named jpeg": Kind(SMALL, GRAYS, name="a png.jpeg"),
+    "jpeg named png": Kind(jpeg(quarters()), GRAYS, name="a jpeg.png"),
+    "suffix in capitals": Kind(jpeg(quarters()), GRAYS, name="CAPITALS.JPEG"),
+    "two suffixes": Kind(SMALL, GRAYS, name="two.tar.gz.png"),
+    "png without its end": Kind(SMALL[:-12], GRAYS),
+    "png with more after its end": Kind(SMALL + b"more" * 999, GRAYS),
     **{
         f"exif-rotated jpeg, {number}": Kind(jpeg(quarters(), exif=exif_of(number)), levels)
         for number, levels in UPRIGHT.items()
@@ -306,24 +306,24 @@ DECODED: dict[str, Kind] = {
         for number, levels in UPRIGHT.items()
     },
     **{
-        f"exif of unknown rotation, {number}": Kind(jpeg(quarters(), exif=exif_of(number)), GREYS)
+        f"exif of unknown rotation, {number}": Kind(jpeg(quarters(), exif=exif_of(number)), GRAYS)
         for number in (0, 9, 65535)
     },
     **{
         f"damaged exif field {tag:x}": Kind(jpeg(quarters(), exif=exif_with(tag, kind)), UPRIGHT[6])
         for tag, kind in ((0x011A, 2), (0x0213, 7), (0x02BC, 2))
     },
-    "very long name": Kind(SMALL, GREYS, name="n" * 251 + ".png"),
-    "very long name, not ASCII": Kind(SMALL, GREYS, name="ü" * 125 + ".png"),
-    "name full of spaces": Kind(SMALL, GREYS, name="  name   full  of spaces  .png"),
-    "name of spaces alone": Kind(SMALL, GREYS, name=f"{' ' * 200}.png"),
-    "name of marks": Kind(SMALL, GREYS, name="a,b;\"c'd`e$(f)|&<g>*?#%.png"),
-    "name with a backslash": Kind(SMALL, GREYS, name="back\\slash.png"),
-    "name like a number": Kind(SMALL, GREYS, name="1e5.png"),
-    "name like a gap": Kind(SMALL, GREYS, name="NA.png"),
-    "name like an option": Kind(SMALL, GREYS, name="--help.png"),
-    "name of other scripts": Kind(SMALL, GREYS, name="胸部\u00a0ทรวงอก\u202f🩻.png"),
-    "link within the folder": Kind(link_to(beside), GREYS),
+    "very long name": Kind(SMALL, GRAYS, name="n" * 251 + ".png"),
+    "very long name, not ASCII": Kind(SMALL, GRAYS, name="ü" * 125 + ".png"),
+    "name full of spaces": Kind(SMALL, GRAYS, name="  name   full  of spaces  .png"),
+    "name of spaces alone": Kind(SMALL, GRAYS, name=f"{' ' * 200}.png"),
+    "name of marks": Kind(SMALL, GRAYS, name="a,b;\"c'd`e$(f)|&<g>*?#%.png"),
+    "name with a backslash": Kind(SMALL, GRAYS, name="back\\slash.png"),
+    "name like a number": Kind(SMALL, GRAYS, name="1e5.png"),
+    "name like a gap": Kind(SMALL, GRAYS, name="NA.png"),
+    "name like an option": Kind(SMALL, GRAYS, name="--help.png"),
+    "name of other scripts": Kind(SMALL, GRAYS, name="胸部\u00a0ทรวงอก\u202f🩻.png"),
+    "link within the folder": Kind(link_to(beside), GRAYS),
 }
 
 REFUSED: dict[str, Kind] = {
@@ -364,9 +364,9 @@ REFUSED: dict[str, Kind] = {
     "png with flipped bits": Kind(flipped(png(noise()), 0.5), reason="broken data"),
     "png with a wrong checksum": Kind(without_checksum(SMALL), reason="cannot identify"),
     "png with a broken chunk": Kind(with_broken_chunk(), reason="broken PNG"),
-    "link out of the folder": Kind(link_to(outside), GREYS, reason="symbolic link"),
+    "link out of the folder": Kind(link_to(outside), GRAYS, reason="symbolic link"),
     "relative link out of the folder": Kind(
-        link_to(lambda path: Path("../../..") / outside(path).name), GREYS, reason="symbolic link"
+        link_to(lambda path: Path("../../..") / outside(path).name), GRAYS, reason="symbolic link"
     ),
     "link to nothing": Kind(link_to(lambda path: Path("nothing.png")), reason="symbolic link"),
     "link to itself": Kind(link_to(lambda path: Path(path.name)), reason="symbolic link"),
@@ -378,10 +378,10 @@ REFUSED: dict[str, Kind] = {
     ),
     "pipe": Kind(os.mkfifo, reason="not a file"),
     "socket": Kind(listening, reason="not a file"),
-    "name that is not UTF-8": Kind(SMALL, GREYS, "not UTF-8", os.fsdecode(b"caf\xe9.png")),
-    "name with a line feed": Kind(SMALL, GREYS, "control", "line\nfeed.png"),
-    "name with a carriage return": Kind(SMALL, GREYS, "control", "carriage\rreturn.png"),
-    "name with an escape": Kind(SMALL, GREYS, "control", "\x1b[2Jescape.png"),
+    "name that is not UTF-8": Kind(SMALL, GRAYS, "not UTF-8", os.fsdecode(b"caf\xe9.png")),
+    "name with a line feed": Kind(SMALL, GRAYS, "control", "line\nfeed.png"),
+    "name with a carriage return": Kind(SMALL, GRAYS, "control", "carriage\rreturn.png"),
+    "name with an escape": Kind(SMALL, GRAYS, "control", "\x1b[2Jescape.png"),
 }
 
 KINDS = DECODED | REFUSED
@@ -463,15 +463,15 @@ def test_one_error_names_every_bad_file_and_no_other(folder: Path) -> None:
     assert str(folder) in first
     assert "on_bad_image" in last
     assert len(lines) == len(REFUSED)
-    for kind, wanted in REFUSED.items():
+    for kind, expected in REFUSED.items():
         (line,) = [line for line in lines if line.startswith(f"  {listed(kind)}: ")]
         reason = line.removeprefix(f"  {listed(kind)}: ")
-        assert wanted.reason in reason
+        assert expected.reason in reason
         assert len(reason) > 5
         assert str(folder) not in reason
 
 
-def test_the_others_are_listed_right_and_the_bad_ones_told(folder: Path, tmp_path: Path) -> None:
+def test_good_files_are_listed_and_bad_ones_reported(folder: Path, tmp_path: Path) -> None:
     with unprivileged():
         found = verify(folder, "skip")
     good = sorted([*GOOD, f"{PLACE}/{name_of('full folder named jpeg')}/x.png"])
@@ -488,7 +488,7 @@ def test_the_others_are_listed_right_and_the_bad_ones_told(folder: Path, tmp_pat
     assert list(manifest.read(tmp_path / "manifest.csv")["path"]) == good
 
 
-def test_a_folder_that_cannot_be_read_is_named(home: Path) -> None:
+def test_an_unreadable_folder_is_named(home: Path) -> None:
     closed = home / "closed/train/NORMAL"
     closed.mkdir(parents=True)
     closed.chmod(0)
@@ -524,7 +524,7 @@ def test_a_file_that_changes_while_it_is_read(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_right_pixels_or_refused(kind: str, folder: Path) -> None:
+def test_correct_pixels_or_rejected(kind: str, folder: Path) -> None:
     path = folder / PLACE / name_of(kind)
     if KINDS[kind].pixels is None:
         with pytest.raises(ImageError) as caught, unprivileged():
@@ -539,13 +539,13 @@ def test_right_pixels_or_refused(kind: str, folder: Path) -> None:
 
 @pytest.mark.parametrize("kind", DECODED)
 @pytest.mark.parametrize("resize", ["crop", "letterbox"])
-def test_every_way_to_prepare_takes_it(kind: str, folder: Path, resize: str) -> None:
+def test_every_resize_accepts_it(kind: str, folder: Path, resize: str) -> None:
     params = PARAMS.model_copy(update={"resize": resize})
     found = read_prepared(folder / PLACE / name_of(kind), params)
     assert (found.shape, found.dtype) == ((32, 32), np.uint8)
 
 
-@pytest.mark.xfail(reason="Pillow fills in what is missing and says nothing", strict=True)
+@pytest.mark.xfail(reason="Pillow fills in missing content without an error", strict=True)
 @pytest.mark.parametrize(
     "content",
     [
@@ -555,7 +555,7 @@ def test_every_way_to_prepare_takes_it(kind: str, folder: Path, resize: str) -> 
     ],
     ids=["jpeg with a wrong height", "jpeg that ends early", "png with too few rows"],
 )
-def test_content_that_ends_early_by_its_own_word(content: bytes, tmp_path: Path) -> None:
+def test_files_that_declare_a_shorter_content(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "x.png").write_bytes(content)
     with pytest.raises(ImageError):
         read_prepared(tmp_path / "x.png", PARAMS)
@@ -563,7 +563,7 @@ def test_content_that_ends_early_by_its_own_word(content: bytes, tmp_path: Path)
 
 # --- by each source ------------------------------------------------------------------------------
 
-# What cannot be copied stops a source; what only cannot be decoded is for `verify` to tell.
+# A source stops at unreadable files; `verify` reports files that cannot be decoded.
 UNCOPIED = {
     kind: of
     for kind, of in REFUSED.items()
@@ -594,7 +594,7 @@ def brought(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize("brought", ["directory", "kaggle"], indirect=True)
-def test_a_source_names_all_that_it_cannot_copy(
+def test_a_source_names_every_unreadable_image(
     brought: Callable[..., None], folder: Path, home: Path, request: pytest.FixtureRequest
 ) -> None:
     raw = home / request.node.name / "raw"
@@ -604,14 +604,14 @@ def test_a_source_names_all_that_it_cannot_copy(
         brought(raw, folder)
     _, *lines, _ = str(caught.value).splitlines()
     assert len(lines) == len(UNCOPIED)
-    for kind, wanted in UNCOPIED.items():
+    for kind, expected in UNCOPIED.items():
         (line,) = [line for line in lines if line.startswith(f"  {listed(kind)}: ")]
-        assert wanted.reason in line
+        assert expected.reason in line
     assert not list(raw.parent.iterdir())
 
 
 @pytest.mark.parametrize("brought", ["directory", "kaggle"], indirect=True)
-def test_a_source_copies_all_else(
+def test_a_source_copies_all_others(
     brought: Callable[..., None], folder: Path, tmp_path: Path
 ) -> None:
     names = {name_of(kind) for kind in UNCOPIED}
@@ -620,7 +620,7 @@ def test_a_source_copies_all_else(
     in_place(tmp_path / "raw", GOOD)
 
 
-def test_an_archive_brings_all_that_has_content(serve: Serve, folder: Path, tmp_path: Path) -> None:
+def test_an_archive_provides_all_nonempty_files(serve: Serve, folder: Path, tmp_path: Path) -> None:
     names = [f"{PLACE}/{name_of(kind)}" for kind in DECODED | COPIED]
     tree = {f"chest_xray/{name}": (folder / name).read_bytes() for name in names}
     serve(zipped({**tree, "chest_xray/test/PNEUMONIA/good.png": SMALL}))

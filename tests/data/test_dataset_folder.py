@@ -7,13 +7,13 @@ import pytest
 
 from cxr.data.dataset_folder import (
     SourceError,
-    describe_folders,
-    head_in,
+    describe_unplaced,
+    head_reader,
     list_files,
-    lost_links,
     refuse_unplaced,
     select_images,
-    size_in,
+    size_reader,
+    unfollowed_links,
 )
 from cxr.errors import CxrError
 
@@ -23,19 +23,19 @@ def paths(*names: str) -> list[PurePosixPath]:
 
 
 def test_images_come_sorted_with_split_and_label() -> None:
-    selection = select_images(
+    contents = select_images(
         paths("val/PNEUMONIA/c.png", "train/NORMAL/b.JPG", "test/NORMAL/a.jpeg")
     )
-    assert list(selection.images.items()) == [
+    assert list(contents.images.items()) == [
         (PurePosixPath("test/NORMAL/a.jpeg"), ("test", "NORMAL")),
         (PurePosixPath("train/NORMAL/b.JPG"), ("train", "NORMAL")),
         (PurePosixPath("val/PNEUMONIA/c.png"), ("val", "PNEUMONIA")),
     ]
-    assert (selection.stray, selection.nested, selection.other) == (0, 0, 0)
+    assert (contents.stray, contents.nested, contents.other) == (0, 0, 0)
 
 
 def test_kaggle_zip_unpacked_as_it_is() -> None:
-    selection = select_images(
+    contents = select_images(
         paths(
             "chest_xray/train/NORMAL/a.jpeg",
             "chest_xray/val/NORMAL/b.jpeg",
@@ -47,43 +47,44 @@ def test_kaggle_zip_unpacked_as_it_is() -> None:
             "chest_xray/train/NORMAL/.DS_Store",
         )
     )
-    assert list(map(str, selection.images)) == [
+    assert list(map(str, contents.images)) == [
         "chest_xray/train/NORMAL/a.jpeg",
         "chest_xray/val/NORMAL/b.jpeg",
     ]
-    assert (selection.stray, selection.nested, selection.other) == (4, 2, 0)
-    assert selection.unplaced == []
-    assert selection.root == PurePosixPath("chest_xray")
+    assert (contents.stray, contents.nested, contents.other) == (4, 2, 0)
+    assert contents.unplaced == []
+    assert contents.root == PurePosixPath("chest_xray")
 
 
-def test_an_image_that_only_a_deeper_copy_holds_is_not_left_out_in_silence() -> None:
-    selection = select_images(
+def test_an_image_only_in_a_nested_copy_is_unplaced() -> None:
+    contents = select_images(
         paths("train/NORMAL/a.jpeg", "more/train/NORMAL/a.jpeg", "more/train/NORMAL/b.jpeg")
     )
-    assert selection.unplaced == paths("more/train/NORMAL/b.jpeg")
-    assert selection.nested == 1
+    assert contents.unplaced == paths("more/train/NORMAL/b.jpeg")
+    assert contents.nested == 1
 
 
-def test_a_deeper_image_of_the_same_name_and_another_size_is_no_copy(tmp_path: Path) -> None:
-    """As where the folders of two hospitals lie in each other, each with images 1, 2, ..."""
+def test_a_nested_image_of_another_size_is_no_copy(tmp_path: Path) -> None:
+    """Such as nested folders of two hospitals, each with images 1, 2, ..."""
     for name, content in {
         **{"train/NORMAL/1.png": b"here", "train/NORMAL/2.png": b"here"},
         **{"more/train/NORMAL/1.png": b"copy", "more/train/NORMAL/2.png": b"another"},
     }.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(content)
-    selection = select_images(list_files(tmp_path)[0], size=size_in(tmp_path))
-    assert list(selection.images) == paths("train/NORMAL/1.png", "train/NORMAL/2.png")
-    assert (selection.unplaced, selection.nested) == (paths("more/train/NORMAL/2.png"), 1)
-    assert size_in(tmp_path)(PurePosixPath("none")) == size_in(tmp_path)(PurePosixPath("\0")) == -1
+    contents = select_images(list_files(tmp_path)[0], size=size_reader(tmp_path))
+    assert list(contents.images) == paths("train/NORMAL/1.png", "train/NORMAL/2.png")
+    assert (contents.unplaced, contents.nested) == (paths("more/train/NORMAL/2.png"), 1)
+    size = size_reader(tmp_path)
+    assert size(PurePosixPath("none")) == size(PurePosixPath("\0")) == -1
 
 
-def test_images_of_one_name_in_different_folders_of_a_class_are_no_copies() -> None:
+def test_equal_names_in_different_folders_of_a_class_are_no_copies() -> None:
     placed = paths("train/PNEUMONIA/bacteria/1.jpeg", "train/PNEUMONIA/virus/2.jpeg")
     deeper = paths("more/train/PNEUMONIA/bacteria/2.jpeg", "more/train/PNEUMONIA/virus/1.jpeg")
-    selection = select_images([*placed, *deeper])
-    assert list(selection.images) == placed
-    assert (selection.unplaced, selection.nested) == (deeper, 0)
+    contents = select_images([*placed, *deeper])
+    assert list(contents.images) == placed
+    assert (contents.unplaced, contents.nested) == (deeper, 0)
 
 
 @pytest.mark.parametrize("folder", ["val", "valid", "validation"])
@@ -108,21 +109,21 @@ JPEG = b"\xff\xd8\xff\xe0"
 
 
 @pytest.mark.parametrize("name", ["x", "DOE.JOHN", "x.jpeg_large", "x.img", "x.1.2.840"])
-def test_other_suffixes_are_decided_by_content(tmp_path: Path, name: str) -> None:
+def test_other_suffixes_are_recognized_by_content(tmp_path: Path, name: str) -> None:
     for place, content in (("train/NORMAL", JPEG), ("notes", JPEG), ("train/PNEUMONIA", b"x")):
         (tmp_path / place).mkdir(parents=True)
         (tmp_path / place / name).write_bytes(content)
     files, _ = list_files(tmp_path)
-    selection = select_images(files, head_in(tmp_path))
-    assert list(selection.images) == paths(f"train/NORMAL/{name}")
-    assert selection.unplaced == paths(f"notes/{name}")
-    assert selection.other == 1
+    contents = select_images(files, head_reader(tmp_path))
+    assert list(contents.images) == paths(f"train/NORMAL/{name}")
+    assert contents.unplaced == paths(f"notes/{name}")
+    assert contents.other == 1
 
 
-def test_what_has_no_first_bytes(tmp_path: Path) -> None:
+def test_head_of_unreadable_files_is_empty(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     for name in ("folder", "missing", "zero\0"):
-        assert head_in(tmp_path)(PurePosixPath(name)) == b""
+        assert head_reader(tmp_path)(PurePosixPath(name)) == b""
 
 
 @pytest.mark.parametrize(
@@ -135,10 +136,10 @@ def test_what_has_no_first_bytes(tmp_path: Path) -> None:
     ],
 )
 def test_anything_else_is_other(name: str) -> None:
-    selection = select_images(paths("train/NORMAL/a.jpeg", name))
-    assert list(selection.images) == paths("train/NORMAL/a.jpeg")
-    assert (selection.stray, selection.nested, selection.other) == (0, 0, 1)
-    assert selection.unplaced == []
+    contents = select_images(paths("train/NORMAL/a.jpeg", name))
+    assert list(contents.images) == paths("train/NORMAL/a.jpeg")
+    assert (contents.stray, contents.nested, contents.other) == (0, 0, 1)
+    assert contents.unplaced == []
 
 
 UNPLACED = [
@@ -158,43 +159,43 @@ UNPLACED = [
 
 
 @pytest.mark.parametrize("name", UNPLACED)
-def test_an_image_without_a_place_is_named(name: str) -> None:
-    selection = select_images(paths("train/NORMAL/a.jpeg", name))
-    assert list(selection.images) == paths("train/NORMAL/a.jpeg")
-    assert (selection.stray, selection.nested, selection.other) == (0, 0, 0)
-    assert selection.unplaced == paths(name)
+def test_an_image_outside_the_layout_is_unplaced(name: str) -> None:
+    contents = select_images(paths("train/NORMAL/a.jpeg", name))
+    assert list(contents.images) == paths("train/NORMAL/a.jpeg")
+    assert (contents.stray, contents.nested, contents.other) == (0, 0, 0)
+    assert contents.unplaced == paths(name)
 
 
-def test_unplaced_images_are_refused_by_folder_or_left_out(
+def test_unplaced_images_are_an_error_or_skipped(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     names = [f"train/{label}/{n}.png" for label in ("normal", "pneumonia") for n in range(20)]
-    selection = select_images(paths("train/NORMAL/a.jpeg", *names))
-    assert describe_folders(selection) == "40 images in train/normal, train/pneumonia"
+    contents = select_images(paths("train/NORMAL/a.jpeg", *names))
+    assert describe_unplaced(contents) == "40 images in train/normal, train/pneumonia"
     with pytest.raises(SourceError) as caught:
-        refuse_unplaced("/my/images", selection, paths("val"), "error")
+        refuse_unplaced("/my/images", contents, paths("val"), "error")
     first, *lines = str(caught.value).splitlines()
     assert first.startswith("/my/images: 40 images in train/normal, train/pneumonia ")
     assert lines[:2] == ["  train/normal: 20 images", "  train/pneumonia: 20 images"]
     assert lines[2].startswith("  val: a symbolic link")
-    assert "NORMAL/ and PNEUMONIA/, in capitals" in lines[3]
+    assert "NORMAL/ and PNEUMONIA/" in lines[3]
     assert "data.on_unplaced" in lines[4]
-    refuse_unplaced("/my/images", selection, [], "skip")
+    refuse_unplaced("/my/images", contents, [], "skip")
     assert "train/normal: 20 images" in capsys.readouterr().out
     refuse_unplaced("/my/images", select_images(paths("train/NORMAL/a.jpeg")), [], "error")
 
 
 def test_of_many_folders_the_first_are_named() -> None:
-    selection = select_images(paths(*(f"{n:02}/x.png" for n in range(15))))
-    assert describe_folders(selection).endswith("07, 08, 09, and 5 more folders")
+    contents = select_images(paths(*(f"{n:02}/x.png" for n in range(15))))
+    assert describe_unplaced(contents).endswith("07, 08, 09, and 5 more folders")
     with pytest.raises(SourceError, match="09: 1 image\n  and 5 more"):
-        refuse_unplaced("here", selection, [], "error")
+        refuse_unplaced("here", contents, [], "error")
 
 
 def test_own_origin_is_not_counted_and_a_path_counts_once() -> None:
-    selection = select_images(paths("origin.json", "train/NORMAL/a.jpeg", "train/NORMAL/a.jpeg"))
-    assert len(selection.images) == 1
-    assert (selection.stray, selection.nested, selection.other) == (0, 0, 0)
+    contents = select_images(paths("origin.json", "train/NORMAL/a.jpeg", "train/NORMAL/a.jpeg"))
+    assert len(contents.images) == 1
+    assert (contents.stray, contents.nested, contents.other) == (0, 0, 0)
 
 
 def test_nothing_selected_from_nothing() -> None:
@@ -207,13 +208,13 @@ def test_two_equally_shallow_roots_are_named() -> None:
 
 
 def test_two_deeper_roots_do_not_matter() -> None:
-    selection = select_images(
+    contents = select_images(
         paths("train/NORMAL/a.jpeg", "x/train/NORMAL/a.jpeg", "y/train/NORMAL/a.jpeg")
     )
-    assert (len(selection.images), selection.nested) == (1, 2)
+    assert (len(contents.images), contents.nested) == (1, 2)
 
 
-def test_selection_is_frozen_and_its_error_ends_a_stage_politely() -> None:
+def test_contents_is_frozen_and_its_error_ends_a_stage_politely() -> None:
     with pytest.raises(FrozenInstanceError):
         select_images([]).stray = 1  # type: ignore[misc]
     assert issubclass(SourceError, CxrError)
@@ -235,7 +236,7 @@ def test_list_files_follows_no_link_out_of_the_folder(tmp_path: Path) -> None:
     assert files == paths("a/x.jpeg", "inner.jpeg")
     assert len(links) == 6
     # Behind the others is nothing, or what is listed where it lies.
-    assert lost_links(home, links) == paths("broken.jpeg", "folder", "outer.jpeg")
+    assert unfollowed_links(home, links) == paths("broken.jpeg", "folder", "outer.jpeg")
 
 
 def test_list_files_enters_a_folder_that_is_a_link(tmp_path: Path) -> None:
@@ -246,6 +247,6 @@ def test_list_files_enters_a_folder_that_is_a_link(tmp_path: Path) -> None:
     assert list_files(tmp_path / "link") == (paths("x.jpeg", "y.jpeg"), [])
 
 
-def test_list_files_does_not_pass_over_what_it_cannot_read(tmp_path: Path) -> None:
+def test_list_files_raises_for_an_unreadable_folder(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="missing"):
         list_files(tmp_path / "missing")

@@ -48,11 +48,13 @@ PARAMS = read_params(PROJECT / "params.yaml").data
 
 
 def data_params(
-    source: str, directory: Path | str = "", on_unplaced: str = "error", **drawn: Any
+    source: str, directory: Path | str = "", on_unplaced: str = "error", **phantom: Any
 ) -> DataParams:
-    """Section `data` of the parameters; `drawn` is for `data.phantom`."""
+    """Section `data` of the parameters; `phantom` is for `data.phantom`."""
     changes = {"source": source, "directory": str(directory), "on_unplaced": on_unplaced}
-    return PARAMS.model_copy(update=changes | {"phantom": PARAMS.phantom.model_copy(update=drawn)})
+    return PARAMS.model_copy(
+        update=changes | {"phantom": PARAMS.phantom.model_copy(update=phantom)}
+    )
 
 
 def write(root: Path, tree: Tree) -> Path:
@@ -98,7 +100,7 @@ def kaggle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.fixture
 def phantoms(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """Stand in for the generator; the list holds the settings of each call."""
+    """Replace the generator; returns the settings of each call."""
     calls: list[dict[str, Any]] = []
 
     def generate(root: Path, **settings: Any) -> int:
@@ -139,7 +141,7 @@ def test_state_of_a_folder(tmp_path: Path, tree: Tree, state: str) -> None:
 
 
 @pytest.mark.parametrize("source", download.SOURCES)
-def test_users_images_are_left_alone(
+def test_user_images_are_reused(
     source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module, name in (
@@ -156,27 +158,25 @@ def test_users_images_are_left_alone(
 
 
 @pytest.mark.parametrize(
-    ("tree", "wanted"),
+    ("tree", "message"),
     [
-        ({"archive.zip": b"a"}, r"archive\.zip.*not one image"),
-        ({"train/NORMAL/notes.csv": b"a"}, r"notes\.csv.*not one image"),
+        ({"archive.zip": b"a"}, r"archive\.zip.*no image"),
+        ({"train/NORMAL/notes.csv": b"a"}, r"notes\.csv.*no image"),
         ({IMAGE: b"a", "origin.json": b"{"}, r"origin\.json is damaged"),
-        ({IMAGE: b"a"}, "data.directory is 'elsewhere'.* put there by hand"),
+        ({IMAGE: b"a"}, "data.directory is 'elsewhere'.* placed manually"),
     ],
 )
-def test_a_folder_that_cannot_be_used_is_refused_untouched(
-    tmp_path: Path, tree: Tree, wanted: str
-) -> None:
+def test_an_unusable_folder_is_rejected_unchanged(tmp_path: Path, tree: Tree, message: str) -> None:
     raw = write(tmp_path / "directory", tree)
     before = stamps(raw)
-    with pytest.raises(SourceError, match=wanted):
+    with pytest.raises(SourceError, match=message):
         ensure_raw(raw, data_params("directory", "elsewhere"))
     assert stamps(raw) == before
 
 
-def test_a_file_in_the_way_is_refused(tmp_path: Path) -> None:
+def test_a_file_in_place_of_the_folder_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "kaggle").write_text("x")
-    with pytest.raises(SourceError, match="in the way"):
+    with pytest.raises(SourceError, match="kaggle is a file"):
         ensure_raw(tmp_path / "kaggle", data_params("kaggle"))
     assert (tmp_path / "kaggle").read_text() == "x"
 
@@ -191,7 +191,7 @@ def test_an_empty_folder_is_replaced(inside: str, tmp_path: Path) -> None:
     assert beside(raw) == []
 
 
-def test_images_put_there_meanwhile_are_not_replaced(
+def test_images_placed_meanwhile_are_not_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     raw = tmp_path / "phantom"
@@ -251,7 +251,7 @@ def test_a_run_killed_while_the_old_images_are_deleted_leaves_the_new_ones(
     assert b'"patients": 9' in read(raw)[IMAGE]
 
 
-def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+def test_an_unwritable_path_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(SourceError, match=r"cannot read or write .*file"):
         ensure_raw(tmp_path / "file" / "phantom", data_params("phantom"))
@@ -260,16 +260,14 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 # --- phantom -------------------------------------------------------------------------------------
 
 
-def test_phantoms_that_cannot_be_drawn_are_one_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_impossible_phantoms_are_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(phantom, "MIN_DISTANCE", 200)
-    with pytest.raises(SourceError, match=r"data\.phantom .*fewer patients"):
+    with pytest.raises(SourceError, match=r"data\.phantom .*patients"):
         ensure_raw(tmp_path / "phantom", data_params("phantom", patients=8, short_side=32))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_phantoms_are_drawn_once_for_the_same_settings(
+def test_phantoms_are_generated_once_for_the_same_settings(
     tmp_path: Path, phantoms: list[dict[str, Any]]
 ) -> None:
     raw = tmp_path / "phantom"
@@ -287,7 +285,7 @@ def test_phantoms_are_drawn_once_for_the_same_settings(
 
 @pytest.mark.usefixtures("phantoms")
 @pytest.mark.parametrize("changed", [{"patients": 9}, {"seed": 2}, {"shortcut": "device"}])
-def test_phantoms_are_drawn_again_for_other_settings(
+def test_phantoms_are_generated_again_for_other_settings(
     tmp_path: Path, changed: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     raw = tmp_path / "phantom"
@@ -334,13 +332,11 @@ def test_directory_is_copied_without_other_files(
 @pytest.mark.parametrize(
     "lost", ["train/covid/c.png", "more/train/NORMAL/m.jpeg", f"more/{min(CLEAN)}"]
 )
-def test_directory_with_unplaced_images_is_refused_until_they_are_skipped(
-    tmp_path: Path, lost: str
-) -> None:
+def test_unplaced_images_in_directory_are_an_error_until_skipped(tmp_path: Path, lost: str) -> None:
     mine = write(tmp_path / "mine", {**CLEAN, lost: b"x"})
     raw = tmp_path / "raw" / "directory"
-    wanted = rf"{mine}'.*1 image in {Path(lost).parent}(?s:.*)data\.on_unplaced"
-    with pytest.raises(SourceError, match=wanted):
+    message = rf"{mine}'.*1 image in {Path(lost).parent}(?s:.*)data\.on_unplaced"
+    with pytest.raises(SourceError, match=message):
         ensure_raw(raw, data_params("directory", mine))
     assert not raw.exists()
     ensure_raw(raw, data_params("directory", mine, "skip"))
@@ -348,13 +344,13 @@ def test_directory_with_unplaced_images_is_refused_until_they_are_skipped(
     ensure_raw(raw, data_params("directory", mine, "skip"))
     assert stamps(raw) == before
     # The copy alone would not show what was skipped.
-    with pytest.raises(SourceError, match=wanted):
+    with pytest.raises(SourceError, match=message):
         ensure_raw(raw, data_params("directory", mine))
     assert stamps(raw) == before
 
 
 @pytest.mark.parametrize("link", ["train/link.jpeg", "val", "train/PNEUMONIA/virus"])
-def test_a_link_behind_which_images_may_be_is_refused(tmp_path: Path, link: str) -> None:
+def test_a_link_that_may_lead_to_images_is_rejected(tmp_path: Path, link: str) -> None:
     mine = write(tmp_path / "mine", CLEAN)
     (mine / link).symlink_to(write(tmp_path / "other", CLEAN))
     with pytest.raises(SourceError, match=f"{link}: a symbolic link, which is not followed"):
@@ -377,7 +373,7 @@ def test_directory_keeps_paths_and_reads_every_suffix_and_folder_of_a_class(
     assert download.left_out(raw) == NONE_LEFT_OUT | {"other": 1}
 
 
-def test_what_was_left_out_is_unknown_of_a_copy_without_counts(tmp_path: Path) -> None:
+def test_left_out_is_unknown_for_a_copy_without_counts(tmp_path: Path) -> None:
     raw = write(tmp_path / "kaggle", {**CLEAN, "origin.json": OURS})
     before = stamps(raw)
     ensure_raw(raw, data_params("kaggle"))
@@ -406,16 +402,16 @@ BOTH = ("NORMAL", "PNEUMONIA")
         (["notes.txt"], "1 files, none of them an image"),
         (["a.jpeg"], "1 image in ."),
         ([f"train/{of.lower()}/a.png" for of in BOTH], "2 images in train/normal, train/pneumonia"),
-        ([f"val/{of}/a.png" for of in BOTH], "2 images in their places"),
-        (["train/NORMAL/a.png"], "1 images in their places"),
+        ([f"val/{of}/a.png" for of in BOTH], "2 images in the expected layout"),
+        (["train/NORMAL/a.png"], "1 images in the expected layout"),
         (
             [f"train/{of}/a.png" for of in ("NORMAL", "BACTERIA", "VIRUS")],
-            "1 images in their places, 2 images in train/BACTERIA, train/VIRUS",
+            "1 images in the expected layout, 2 images in train/BACTERIA, train/VIRUS",
         ),
     ],
 )
 @pytest.mark.parametrize("on_unplaced", ["error", "skip"])
-def test_directory_without_both_classes_is_refused_by_the_users_own_path(
+def test_directory_without_both_classes_is_rejected(
     names: list[str], found: str, on_unplaced: str, tmp_path: Path
 ) -> None:
     mine = write(tmp_path / "mine", dict.fromkeys(names, b"x"))
@@ -430,13 +426,11 @@ def test_directory_without_both_classes_is_refused_by_the_users_own_path(
 
 
 @pytest.mark.parametrize(
-    ("given", "wanted"), [("", "set data.directory.*{raw}"), ("none", "'none'.*not a folder")]
+    ("given", "message"), [("", "set data.directory.*{raw}"), ("none", "'none'.*not a folder")]
 )
-def test_directory_that_is_unset_or_missing_is_refused(
-    tmp_path: Path, given: str, wanted: str
-) -> None:
+def test_directory_unset_or_missing_is_rejected(tmp_path: Path, given: str, message: str) -> None:
     raw = tmp_path / "directory"
-    with pytest.raises(SourceError, match=wanted.format(raw=raw)):
+    with pytest.raises(SourceError, match=message.format(raw=raw)):
         ensure_raw(raw, data_params("directory", given))
     assert not raw.exists()
 
@@ -492,7 +486,7 @@ def test_another_directory_is_copied(tmp_path: Path) -> None:
 def test_a_copy_is_kept_when_its_directory_is_gone_or_unset(tmp_path: Path) -> None:
     raw, mine = tmp_path / "directory", write(tmp_path / "mine", CLEAN)
     ensure_raw(raw, data_params("directory", mine))
-    delete(raw)  # by the user: an image that is not wanted
+    delete(raw)  # by the user
     before = stamps(raw)
     ensure_raw(raw, data_params("directory", mine))
     ensure_raw(raw, data_params("directory"))
@@ -501,7 +495,7 @@ def test_a_copy_is_kept_when_its_directory_is_gone_or_unset(tmp_path: Path) -> N
     assert stamps(raw) == before
 
 
-def test_a_directory_that_can_no_longer_be_copied_is_refused(tmp_path: Path) -> None:
+def test_a_directory_that_became_unreadable_is_rejected(tmp_path: Path) -> None:
     raw, mine = tmp_path / "directory", write(tmp_path / "mine", CLEAN)
     ensure_raw(raw, data_params("directory", mine))
     before = stamps(raw)
@@ -534,9 +528,7 @@ def test_kaggle_keeps_the_shallowest_copy_only(
 
 
 @pytest.mark.usefixtures("kaggle")
-def test_kaggle_copies_where_links_are_impossible(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_kaggle_copies_if_hard_links_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "link", raising(OSError(18, "Invalid cross-device link")))
     ensure_raw(tmp_path / "kaggle", data_params("kaggle"))
     assert len(read(tmp_path / "kaggle")) == 4
@@ -552,7 +544,7 @@ def test_kaggle_copies_where_links_are_impossible(
         zipfile.BadZipFile("no route"),
     ],
 )
-def test_kaggle_offline_says_what_to_do(
+def test_kaggle_offline_names_the_options(
     error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kagglehub, "dataset_download", raising(error))
@@ -600,7 +592,7 @@ def test_mendeley_is_downloaded_and_unpacked(
     assert site.requests == 1
 
 
-def test_mendeley_refuses_images_without_a_place(raw: Path, serve: Serve) -> None:
+def test_mendeley_rejects_unplaced_images(raw: Path, serve: Serve) -> None:
     serve(zipped({**MENDELEY, "chest_xray/holdout/NORMAL/x.jpeg": b"x"}))
     with pytest.raises(SourceError, match="1 image in chest_xray/holdout/NORMAL"):
         ensure_raw(raw, data_params("mendeley"))
@@ -616,7 +608,7 @@ def test_mendeley_refuses_images_without_a_place(raw: Path, serve: Serve) -> Non
         ({"cut_at": 100, "length": False}, "hash"),
     ],
 )
-def test_mendeley_failed_download_leaves_nothing_and_says_what_to_do(
+def test_mendeley_failed_download_leaves_nothing_and_names_the_options(
     raw: Path, archive: Path, serve: Serve, behavior: dict[str, Any], reason: str
 ) -> None:
     site = serve(zipped(MENDELEY), **behavior)
@@ -642,7 +634,7 @@ def test_mendeley_unreachable(raw: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert not raw.exists()
 
 
-def test_mendeley_another_file_is_not_unpacked(
+def test_mendeley_archive_with_a_wrong_hash_is_not_unpacked(
     raw: Path, archive: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     serve(zipped(MENDELEY))
@@ -671,7 +663,7 @@ def test_mendeley_interrupted_download_leaves_nothing(
 @pytest.mark.parametrize(
     ("name", "is_whole", "requests"),
     [(download.ARCHIVE_NAME, True, 0), (download.ARCHIVE_NAME, False, 1), ("tmp1a2b3c", False, 1)],
-    ids=["put there by hand", "put there by hand in part", "left by a killed run"],
+    ids=["placed manually", "placed manually in part", "left by a killed run"],
 )
 def test_mendeley_file_in_the_download_folder(
     raw: Path, archive: Path, serve: Serve, name: str, is_whole: bool, requests: int

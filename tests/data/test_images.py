@@ -1,4 +1,4 @@
-"""What is read as an image, and how it becomes a grey square."""
+"""Decoding of image files, and conversion to a gray square."""
 
 import io
 import struct
@@ -14,10 +14,10 @@ from PIL import ExifTags, Image
 from cxr.data.images import (
     HEAD_BYTES,
     ImageError,
-    begins_as_image,
     decode,
+    has_image_signature,
     read_file,
-    to_grey,
+    to_gray,
     to_square,
     uses_little_range,
 )
@@ -28,7 +28,7 @@ RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 LUMINANCE = [[76, 150], [29, 255]]  # of these four
 
 
-def colours(mode: str = "RGB") -> Image.Image:
+def colors(mode: str = "RGB") -> Image.Image:
     """Red, green / blue, white: 32 pixels each."""
     pixels = np.array([[RED, GREEN], [BLUE, WHITE]], np.uint8)
     return Image.fromarray(pixels.repeat(32, axis=0).repeat(32, axis=1)).convert(mode)
@@ -44,13 +44,13 @@ def encoded(image: Image.Image, file_format: str, **options: Any) -> bytes:
     return buffer.getvalue()
 
 
-def open_image(path: Path, enough: int = 0) -> Image.Image:
-    return decode(read_file(path), path, enough)
+def open_image(path: Path, min_side: int = 0) -> Image.Image:
+    return decode(read_file(path), path, min_side)
 
 
-def grey(path: Path, content: bytes) -> NDArray[np.uint8]:
+def gray(path: Path, content: bytes) -> NDArray[np.uint8]:
     path.write_bytes(content)
-    image = to_grey(open_image(path))
+    image = to_gray(open_image(path))
     assert image.mode == "L"
     return np.asarray(image)
 
@@ -62,25 +62,25 @@ def middles(pixels: NDArray[np.uint8]) -> NDArray[np.int64]:
 
 
 def read_square(path: Path, size: int, resize: str) -> np.ndarray:
-    return to_square(to_grey(open_image(path)), size, resize)
+    return to_square(to_gray(open_image(path)), size, resize)
 
 
 @pytest.mark.parametrize("mode", ["L", "LA"])
-def test_grey_stays_as_it_is(tmp_path: Path, mode: str) -> None:
+def test_gray_is_unchanged(tmp_path: Path, mode: str) -> None:
     pixels = noise(5, 7)
-    found = grey(tmp_path / "x.png", encoded(Image.fromarray(pixels).convert(mode), "PNG"))
+    found = gray(tmp_path / "x.png", encoded(Image.fromarray(pixels).convert(mode), "PNG"))
     np.testing.assert_array_equal(found, pixels)
 
 
 def test_one_bit_becomes_black_and_white(tmp_path: Path) -> None:
     pixels = noise(9, 9) > 127
-    found = grey(tmp_path / "x.png", encoded(Image.fromarray(pixels), "PNG"))
+    found = gray(tmp_path / "x.png", encoded(Image.fromarray(pixels), "PNG"))
     np.testing.assert_array_equal(found, pixels * 255)
 
 
 def test_16_bit_keeps_the_high_byte(tmp_path: Path) -> None:
     pixels = np.array([[0, 255, 256], [0x12FF, 0x8000, 0xFFFF]], np.uint16)
-    found = grey(tmp_path / "x.png", encoded(Image.fromarray(pixels), "PNG"))
+    found = gray(tmp_path / "x.png", encoded(Image.fromarray(pixels), "PNG"))
     np.testing.assert_array_equal(found, [[0, 0, 1], [0x12, 0x80, 0xFF]])
 
 
@@ -100,53 +100,53 @@ TWELVE = np.array([[0, 16, 256], [2048, 4000, 4095]], np.uint16)
 
 
 @pytest.mark.parametrize("first", [b"", b"teSt"], ids=["first", "behind another chunk"])
-def test_values_in_the_low_bits_that_sbit_names_are_scaled(tmp_path: Path, first: bytes) -> None:
+def test_low_bits_declared_by_sbit_are_scaled(tmp_path: Path, first: bytes) -> None:
     """12 bits in 16: 0 to 4095 become 0 to 255, not 0 to 15."""
     content = encoded(Image.fromarray(TWELVE), "PNG")
-    plain = grey(tmp_path / "plain.png", content)
-    found = grey(tmp_path / "sbit.png", with_sbit(content, 12, first=first))
+    plain = gray(tmp_path / "plain.png", content)
+    found = gray(tmp_path / "sbit.png", with_sbit(content, 12, first=first))
     np.testing.assert_array_equal(found, [[0, 1, 16], [128, 250, 255]])
     assert plain.max() == 15
     assert uses_little_range(Image.fromarray(plain))
     assert not uses_little_range(Image.fromarray(found))
 
 
-def test_sbit_of_an_8_bit_image_and_a_turned_one(tmp_path: Path) -> None:
+def test_sbit_of_an_8_bit_and_of_a_rotated_image(tmp_path: Path) -> None:
     content = encoded(Image.fromarray(np.array([[0, 8], [16, 31]], np.uint8)), "PNG")
-    found = grey(tmp_path / "x.png", with_sbit(content, 5))
+    found = gray(tmp_path / "x.png", with_sbit(content, 5))
     np.testing.assert_array_equal(found, [[0, 65], [131, 255]])
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 3
     turned = encoded(Image.fromarray(TWELVE), "PNG", exif=exif)
-    found = grey(tmp_path / "turned.png", with_sbit(turned, 12))
+    found = gray(tmp_path / "turned.png", with_sbit(turned, 12))
     np.testing.assert_array_equal(found, [[255, 250, 128], [16, 1, 0]])
 
 
 @pytest.mark.parametrize("bits", [(12,), (0,), (16,), (17,), (12, 12, 12), ()], ids=str)
-def test_values_that_were_scaled_when_written_stay(tmp_path: Path, bits: tuple[int, ...]) -> None:
+def test_values_scaled_by_the_writer_are_unchanged(tmp_path: Path, bits: tuple[int, ...]) -> None:
     """As the PNG specification wants it; also where the chunk is damaged."""
     pixels = np.array([[0, 0x1200], [0x8000, 0xFFF0]], np.uint16)
-    found = grey(tmp_path / "x.png", with_sbit(encoded(Image.fromarray(pixels), "PNG"), *bits))
+    found = gray(tmp_path / "x.png", with_sbit(encoded(Image.fromarray(pixels), "PNG"), *bits))
     np.testing.assert_array_equal(found, [[0, 0x12], [0x80, 0xFF]])
 
 
-def test_a_black_image_of_no_significant_bits_is_black(tmp_path: Path) -> None:
+def test_a_black_image_without_significant_bits_is_black(tmp_path: Path) -> None:
     black = encoded(Image.fromarray(np.zeros((2, 3), np.uint16)), "PNG")
-    assert not grey(tmp_path / "x.png", with_sbit(black, 0)).any()
+    assert not gray(tmp_path / "x.png", with_sbit(black, 0)).any()
 
 
-def test_sbit_of_channels_changes_nothing(tmp_path: Path) -> None:
-    found = grey(tmp_path / "x.png", with_sbit(encoded(colours(), "PNG"), 5, 5, 5))
+def test_sbit_of_color_images_is_ignored(tmp_path: Path) -> None:
+    found = gray(tmp_path / "x.png", with_sbit(encoded(colors(), "PNG"), 5, 5, 5))
     np.testing.assert_array_equal(middles(found), LUMINANCE)
 
 
 @pytest.mark.parametrize(("least", "most"), [(0, 31), (0, 32), (100, 131), (100, 132), (7, 7)])
-def test_an_eighth_of_the_range(least: int, most: int) -> None:
+def test_threshold_of_little_range(least: int, most: int) -> None:
     image = Image.fromarray(np.array([[least, most]], np.uint8))
     assert uses_little_range(image) == (most - least < 32)
 
 
-def test_a_white_letter_does_not_hide_that_the_rest_is_black() -> None:
+def test_a_white_letter_does_not_hide_a_little_range() -> None:
     pixels = np.arange(6400, dtype=np.uint16).reshape(80, 80).astype(np.uint8) % 16
     pixels[:4, :4] = 255
     assert uses_little_range(Image.fromarray(pixels))
@@ -155,20 +155,20 @@ def test_a_white_letter_does_not_hide_that_the_rest_is_black() -> None:
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "JPEG2000"])
-def test_an_image_is_told_by_its_first_bytes(kind: str) -> None:
-    assert begins_as_image(encoded(colours(), kind)[:HEAD_BYTES])
+def test_image_signatures(kind: str) -> None:
+    assert has_image_signature(encoded(colors(), kind)[:HEAD_BYTES])
 
 
-def test_what_is_no_image_by_its_first_bytes() -> None:
-    assert begins_as_image(bytes(128) + b"DICM")
+def test_no_image_signature() -> None:
+    assert has_image_signature(bytes(128) + b"DICM")
     for head in (b"", b"BM, the notes of a physician", b"RIFF1234AVI ", bytes(200), b"PK\3\4"):
-        assert not begins_as_image(head[:HEAD_BYTES])
+        assert not has_image_signature(head[:HEAD_BYTES])
 
 
-def test_32_bit_integers_are_taken_as_16_bit() -> None:
+def test_32_bit_integers_are_read_as_16_bit() -> None:
     pixels = np.array([[-5, 0, 0x12FF, 0xFFFF, 70_000]], np.int32)
     np.testing.assert_array_equal(
-        np.asarray(to_grey(Image.fromarray(pixels))), [[0, 0, 0x12, 0xFF, 0xFF]]
+        np.asarray(to_gray(Image.fromarray(pixels))), [[0, 0, 0x12, 0xFF, 0xFF]]
     )
 
 
@@ -181,40 +181,40 @@ def test_missing_file_and_folder(tmp_path: Path) -> None:
 
 def test_no_file_stays_open(tmp_path: Path) -> None:
     path = tmp_path / "x.png"
-    path.write_bytes(encoded(colours(), "PNG"))
+    path.write_bytes(encoded(colors(), "PNG"))
     image = open_image(path)
     path.write_bytes(b"")
-    np.testing.assert_array_equal(np.asarray(image), np.asarray(colours()))
+    np.testing.assert_array_equal(np.asarray(image), np.asarray(colors()))
 
 
-def smooth(side: int) -> Image.Image:
+def smooth(size: int) -> Image.Image:
     """Colours without edges, as a photograph has them."""
     return Image.fromarray(np.random.default_rng(2).integers(0, 256, (9, 9, 3), np.uint8)).resize(
-        (side, side), Image.Resampling.BICUBIC
+        (size, size), Image.Resampling.BICUBIC
     )
 
 
 @pytest.mark.parametrize(
-    ("enough", "side"), [(0, 400), (201, 400), (200, 200), (150, 200), (100, 100), (50, 50)]
+    ("min_side", "size"), [(0, 400), (201, 400), (200, 200), (150, 200), (100, 100), (50, 50)]
 )
-def test_no_more_of_a_jpeg_is_decoded_than_is_enough(
-    tmp_path: Path, enough: int, side: int
+def test_a_jpeg_is_decoded_at_the_smallest_sufficient_size(
+    tmp_path: Path, min_side: int, size: int
 ) -> None:
     path = tmp_path / "x.jpeg"
     path.write_bytes(encoded(smooth(400), "JPEG", quality=95))
-    found = to_grey(open_image(path, enough))
-    assert found.size == (side, side)
-    whole = to_square(to_grey(open_image(path)), 40, "crop").astype(int)
+    found = to_gray(open_image(path, min_side))
+    assert found.size == (size, size)
+    whole = to_square(to_gray(open_image(path)), 40, "crop").astype(int)
     assert np.abs(to_square(found, 40, "crop") - whole).mean() < 1
 
 
-def test_a_png_is_decoded_whole(tmp_path: Path) -> None:
+def test_a_png_is_decoded_at_full_size(tmp_path: Path) -> None:
     path = tmp_path / "x.png"
     path.write_bytes(encoded(smooth(400), "PNG"))
     assert open_image(path, 100).size == (400, 400)
 
 
-def test_turned_jpegs_are_upright_at_any_size(tmp_path: Path) -> None:
+def test_exif_orientation_is_applied_at_any_size(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
     path = tmp_path / "x.jpeg"
@@ -223,14 +223,14 @@ def test_turned_jpegs_are_upright_at_any_size(tmp_path: Path) -> None:
 
 
 def thirds(axis: int) -> NDArray[np.uint8]:
-    """90 x 30 pixels (30 x 90 for axis 0): black, mid grey, white."""
+    """90 x 30 pixels (30 x 90 for axis 0): black, mid gray, white."""
     bands = np.repeat(np.uint8([0, 128, 255]), 30)
     wide = np.broadcast_to(bands, (30, 90)).copy()
     return wide if axis else wide.T.copy()
 
 
 def along(pixels: NDArray[np.uint8], axis: int) -> NDArray[np.uint8]:
-    """With the long side lying, as in `thirds(1)`."""
+    """In landscape, as `thirds(1)`."""
     return pixels if axis else pixels.T
 
 
@@ -238,21 +238,21 @@ AXES = pytest.mark.parametrize("axis", [0, 1], ids=["tall", "wide"])
 
 
 @AXES
-def test_crop_keeps_the_centre(axis: int) -> None:
+def test_crop_keeps_the_center(axis: int) -> None:
     found = to_square(Image.fromarray(thirds(axis)), 24, "crop")
     np.testing.assert_array_equal(found[2:-2, 2:-2], 128)
-    np.testing.assert_allclose(found, 128, atol=15)  # antialiasing looks just over the edge
+    np.testing.assert_allclose(found, 128, atol=15)  # antialiasing extends beyond the edge
 
 
 @AXES
-def test_squash_keeps_everything_and_fills(axis: int) -> None:
+def test_stretch_keeps_everything_and_fills(axis: int) -> None:
     found = along(to_square(Image.fromarray(thirds(axis)), 24, "stretch"), axis)
     for number, value in enumerate((0, 128, 255)):
         np.testing.assert_array_equal(found[:, 8 * number + 2 : 8 * number + 6], value)
 
 
 @AXES
-def test_pad_keeps_everything_between_black_bars(axis: int) -> None:
+def test_letterbox_keeps_everything_between_black_bars(axis: int) -> None:
     found = along(to_square(Image.fromarray(255 - thirds(axis)), 24, "letterbox"), axis)
     assert not found[:8].any()
     assert not found[16:].any()
@@ -261,18 +261,18 @@ def test_pad_keeps_everything_between_black_bars(axis: int) -> None:
 
 
 @pytest.mark.parametrize("resize", RESIZES)
-def test_square_image_of_the_wanted_size_is_unchanged(resize: str) -> None:
+def test_a_square_image_of_the_target_size_is_unchanged(resize: str) -> None:
     np.testing.assert_array_equal(to_square(Image.fromarray(noise()), 64, resize), noise())
 
 
 @pytest.mark.parametrize("resize", RESIZES)
-def test_neither_turned_nor_mirrored(resize: str) -> None:
-    found = to_square(colours("L"), 20, resize)
+def test_neither_rotated_nor_flipped(resize: str) -> None:
+    found = to_square(colors("L"), 20, resize)
     np.testing.assert_allclose(middles(found), LUMINANCE, atol=1)
 
 
 @pytest.mark.parametrize("resize", RESIZES)
-def test_smaller_means_average_and_not_every_nth_pixel(resize: str) -> None:
+def test_downscaling_is_antialiased(resize: str) -> None:
     board = (np.indices((128, 128)).sum(axis=0) % 2 * 255).astype(np.uint8)
     found = to_square(Image.fromarray(board), 16, resize)
     np.testing.assert_allclose(found, 127.5, atol=2)
@@ -280,30 +280,30 @@ def test_smaller_means_average_and_not_every_nth_pixel(resize: str) -> None:
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 50), (50, 1), (2, 900), (640, 480), (16, 20)])
 @pytest.mark.parametrize("resize", RESIZES)
-@pytest.mark.parametrize("side", [16, 64])
-def test_size_and_type(size: tuple[int, int], resize: str, side: int) -> None:
-    found = to_square(Image.new("L", size, 200), side, resize)
-    assert found.shape == (side, side)
+@pytest.mark.parametrize("input_size", [16, 64])
+def test_size_and_type(size: tuple[int, int], resize: str, input_size: int) -> None:
+    found = to_square(Image.new("L", size, 200), input_size, resize)
+    assert found.shape == (input_size, input_size)
     assert found.dtype == np.uint8
     assert found.min() == (200 if resize != "letterbox" or size[0] == size[1] else 0)
     assert resize == "letterbox" or found.max() == 200
 
 
-def test_unknown_way() -> None:
-    with pytest.raises(ValueError, match="stretch"):
-        to_square(colours("L"), 16, "stretch")
+def test_unknown_resize() -> None:
+    with pytest.raises(ValueError, match="squash"):
+        to_square(colors("L"), 16, "squash")
 
 
 @pytest.mark.parametrize("resize", RESIZES)
 def test_file_to_square(tmp_path: Path, resize: str) -> None:
     path = tmp_path / "x.jpeg"
-    path.write_bytes(encoded(colours("CMYK"), "JPEG", quality=95))
+    path.write_bytes(encoded(colors("CMYK"), "JPEG", quality=95))
     found = read_square(path, 32, resize)
     assert (found.shape, found.dtype) == ((32, 32), np.uint8)
     np.testing.assert_allclose(middles(found), LUMINANCE, atol=3)
 
 
-def test_file_that_is_no_image_to_square(tmp_path: Path) -> None:
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "x.jpeg"
     path.write_text("text")
     with pytest.raises(ImageError, match=r"x\.jpeg"):

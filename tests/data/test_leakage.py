@@ -1,4 +1,4 @@
-"""Patients and copies on two sides, on made-up tables and on images copied in ways that happen."""
+"""Leakage of patients and duplicates, on synthetic tables and on typically modified images."""
 
 import io
 from pathlib import Path, PurePosixPath
@@ -19,7 +19,7 @@ HASHES = [RNG.bytes(32).hex() for _ in range(8)]
 
 
 def table(*rows: tuple[str, str, str, int, int]) -> tuple[pd.DataFrame, pd.Series]:
-    """Manifest and splits of rows (patient, label, split, number of the file, of the hash)."""
+    """Manifest and splits of rows (patient, label, split, file number, hash number)."""
     images = pd.DataFrame(
         {
             "path": f"{number}.png",
@@ -30,26 +30,26 @@ def table(*rows: tuple[str, str, str, int, int]) -> tuple[pd.DataFrame, pd.Serie
         }
         for number, (patient, label, _, file, phash) in enumerate(rows)
     )
-    images.index = pd.Index(range(10, 10 + len(rows)))  # as after a selection
+    images.index = pd.Index(range(10, 10 + len(rows)))  # as of a filtered table
     return images, pd.Series([row[2] for row in rows], index=images.index)
 
 
 def found(
     *rows: tuple[str, str, str, int, int], group_by: str = "patient"
 ) -> list[tuple[str, ...]]:
-    """Kind, path and twin."""
+    """Kind, path and counterpart."""
     result = leakage.find(*table(*rows), group_by)
     assert list(result.columns) == leakage.COLUMNS
     return list(result[["kind", "path", "other_path"]].itertuples(index=False, name=None))
 
 
-def test_each_on_its_side() -> None:
+def test_no_leakage() -> None:
     rows = [("a", "NORMAL", "train", 1, 1), ("a", "NORMAL", "train", 1, 1)]
     rows += [("b", "NORMAL", "val", 2, 2), ("c", "PNEUMONIA", "test", 3, 3)]
     assert found(*rows) == []
 
 
-def test_the_image_further_from_test_goes() -> None:
+def test_the_image_further_from_test_is_dropped() -> None:
     train, val = ("a", "NORMAL", "train", 1, 1), ("b", "NORMAL", "val", 1, 1)
     test = ("c", "NORMAL", "test", 1, 1)
     assert found(train, val) == found(("a", "NORMAL", "train", 1, 1), val)
@@ -61,13 +61,13 @@ def test_the_image_further_from_test_goes() -> None:
     ]
 
 
-def test_a_patient_on_two_sides() -> None:
+def test_a_patient_in_several_splits() -> None:
     rows = [("a", "NORMAL", "train", 1, 1), ("a", "NORMAL", "test", 2, 2)]
     rows += [("a", "NORMAL", "val", 3, 3), ("a", "NORMAL", "test", 4, 4)]
     assert found(*rows) == [("patient", "0.png", "1.png"), ("patient", "2.png", "1.png")]
 
 
-def test_by_image_a_patient_may_be_on_two_sides_but_no_other_copy() -> None:
+def test_by_image_a_patient_may_be_in_several_splits_but_no_duplicate_of_another() -> None:
     rows = [("a", "NORMAL", "train", 1, 1), ("a", "NORMAL", "val", 1, 1)]
     rows += [("b", "NORMAL", "train", 2, 2), ("c", "NORMAL", "val", 2, 2)]
     assert found(*rows, group_by="image") == [("identical", "2.png", "3.png")]
@@ -75,26 +75,26 @@ def test_by_image_a_patient_may_be_on_two_sides_but_no_other_copy() -> None:
     assert [kind for kind, _, _ in found(*both, group_by="image")] == ["label_conflict"] * 2
 
 
-def test_near_copies() -> None:
+def test_near_duplicates() -> None:
     near = bytearray.fromhex(HASHES[0])
-    for byte in range(leakage.NEAR):
+    for byte in range(leakage.MAX_HASH_DISTANCE):
         near[byte] ^= 1
     images, assigned = table(("a", "NORMAL", "train", 1, 0), ("b", "NORMAL", "test", 2, 1))
     images.loc[11, "phash"] = near.hex()
     assert list(leakage.find(images, assigned, "patient")["kind"]) == ["near_identical"]
-    near[leakage.NEAR] ^= 1
+    near[leakage.MAX_HASH_DISTANCE] ^= 1
     images.loc[11, "phash"] = near.hex()
     assert leakage.find(images, assigned, "patient").empty
 
 
-def test_copies_under_two_labels_go_both_whatever_their_side() -> None:
+def test_duplicates_with_conflicting_labels_are_both_dropped_in_any_split() -> None:
     rows = [("a", "NORMAL", "train", 1, 1), ("b", "PNEUMONIA", "train", 1, 1)]
     conflicts = [("label_conflict", "0.png", "1.png"), ("label_conflict", "1.png", "0.png")]
     assert found(*rows) == conflicts
     assert found(rows[0], ("b", "PNEUMONIA", "test", 1, 1)) == conflicts
 
 
-def test_every_pair_is_looked_at_whatever_the_block(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_pair_is_compared_with_any_block_size(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [("abcdefg"[n], "NORMAL", ("train", "val")[n % 2], n, n // 2) for n in range(7)]
     whole = found(*rows)
     assert [row[1] for row in whole] == ["0.png", "2.png", "4.png"]
@@ -103,21 +103,21 @@ def test_every_pair_is_looked_at_whatever_the_block(monkeypatch: pytest.MonkeyPa
         assert found(*rows) == whole
 
 
-def test_what_the_guard_does(capsys: pytest.CaptureFixture[str]) -> None:
+def test_guard_raises_warns_or_drops(capsys: pytest.CaptureFixture[str]) -> None:
     rows = [(f"p{n}", "NORMAL", ("train", "test")[n % 2], n // 2, n // 2) for n in range(16)]
     rows += [(f"q{n}", "NORMAL", ("train", "test")[n % 2], n // 2, n // 2) for n in range(16)]
     result = leakage.find(*table(*rows), "patient")
     with pytest.raises(CxrError, match=r"16 image.*identical 16.*\n  0\.png \(train\)") as caught:
         leakage.guard(result, "error", "patient")
     assert "data.on_leak" in str(caught.value)
-    assert f"and {len(result) - leakage.LISTED} more, in data/leaks.csv" in str(caught.value)
+    assert f"and {len(result) - leakage.MAX_LISTED} more, in data/leaks.csv" in str(caught.value)
     nothing = dict.fromkeys(leakage.KINDS, 0)
     assert leakage.guard(result, "warn", "patient") == nothing | {"identical": 16, "dropped": 0}
     assert "kept" in capsys.readouterr().out
     assert leakage.guard(result, "drop", "patient") == nothing | {"identical": 16, "dropped": 16}
-    assert "left out" in capsys.readouterr().out
+    assert "dropped" in capsys.readouterr().out
     assert leakage.guard(result.head(0), "error", "patient") == nothing | {"dropped": 0}
-    # Patients that were not compared are not said to be none.
+    # Patients that were not compared are not reported as none.
     assert leakage.guard(result.head(0), "error", "image") == nothing | {
         "patient": None,
         "dropped": 0,
@@ -135,7 +135,7 @@ def test_what_the_guard_does(capsys: pytest.CaptureFixture[str]) -> None:
         ("IM-0115-0001.jpeg", "IM-0115-0002_resized.png", "NORMAL"),
     ],
 )
-def test_a_patient_is_found_on_two_sides_under_every_published_name(
+def test_a_patient_in_several_splits_is_found_under_every_published_name(
     one: str, other: str, label: str
 ) -> None:
     paths = [f"train/{label}/{one}", f"test/{label}/{other}"]
@@ -147,21 +147,21 @@ def test_a_patient_is_found_on_two_sides_under_every_published_name(
     assert found(*rows) == [("patient", "0.png", "1.png")]
 
 
-def test_left_out_images_are_in_no_split() -> None:
+def test_dropped_images_are_in_no_split() -> None:
     labels = ("NORMAL", "PNEUMONIA")
     rows = [(f"{n}", labels[n % 2], ("train", "val", "test")[n % 3], n, 0) for n in range(12)]
     images, assigned = table(*rows)
     params = read_params(PROJECT / "params.yaml").split
-    kept, sides = splits.leave_out(pd.Series(["0.png", "3.png"]), images, assigned, params)
+    kept, kept_splits = splits.leave_out(pd.Series(["0.png", "3.png"]), images, assigned, params)
     assert set(images["path"]) - set(kept["path"]) == {"0.png", "3.png"}
-    assert sides.equals(assigned[kept.index])
-    gone = images["path"][(assigned == "val") & (images["label"] == "NORMAL")]
+    assert kept_splits.equals(assigned[kept.index])
+    dropped = images["path"][(assigned == "val") & (images["label"] == "NORMAL")]
     with pytest.raises(CxrError, match="no image for val/NORMAL"):
-        splits.leave_out(gone, images, assigned, params)
+        splits.leave_out(dropped, images, assigned, params)
 
 
-def copies(image: Image.Image) -> dict[str, Image.Image]:
-    """What happens to images on their way from one data set to another."""
+def near_copies(image: Image.Image) -> dict[str, Image.Image]:
+    """Typical modifications of images that move between data sets."""
     compressed = io.BytesIO()
     image.save(compressed, "JPEG", quality=20)
     return {
@@ -169,25 +169,26 @@ def copies(image: Image.Image) -> dict[str, Image.Image]:
         "smaller": image.resize((image.width // 2, image.height // 2)),
         "brighter": ImageEnhance.Brightness(image).enhance(1.2),
         "paler": ImageEnhance.Contrast(image).enhance(0.8),
-        "squashed": image.resize((224, 224)),
+        "stretched": image.resize((224, 224)),
     }
 
 
 def differing_bits(image: Image.Image, other: Image.Image) -> int:
-    first, second = (imagehash.phash(part, manifest.HASH_SIDE) for part in (image, other))
+    first, second = (imagehash.phash(part, manifest.HASH_SIZE) for part in (image, other))
     return int(first - second)
 
 
-def test_copies_of_phantoms_are_near() -> None:
+def test_modified_phantoms_are_near_duplicates() -> None:
     for seed in range(5):
-        drawn = phantom.draw(np.random.default_rng(seed), "virus", short_side=128)
-        for name, copy in copies(Image.fromarray(drawn)).items():
-            assert differing_bits(Image.fromarray(drawn), copy) <= leakage.NEAR, name
+        pixels = phantom.generate_image(np.random.default_rng(seed), "virus", short_side=128)
+        original = Image.fromarray(pixels)
+        for name, copy in near_copies(original).items():
+            assert differing_bits(original, copy) <= leakage.MAX_HASH_DISTANCE, name
 
 
 @pytest.mark.slow
 @pytest.mark.real_data
-def test_of_real_images_only_copies_are_near(real_data: Path) -> None:
+def test_of_real_images_only_duplicates_are_near(real_data: Path) -> None:
     images = manifest.verify(real_data, "error").images
     pairs = np.concatenate(
         [np.stack(pair, axis=1) for pair in leakage.near_duplicates(images["phash"])]
@@ -198,6 +199,6 @@ def test_of_real_images_only_copies_are_near(real_data: Path) -> None:
     assert (files[of_two, 0] == files[of_two, 1]).all()
     for path in images["path"].sample(40, random_state=1):
         with Image.open(real_data / path) as image:
-            grey = image.convert("L")
-        for name, copy in copies(grey).items():
-            assert differing_bits(grey, copy) <= leakage.NEAR, (path, name)
+            gray = image.convert("L")
+        for name, copy in near_copies(gray).items():
+            assert differing_bits(gray, copy) <= leakage.MAX_HASH_DISTANCE, (path, name)

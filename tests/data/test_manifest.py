@@ -1,4 +1,4 @@
-"""The list of the images: who is on them, what is wrong with them, how many there are."""
+"""The manifest: patients, rejects, counts."""
 
 import hashlib
 import json
@@ -21,8 +21,8 @@ from cxr.data.manifest import (
     COLUMNS,
     Verified,
     describe,
+    has_unknown_patient,
     identify,
-    is_unknown,
     notes,
     read,
     read_patients,
@@ -31,7 +31,7 @@ from cxr.data.manifest import (
 )
 from cxr.errors import CxrError
 
-OWN = ""  # the image stands for a patient of its own
+OWN = ""  # the image counts as a patient of its own
 
 SMALL = [
     "train/NORMAL/IM-0001-0001.png",
@@ -42,7 +42,7 @@ SMALL = [
 
 
 def put(folder: Path, *names: str, mode: str = "L") -> Path:
-    """Images of 8 x 6 pixels, each with a colour of its own."""
+    """Images of 8 x 6 pixels, each of another color."""
     for name in names:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -118,7 +118,7 @@ def spoil(folder: Path, *names: str) -> Path:
         ("NORMAL-7422-0001.jpeg", "PNEUMONIA", "patient7422", "none"),
     ],
 )
-def test_name_tells_patient_and_pathogen(
+def test_patient_and_pathogen_from_the_name(
     name: str, label: str, patient: str, pathogen: str
 ) -> None:
     path = PurePosixPath("test", label, name)
@@ -140,7 +140,7 @@ def test_name_tells_patient_and_pathogen(
         ("train/PNEUMONIA/virus.png", "PNEUMONIA", "none"),
     ],
 )
-def test_a_folder_of_the_class_tells_the_pathogen(path: str, label: str, pathogen: str) -> None:
+def test_pathogen_from_a_folder(path: str, label: str, pathogen: str) -> None:
     assert identify(PurePosixPath(path), label)[1] == pathogen
 
 
@@ -203,56 +203,58 @@ FOREIGN = ["train/NORMAL/a.png", "train/PNEUMONIA/virus/b.png", "test/PNEUMONIA/
 
 def test_images_of_unknown_patients_are_counted_and_named(tmp_path: Path) -> None:
     found = verify(put(tmp_path, *FOREIGN, *SMALL), "error", patients=patients_csv(tmp_path))
-    assert list(found.images.loc[is_unknown(found.images), "path"]) == sorted(FOREIGN)
+    assert list(found.images.loc[has_unknown_patient(found.images), "path"]) == sorted(FOREIGN)
     summary = summarize(found, "directory")
     assert (summary["unknown_patients"], summary["unknown_pathogens"]) == (3, 1)
     patient, pathogen, _ = notes(found)
-    assert "the patient of 3 of 7 images (test/PNEUMONIA/c.png, train/NORMAL/a.png," in patient
+    assert "patient of 3 of 7 images" in patient
+    assert "(test/PNEUMONIA/c.png, train/NORMAL/a.png," in patient
     assert "data.patients" in patient
-    assert "pathogen of 1 PNEUMONIA image(s) (test/PNEUMONIA/c.png)" in pathogen
+    assert "pathogen of 1 PNEUMONIA image(s)" in pathogen
+    assert "(test/PNEUMONIA/c.png)" in pathogen
 
 
-def test_a_table_tells_patients(tmp_path: Path) -> None:
-    """Whatever the names say; the rows in any order, a mark before the first name."""
+def test_patients_from_a_table(tmp_path: Path) -> None:
+    """They override the names; rows in any order, with a byte order mark."""
     put(tmp_path, *FOREIGN, SMALL[0])
     rows = [f"{path},kid {number}" for number, path in enumerate([*FOREIGN, SMALL[0]])]
     table = patients_csv(tmp_path, *rows, header="\ufeffpath,patient")
     images = verify(tmp_path, "error", patients=table).images
-    told = dict(zip(images["path"], images["patient"], strict=True))
-    assert told == dict(row.split(",") for row in rows)
+    patients = dict(zip(images["path"], images["patient"], strict=True))
+    assert patients == dict(row.split(",") for row in rows)
     found = verify(tmp_path, "error", patients=table)
     assert summarize(found, "directory")["unknown_patients"] == 0
     assert not any("patient" in note for note in notes(found))
     assert list(found.images["pathogen"]) == ["none", "none", "none", "virus"]
 
 
-def test_paths_are_compared_not_their_spelling(tmp_path: Path) -> None:
+def test_paths_are_normalized_before_comparison(tmp_path: Path) -> None:
     table = patients_csv(tmp_path, "./a//b.png, kid ,west", header="file,patient,ward")
     assert read_patients(table, [PurePosixPath("a/b.png")], "file") == {"a/b.png": "kid"}
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda rows: rows[:-1], "an image without a row: test/PNEUMONIA/c.png"),
         (lambda rows: [*rows, "x.png,d"], "not an image of the folder: x.png"),
-        (lambda rows: [*rows, rows[0]], "named more than once: train/NORMAL/a.png"),
+        (lambda rows: [*rows, rows[0]], "duplicate rows: train/NORMAL/a.png"),
         (lambda rows: [f"{FOREIGN[0]}, ", *rows[1:]], "a row without a patient: train/NORMAL/a"),
     ],
     ids=["lacks a row", "unknown path", "twice", "no patient"],
 )
-def test_a_table_that_does_not_fit_is_refused(tmp_path: Path, change: Any, said: str) -> None:
+def test_a_table_that_does_not_match_is_rejected(tmp_path: Path, change: Any, message: str) -> None:
     put(tmp_path, *FOREIGN)
     table = patients_csv(tmp_path, *change([f"{path},kid" for path in FOREIGN]))
     with pytest.raises(CxrError) as caught:
         verify(tmp_path, "error", patients=table)
     first, problem, remedy = str(caught.value).splitlines()
-    assert first == f"{table} does not fit the images:"
-    assert problem.startswith(f"  {said}")
-    assert "a row for each image" in remedy
+    assert first == f"{table} does not match the images:"
+    assert problem.startswith(f"  {message}")
+    assert "path relative to the folder" in remedy
 
 
-def test_a_row_for_an_image_that_cannot_be_read_is_no_error(tmp_path: Path) -> None:
+def test_a_row_for_an_unreadable_image_is_no_error(tmp_path: Path) -> None:
     bad = "train/NORMAL/bad.png"
     spoil(put(tmp_path, *FOREIGN), bad)
     table = patients_csv(tmp_path, *(f"{path},kid" for path in [*FOREIGN, bad]))
@@ -260,21 +262,21 @@ def test_a_row_for_an_image_that_cannot_be_read_is_no_error(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("header", "said"),
+    ("header", "message"),
     [
         ("file,patient", "no column 'path'"),
         ("path,child", "no column 'patient'"),
-        ("path;patient", "separated by a comma"),
+        ("path;patient", "separated by commas"),
     ],
 )
-def test_a_table_without_its_columns_is_named(tmp_path: Path, header: str, said: str) -> None:
+def test_a_table_without_its_columns_is_named(tmp_path: Path, header: str, message: str) -> None:
     table = patients_csv(tmp_path, "x.png,1", header=header)
-    with pytest.raises(CxrError, match=rf"patients\.csv .*{said}"):
+    with pytest.raises(CxrError, match=rf"patients\.csv .*{message}"):
         read_patients(table, [PurePosixPath("x.png")])
 
 
 @pytest.mark.parametrize("content", [None, b"", b'path,patient\n"a', b"\xff\xfe\x00"])
-def test_a_table_that_cannot_be_read_is_named(tmp_path: Path, content: bytes | None) -> None:
+def test_an_unreadable_table_is_named(tmp_path: Path, content: bytes | None) -> None:
     table = tmp_path / "whose.csv"
     if content is not None:
         table.write_bytes(content)
@@ -282,7 +284,7 @@ def test_a_table_that_cannot_be_read_is_named(tmp_path: Path, content: bytes | N
         verify(put(tmp_path, *FOREIGN), "error", patients=table)
 
 
-def test_images_that_use_little_of_their_range_are_counted_and_named(tmp_path: Path) -> None:
+def test_images_of_little_range_are_counted_and_named(tmp_path: Path) -> None:
     """12 bits in a 16-bit PNG, of which a maximum of 15 is left in 8."""
     put(tmp_path, *SMALL)
     ramp = np.arange(4096, dtype=np.uint16).reshape(64, 64)
@@ -319,7 +321,7 @@ def test_one_row_for_each_image(tmp_path: Path) -> None:
     assert len(found.rejects) == 0
 
 
-def test_perceptual_hash_is_that_of_the_upright_grey_image(tmp_path: Path) -> None:
+def test_perceptual_hash_is_of_the_upright_gray_image(tmp_path: Path) -> None:
     """Alike for alike images, however they are stored; 256 bits as 64 digits."""
     put(tmp_path, *SMALL)
     rng = np.random.default_rng(1)
@@ -340,20 +342,20 @@ def test_perceptual_hash_is_that_of_the_upright_grey_image(tmp_path: Path) -> No
     assert apart[1] < 10 < 64 < apart[3]
 
 
-def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+def test_an_unreadable_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(CxrError, match=r"nowhere cannot be read: No such file"):
         verify(tmp_path / "nowhere", "skip")
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P", "1", "LA"])
-def test_mode_is_that_of_the_file(tmp_path: Path, mode: str) -> None:
+def test_mode_is_of_the_file(tmp_path: Path, mode: str) -> None:
     put(tmp_path, *SMALL)
     put(tmp_path, SMALL[0], mode=mode)
     images = verify(tmp_path, "error").images.set_index("path")
     assert images.loc[SMALL[0], "mode"] == mode
 
 
-def test_size_is_that_of_the_upright_image(tmp_path: Path) -> None:
+def test_size_is_of_the_upright_image(tmp_path: Path) -> None:
     put(tmp_path, *SMALL)
     exif = Image.Exif()
     exif[0x0112] = 8
@@ -362,12 +364,12 @@ def test_size_is_that_of_the_upright_image(tmp_path: Path) -> None:
     assert list(images.loc[SMALL[0], ["width", "height"]]) == [10, 20]
 
 
-def test_bad_files_are_refused_or_left_out(tmp_path: Path) -> None:
+def test_bad_files_are_an_error_or_skipped(tmp_path: Path) -> None:
     """tests/test_bad_images.py has every kind of them."""
     bad = ["train/NORMAL/a\rb.png", "train/PNEUMONIA/person9_virus_1.jpeg"]
     spoil(put(tmp_path, *SMALL), *bad)
     reasons = {
-        "train/NORMAL/a\\rb.png": "its name holds control characters or is not UTF-8",
+        "train/NORMAL/a\\rb.png": "its name contains control characters or is not UTF-8",
         bad[1]: "cannot identify a JPEG or PNG image",
     }
     found = verify(tmp_path, "skip")
@@ -437,7 +439,7 @@ def test_kaggle_zip_unpacked_as_it_is(tmp_path: Path) -> None:
 
 
 def verified(*names: str, **changes: list[object]) -> Verified:
-    """As if found in a folder."""
+    """Result of `verify` for files that do not exist."""
     rows = []
     for number, name in enumerate(names):
         split, label, _ = name.split("/")
@@ -511,13 +513,18 @@ def test_summary_by_counting(rows: list[dict[str, str]]) -> None:
     for split in SPLITS:
         labels = [row["label"] for row in rows if row["split"] == split]
         counted = {label: labels.count(label) for label in LABELS}
-        share = {"positive_share": counted["PNEUMONIA"] / len(labels)} if labels else {}
+        prevalence = {"positive_share": counted["PNEUMONIA"] / len(labels)} if labels else {}
         patients = sum(of == split for _, of in pairs)
-        assert found[split] == {"images": len(labels), **counted, "patients": patients, **share}
+        assert found[split] == {
+            "images": len(labels),
+            **counted,
+            "patients": patients,
+            **prevalence,
+        }
     assert json.loads(json.dumps(found)) == found
 
 
-def test_duplicates_are_files_of_the_same_content(tmp_path: Path) -> None:
+def test_duplicates_are_files_of_equal_content(tmp_path: Path) -> None:
     put(tmp_path, *SMALL)
     for name in ("test/NORMAL/copy.png", "train/NORMAL/copy.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -549,7 +556,7 @@ def test_part_of_the_data_set_is_noted() -> None:
     assert "NOTE" not in describe(summarize(verified(*SMALL), "directory"))
 
 
-def test_description_names_what_was_left_out() -> None:
+def test_description_counts_skipped_files() -> None:
     summary = summarize(verified(*SMALL), "directory")
     summary |= {"duplicates": 11, "rejects": 12, "patients_in_several_splits": 13}
     summary["left_out"] = {"stray": 14, "nested": 15, "other": 16, "links": 17}
@@ -589,7 +596,7 @@ rows_of_text = st.lists(st.fixed_dictionaries(COLUMN), min_size=1)
 
 
 @given(rows_of_text)
-def test_whatever_is_written_is_read_back(
+def test_manifest_round_trip(
     tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, object]]
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "any.csv"
@@ -619,27 +626,27 @@ def test_a_damaged_manifest_is_read_or_named(
 
 
 @pytest.mark.parametrize(
-    ("column", "value", "said"),
+    ("column", "value", "message"),
     [
-        ("split", "Train", "no known split and label"),
-        ("split", "", "no known split and label"),
-        ("label", "COVID", "no known split and label"),
-        ("phash", "0" * 63, "ends early"),
-        ("phash", "0" * 65, "ends early"),
-        ("phash", "", "ends early"),
-        ("phash", "g" * 64, "ends early"),
+        ("split", "Train", "unknown split or label"),
+        ("split", "", "unknown split or label"),
+        ("label", "COVID", "unknown split or label"),
+        ("phash", "0" * 63, "truncated"),
+        ("phash", "0" * 65, "truncated"),
+        ("phash", "", "truncated"),
+        ("phash", "g" * 64, "truncated"),
     ],
 )
-def test_one_wrong_row(tmp_path: Path, column: str, value: str, said: str) -> None:
+def test_one_wrong_row(tmp_path: Path, column: str, value: str, message: str) -> None:
     path = tmp_path / "manifest.csv"
     write_csv(path, pd.DataFrame([ROW, ROW | {column: value}, ROW]))
-    with pytest.raises(CxrError, match=said) as caught:
+    with pytest.raises(CxrError, match=message) as caught:
         read(path)
     assert str(path) in str(caught.value)
 
 
 @pytest.mark.parametrize("column", COLUMNS)
-def test_lacking_column(tmp_path: Path, column: str) -> None:
+def test_missing_column(tmp_path: Path, column: str) -> None:
     path = tmp_path / "manifest.csv"
     write_csv(path, verified(*SMALL).images.drop(columns=column))
     with pytest.raises(CxrError, match=column) as caught:

@@ -40,8 +40,8 @@ def parse(name: str) -> tuple[str, str, str, int]:
     return split, label, match["patient"], int(match["image"])
 
 
-def draw(seed: int, pathogen: str, side: int = SIDE) -> NDArray[np.uint8]:
-    return phantom.draw(np.random.default_rng(seed), pathogen, short_side=side)
+def image_of(seed: int, pathogen: str, short_side: int = SIDE) -> NDArray[np.uint8]:
+    return phantom.generate_image(np.random.default_rng(seed), pathogen, short_side=short_side)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def test_other_seed_gives_other_images(files: dict[str, bytes], tmp_path: Path) 
     assert not set(files.values()) & set(other.values())
 
 
-def test_more_patients_leave_earlier_files_alone(files: dict[str, bytes], tmp_path: Path) -> None:
+def test_adding_patients_keeps_earlier_files(files: dict[str, bytes], tmp_path: Path) -> None:
     fewer = make(tmp_path, patients=17)
     assert fewer.items() < files.items()
 
@@ -96,12 +96,12 @@ def test_patients_of_the_demo_and_the_benchmark_are_far_apart(
 
 
 @pytest.mark.parametrize("source", [demo.SETTINGS, pipeline.SETTINGS], ids=["demo", "benchmark"])
-def test_demo_and_benchmark_stop_at_a_leak(source: dict[str, object]) -> None:
+def test_demo_and_benchmark_stop_at_leakage(source: dict[str, object]) -> None:
     default = read_params(project_copy.PROJECT / "params.yaml").data.on_leak
     assert source.get("data.on_leak", default) == "error"
 
 
-def test_patient_too_close_to_an_earlier_one_is_drawn_again(
+def test_a_patient_too_close_to_an_earlier_one_is_generated_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usual = make(tmp_path / "usual", patients=10)
@@ -114,11 +114,11 @@ def test_patient_too_close_to_an_earlier_one_is_drawn_again(
     assert make(tmp_path / "fewer", patients=9).items() < redrawn.items()
 
 
-def test_patients_that_cannot_differ_are_refused(
+def test_too_many_patients_to_differ_are_rejected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(phantom, "MIN_DISTANCE", 200)
-    with pytest.raises(ValueError, match="ask for fewer patients"):
+    with pytest.raises(ValueError, match="reduce patients"):
         phantom.generate(tmp_path, patients=8, seed=1, short_side=SIDE)
 
 
@@ -138,13 +138,13 @@ def as_split(folder: Path) -> dict[str, Split]:
 def with_and_without(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[str, dict[str, dict[str, float]]]:
-    """The shortcut, and how well plain numbers tell the label then, by number and split."""
+    """The shortcut, and the ROC AUC of each metadata feature with it, by feature and split."""
     folder = tmp_path_factory.mktemp("device")
     phantom.generate(folder, patients=160, seed=1, short_side=80, shortcut=request.param)
     return request.param, shortcuts.single_feature_auc(as_split(folder))
 
 
-def test_device_tells_the_label_in_training_but_not_in_test(
+def test_device_predicts_the_label_in_training_but_not_in_test(
     with_and_without: tuple[str, dict[str, dict[str, float]]],
 ) -> None:
     shortcut, alone = with_and_without
@@ -156,7 +156,7 @@ def test_device_tells_the_label_in_training_but_not_in_test(
         assert all(aucs["train"] <= shortcuts.MAX_AUC for aucs in alone.values())
 
 
-def test_device_leaves_the_anatomy_alone(tmp_path: Path) -> None:
+def test_device_does_not_change_the_anatomy(tmp_path: Path) -> None:
     """Train's NORMAL never saw the scanner, its PNEUMONIA always."""
     for shortcut in phantom.SHORTCUTS:
         phantom.generate(
@@ -176,15 +176,15 @@ def test_device_leaves_the_anatomy_alone(tmp_path: Path) -> None:
     assert set(on_device) == {(label, is_same) for label in NAME for is_same in (False, True)}
 
 
-def test_every_split_and_class_has_its_share(files: dict[str, bytes]) -> None:
+def test_every_split_and_class_has_images(files: dict[str, bytes]) -> None:
     placed = {parse(name)[:3] for name in files}
     count = Counter((split, label) for split, label, _ in placed)
     assert len(placed) == PATIENTS
     assert count["val", "NORMAL"] == count["val", "PNEUMONIA"] == 1
     assert sum(n for (_, label), n in count.items() if label == "PNEUMONIA") == 0.6 * PATIENTS
     for label in ("NORMAL", "PNEUMONIA"):
-        share = count["test", label] / (count["test", label] + count["train", label])
-        assert 0.1 < share < 0.25
+        fraction = count["test", label] / (count["test", label] + count["train", label])
+        assert 0.1 < fraction < 0.25
 
 
 @pytest.mark.parametrize("patients", [8, 9, 10, 11, 12])
@@ -219,7 +219,7 @@ def test_images_are_numbered_like_the_real_ones(files: dict[str, bytes]) -> None
         assert "IM" not in who or sorted(found) == list(range(1, len(found) + 1))
 
 
-def test_files_are_grey_jpeg_of_varying_size(tmp_path: Path) -> None:
+def test_files_are_gray_jpegs_of_varying_size(tmp_path: Path) -> None:
     make(tmp_path)
     sizes = []
     for path in tmp_path.rglob("*.jpeg"):
@@ -234,39 +234,42 @@ def test_files_are_grey_jpeg_of_varying_size(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("patients", [-1, 0, 7])
-def test_too_few_patients_are_refused(tmp_path: Path, patients: int) -> None:
+def test_too_few_patients_are_rejected(tmp_path: Path, patients: int) -> None:
     with pytest.raises(ValueError, match=f"at least 8, got {patients}"):
         phantom.generate(tmp_path / "data", patients=patients, seed=0)
     assert not (tmp_path / "data").exists()
 
 
-def test_wrong_arguments_are_refused(tmp_path: Path) -> None:
+def test_wrong_arguments_are_rejected(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="pathogen must be one of"):
-        draw(0, "fungus")
+        image_of(0, "fungus")
     with pytest.raises(ValueError, match="shortcut must be one of"):
         phantom.generate(tmp_path / "data", patients=8, seed=0, shortcut="scanner")
     with pytest.raises(ValueError, match="short_side must be at least 32, got 31"):
-        draw(0, "none", side=31)
+        image_of(0, "none", short_side=31)
     with pytest.raises(ValueError, match="short_side must be at least 32, got 0"):
         phantom.generate(tmp_path / "data", patients=8, seed=0, short_side=0)
     assert not (tmp_path / "data").exists()
 
 
 @pytest.mark.parametrize("pathogen", phantom.PATHOGENS)
-def test_drawing_is_a_grey_image_that_uses_the_range(pathogen: str) -> None:
-    image = draw(5, pathogen, side=128)
+def test_an_image_is_gray_and_uses_the_range(pathogen: str) -> None:
+    image = image_of(5, pathogen, short_side=128)
     assert image.dtype == np.uint8
     assert image.ndim == 2
     assert 102 <= image.shape[0] <= image.shape[1]
     assert np.ptp(image) > 100
-    assert np.array_equal(image, draw(5, pathogen, side=128))
+    assert np.array_equal(image, image_of(5, pathogen, short_side=128))
 
 
 @pytest.mark.parametrize("pathogen", ["bacteria", "virus"])
 @pytest.mark.parametrize("seed", range(10))
 def test_pneumonia_makes_the_lungs_denser(seed: int, pathogen: str) -> None:
-    healthy, ill = lung_density(draw(seed, "none", 128)), lung_density(draw(seed, pathogen, 128))
-    assert ill > 1.02 * healthy
+    negative, positive = (
+        lung_density(image_of(seed, "none", 128)),
+        lung_density(image_of(seed, pathogen, 128)),
+    )
+    assert positive > 1.02 * negative
 
 
 def lung_density(image: NDArray[np.uint8]) -> float:
@@ -277,14 +280,14 @@ def lung_density(image: NDArray[np.uint8]) -> float:
     return float(lungs.mean() / image[int(0.85 * height) :, middle].mean())
 
 
-def test_brightness_and_shape_do_not_tell_the_class() -> None:
+def test_brightness_and_shape_do_not_predict_the_class() -> None:
     pathogens = ["none", "bacteria", "none", "virus"] * 200
-    images = [draw(seed, pathogen) for seed, pathogen in enumerate(pathogens)]
-    ill = [pathogen != "none" for pathogen in pathogens]
+    images = [image_of(seed, pathogen) for seed, pathogen in enumerate(pathogens)]
+    is_positive = [pathogen != "none" for pathogen in pathogens]
     features = {
         "brightness": [image.mean() for image in images],
         "aspect ratio": [image.shape[1] / image.shape[0] for image in images],
         "height": [image.shape[0] for image in images],
     }
     for name, values in features.items():
-        assert 0.4 < roc_auc_score(ill, values) < 0.6, name
+        assert 0.4 < roc_auc_score(is_positive, values) < 0.6, name

@@ -58,7 +58,7 @@ def mixed(manifest: pd.DataFrame) -> pd.Series:
 
 @pytest.mark.parametrize("resize", ["crop", "stretch", "letterbox"])
 @pytest.mark.parametrize("chunk", [1, 4, 256])
-def test_arrays_are_the_files_row_by_row(
+def test_arrays_match_the_files_row_by_row(
     raw: Path,
     manifest: pd.DataFrame,
     tmp_path: Path,
@@ -66,7 +66,7 @@ def test_arrays_are_the_files_row_by_row(
     resize: Any,
     chunk: int,
 ) -> None:
-    monkeypatch.setattr(preprocess, "CHUNK", chunk)
+    monkeypatch.setattr(preprocess, "CHUNK_IMAGES", chunk)
     assigned = mixed(manifest)
     params = PARAMS.model_copy(update={"resize": resize})
     cache_splits(raw, manifest, assigned, params, tmp_path)
@@ -79,7 +79,7 @@ def test_arrays_are_the_files_row_by_row(
             np.testing.assert_array_equal(pixels, read_prepared(raw / path, params))
 
 
-def test_index_keeps_what_is_known_but_neither_split_nor_sha256(
+def test_index_has_the_manifest_columns_except_split_and_hashes(
     raw: Path, manifest: pd.DataFrame, tmp_path: Path
 ) -> None:
     """The split of the folder would contradict that of the array."""
@@ -87,13 +87,13 @@ def test_index_keeps_what_is_known_but_neither_split_nor_sha256(
     for name in SPLITS:
         index = open_split(tmp_path / name).index
         assert not {"split", "sha256"} & set(index.columns)
-        wanted = manifest[mixed(manifest) == name]
+        expected = manifest[mixed(manifest) == name]
         for column in KEPT:
-            assert list(index[column]) == list(wanted[column].astype(str))
+            assert list(index[column]) == list(expected[column].astype(str))
     assert (index["patient"] == index["path"]).all()  # names without a pattern
 
 
-def test_no_more_than_a_chunk_is_decoded_ahead(
+def test_at_most_one_chunk_is_decoded_ahead(
     raw: Path, manifest: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoded = []
@@ -105,7 +105,7 @@ def test_no_more_than_a_chunk_is_decoded_ahead(
     def stops_early(folder: Path, images: Iterable[Any], index: pd.DataFrame) -> None:
         next(iter(images))
 
-    monkeypatch.setattr(preprocess, "CHUNK", 3)
+    monkeypatch.setattr(preprocess, "CHUNK_IMAGES", 3)
     monkeypatch.setattr(preprocess, "read_prepared", counted)
     monkeypatch.setattr(preprocess, "write_split", stops_early)
     cache_splits(raw, manifest, mixed(manifest), PARAMS, tmp_path)
@@ -114,7 +114,7 @@ def test_no_more_than_a_chunk_is_decoded_ahead(
 
 @pytest.mark.parametrize("damage", ["emptied", "truncated", "removed", "replaced"])
 @pytest.mark.parametrize("row", [0, 9])
-def test_image_that_changed_since_it_was_verified(
+def test_an_image_changed_since_verification(
     raw: Path, manifest: pd.DataFrame, tmp_path: Path, damage: str, row: int
 ) -> None:
     name = manifest["path"][mixed(manifest) == "val"].iloc[row]
@@ -170,7 +170,7 @@ def without_patient(patient: str, number: int, label: str) -> str:
 
 
 class Foreign:
-    """A project whose images have other names; `patients` tells by path whose they are."""
+    """A project of images with other names; `patients` gives the patient by path."""
 
     def __init__(self, folder: Path, phantoms: Path, rename: Callable[..., str]) -> None:
         self.patients: dict[str, str] = {}
@@ -193,8 +193,8 @@ class Foreign:
         stage.main()
 
     def metrics(self, name: str) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(Path(f"metrics/{name}.json").read_text())
-        return found
+        content: dict[str, Any] = json.loads(Path(f"metrics/{name}.json").read_text())
+        return content
 
     def patients_in_two_splits(self) -> int:
         index = [pd.read_csv(f"data/arrays/{split}/index.csv") for split in SPLITS]
@@ -223,7 +223,7 @@ def test_known_names_of_any_version_are_split_by_patient(foreign: Foreign) -> No
 
 
 @pytest.mark.parametrize("foreign", [without_patient], indirect=True)
-def test_unknown_patients_stop_a_split_by_patient_until_they_are_told(
+def test_unknown_patients_prevent_a_split_by_patient_until_given(
     foreign: Foreign, capsys: pytest.CaptureFixture[str]
 ) -> None:
     count = len(foreign.patients)
@@ -246,7 +246,7 @@ def test_unknown_patients_stop_a_split_by_patient_until_they_are_told(
 
 
 @pytest.mark.parametrize("foreign", [of_third_version], indirect=True)
-def test_what_a_source_left_out_is_in_the_metrics(foreign: Foreign) -> None:
+def test_files_left_out_are_in_the_metrics(foreign: Foreign) -> None:
     for name in ("notes.txt", ".DS_Store", "train/COVID/x.jpeg"):
         Path("mine", name).parent.mkdir(exist_ok=True)
         Path("mine", name).write_bytes(b"x")

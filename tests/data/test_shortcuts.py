@@ -1,4 +1,4 @@
-"""Plain numbers that tell the label, on made-up data and on phantoms with planted shortcuts."""
+"""Metadata features as shortcuts, on synthetic data and on phantoms with planted shortcuts."""
 
 from collections.abc import Callable
 
@@ -14,7 +14,7 @@ from cxr.params import ImageParams
 from tests.support.synthetic import COUNTS, split_of
 
 PARAMS = ImageParams(input_size=64, resize="crop")
-CARRIERS = 0.9  # share of the ill whose images carry the shortcut, and of the well whose do not
+CARRIERS = 0.9  # fraction of positives with, and of negatives without the planted shortcut
 
 Pixels = NDArray[np.uint8]
 Plant = Callable[[Pixels, pd.DataFrame, NDArray[np.bool_]], None]
@@ -25,7 +25,7 @@ def splits() -> dict[str, Split]:
     return {name: split_of(name, n, seed) for seed, (name, n) in enumerate(COUNTS.items())}
 
 
-def test_numbers_that_tell_the_label(splits: dict[str, Split]) -> None:
+def test_features_that_predict_the_label(splits: dict[str, Split]) -> None:
     found = shortcuts.single_feature_auc(splits)
     assert found["aspect_ratio"]["train"] == found["aspect_ratio"]["test"] == 1
     assert found["mean_brightness"]["val"] == found["border_brightness"]["val"] == 1
@@ -33,10 +33,10 @@ def test_numbers_that_tell_the_label(splits: dict[str, Split]) -> None:
     assert 0.5 <= found["file_size"]["train"] < 0.65
 
 
-def test_direction_is_that_of_train(splits: dict[str, Split]) -> None:
-    """A number that means the opposite in test is worse than chance there, not better."""
-    turned = 255 - splits["test"].images
-    found = shortcuts.single_feature_auc(splits | {"test": Split(turned, splits["test"].index)})
+def test_the_sign_is_chosen_on_train(splits: dict[str, Split]) -> None:
+    """A feature of the opposite effect in test has an AUC below 0.5 there."""
+    inverted = 255 - splits["test"].images
+    found = shortcuts.single_feature_auc(splits | {"test": Split(inverted, splits["test"].index)})
     assert found["mean_brightness"]["train"] == 1
     assert found["mean_brightness"]["test"] == 0
 
@@ -60,7 +60,7 @@ def test_border_is_the_outermost_sixteenth(splits: dict[str, Split]) -> None:
 
 @pytest.fixture(scope="module")
 def clean(tmp_path_factory: pytest.TempPathFactory) -> Split:
-    """Phantoms of 120 patients, whose label hangs on what is drawn in the lungs alone."""
+    """Phantoms of 120 patients; the label depends on the lungs only."""
     folder = tmp_path_factory.mktemp("clean")
     phantom.generate(folder, patients=120, seed=5, short_side=80)
     images = manifest.verify(folder, "error").images
@@ -88,7 +88,7 @@ def aspect(pixels: Pixels, index: pd.DataFrame, carries: NDArray[np.bool_]) -> N
 
 
 @pytest.mark.parametrize(
-    ("plant", "number"),
+    ("plant", "feature"),
     [
         (aspect, "aspect_ratio"),
         (brightness, "mean_brightness"),
@@ -96,43 +96,41 @@ def aspect(pixels: Pixels, index: pd.DataFrame, carries: NDArray[np.bool_]) -> N
         (marker, "edges_top_right"),
     ],
 )
-def test_a_planted_shortcut_is_caught(clean: Split, plant: Plant, number: str) -> None:
-    ill = clean.labels == 1
-    carries = ill == (np.random.default_rng(1).random(len(ill)) < CARRIERS)
+def test_a_planted_shortcut_is_detected(clean: Split, plant: Plant, feature: str) -> None:
+    is_positive = clean.labels == 1
+    carries = is_positive == (np.random.default_rng(1).random(len(is_positive)) < CARRIERS)
     planted = Split(clean.images.copy(), clean.index.copy())
     plant(planted.images, planted.index, carries)
-    with pytest.raises(CxrError, match=rf"above 0\.75:\n(?s:.*)  {number}: 0\.[89]") as caught:
+    with pytest.raises(CxrError, match=rf"above 0\.75:\n(?s:.*)  {feature}: 0\.[89]") as caught:
         shortcuts.guard(planted, "error")
     assert "data.on_shortcut" in str(caught.value)
 
 
 @pytest.mark.parametrize("plant", [aspect, brightness, border, marker])
-def test_what_both_classes_carry_alike_passes(clean: Split, plant: Plant) -> None:
+def test_a_feature_of_both_classes_is_no_shortcut(clean: Split, plant: Plant) -> None:
     carries = np.random.default_rng(2).random(len(clean.labels)) < 0.5
     both = Split(clean.images.copy(), clean.index.copy())
     plant(both.images, both.index, carries)
     shortcuts.guard(both, "error")
 
 
-def test_none_planted_none_found(clean: Split, capsys: pytest.CaptureFixture[str]) -> None:
+def test_clean_phantoms_have_no_shortcut(clean: Split, capsys: pytest.CaptureFixture[str]) -> None:
     found = shortcuts.guard(clean, "error")
     assert set(found) == set(shortcuts.metadata_features(clean))
     assert all(0.5 <= auc <= shortcuts.MAX_AUC for auc in found.values())
     assert capsys.readouterr().out == ""
 
 
-def test_a_warning_keeps_going(
-    splits: dict[str, Split], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_warn_does_not_raise(splits: dict[str, Split], capsys: pytest.CaptureFixture[str]) -> None:
     found = shortcuts.guard(splits["train"], "warn")
     assert found["aspect_ratio"] == 1
-    told = capsys.readouterr().out
-    assert "WARNING" in told
-    assert "  aspect_ratio: 1.000" in told
-    assert "height:" not in told
+    output = capsys.readouterr().out
+    assert "WARNING" in output
+    assert "  aspect_ratio: 1.000" in output
+    assert "height:" not in output
 
 
-def test_edges_are_those_of_the_corner(splits: dict[str, Split]) -> None:
+def test_edge_strength_is_per_corner(splits: dict[str, Split]) -> None:
     pixels = np.full((1, 32, 32), 100, np.uint8)
     pixels[0, :4, -2:] = 200
     found = shortcuts.metadata_features(Split(pixels, splits["train"].index.head(1))).iloc[0]

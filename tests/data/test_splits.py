@@ -1,4 +1,4 @@
-"""Who goes where: whole patients, alike classes, the same with every run."""
+"""Splits: whole patients, stratified by class, reproducible."""
 
 import hashlib
 from typing import Any
@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cxr.common.names import LABELS
-from cxr.data.splits import MOST_UNKNOWN, assign, draw, leave_out
+from cxr.data.splits import MAX_UNKNOWN_FRACTION, assign, leave_out, sample_groups
 from cxr.errors import CxrError
 from cxr.params import SplitParams
 
@@ -19,7 +19,7 @@ sizes = st.lists(st.integers(1, 6), min_size=20, max_size=60)
 fractions = st.floats(0.1, 0.5)
 
 
-# Numbers of images, normal and ill, of patients who may have both.
+# Numbers of negative and positive images of patients who may have both.
 patients = st.lists(
     st.tuples(st.integers(0, 4), st.integers(0, 4)).filter(any), min_size=1, max_size=30
 )
@@ -33,20 +33,20 @@ def params(**changes: Any) -> SplitParams:
     )
 
 
-def table(normal: list[int], ill: list[int], split: str = "train") -> pd.DataFrame:
+def table(negative: list[int], positive: list[int], split: str = "train") -> pd.DataFrame:
     """One patient for each number, with that many images."""
     rows = [
         {"path": f"{split}/{label}/{p}-{i}", "split": split, "label": label}
         | {"patient": f"{split}-{label}-{p}"}
-        for label, counts in zip(LABELS, (normal, ill), strict=True)
+        for label, counts in zip(LABELS, (negative, positive), strict=True)
         for p, count in enumerate(counts)
         for i in range(count)
     ]
     return pd.DataFrame(rows)
 
 
-def official(normal: list[int], ill: list[int], test: int = 5, val: int = 0) -> pd.DataFrame:
-    parts = [table(normal, ill), table([2] * test, [2] * test, "test")]
+def official(negative: list[int], positive: list[int], test: int = 5, val: int = 0) -> pd.DataFrame:
+    parts = [table(negative, positive), table([2] * test, [2] * test, "test")]
     parts += [table([2] * val, [2] * val, "val")] if val else []
     return pd.concat(parts, ignore_index=True)
 
@@ -56,10 +56,10 @@ PLAIN = official([1, 2, 3] * 10, [2, 1, 4] * 20, val=4)
 
 @pytest.mark.parametrize("group_by", ["patient", "image"])
 @pytest.mark.parametrize("beyond", [0, 1])
-def test_too_many_unknown_patients_are_no_split_by_patient(group_by: str, beyond: int) -> None:
+def test_too_many_unknown_patients_prevent_a_split_by_patient(group_by: str, beyond: int) -> None:
     """An unknown patient is named by the path of the image."""
     manifest = PLAIN.copy()
-    unknown = int(MOST_UNKNOWN * len(manifest)) + beyond
+    unknown = int(MAX_UNKNOWN_FRACTION * len(manifest)) + beyond
     assert unknown > beyond
     manifest.loc[manifest.index[-unknown:], "patient"] = manifest["path"]
     if group_by == "image" or not beyond:
@@ -78,10 +78,10 @@ def by_path(manifest: pd.DataFrame, assigned: pd.Series) -> dict[str, str]:
 
 @few
 @given(sizes, sizes, st.sampled_from(["official", "redrawn"]), fractions, st.integers(0, 9))
-def test_no_patient_is_on_two_sides(
-    normal: list[int], ill: list[int], test: str, fraction: float, seed: int
+def test_no_patient_is_in_two_splits(
+    negative: list[int], positive: list[int], test: str, fraction: float, seed: int
 ) -> None:
-    manifest = official(normal, ill)
+    manifest = official(negative, positive)
     chosen = params(test=test, val_fraction=fraction, test_fraction=fraction, seed=seed)
     assigned = assign(manifest, chosen)
     assert set(assigned) == {"train", "val", "test"}
@@ -91,18 +91,18 @@ def test_no_patient_is_on_two_sides(
 
 @few
 @given(sizes, sizes, fractions, st.integers(0, 9))
-def test_share_of_each_class_within_half_a_patient(
-    normal: list[int], ill: list[int], fraction: float, seed: int
+def test_fraction_of_each_class_within_half_a_patient(
+    negative: list[int], positive: list[int], fraction: float, seed: int
 ) -> None:
-    manifest = table(normal, ill)
-    drawn = draw(manifest["patient"], manifest["label"], fraction, f"key-{seed}")
-    for label, counts in zip(LABELS, (normal, ill), strict=True):
-        found = drawn[manifest["label"] == label].sum()
+    manifest = table(negative, positive)
+    sampled = sample_groups(manifest["patient"], manifest["label"], fraction, f"key-{seed}")
+    for label, counts in zip(LABELS, (negative, positive), strict=True):
+        found = sampled[manifest["label"] == label].sum()
         assert abs(found - fraction * sum(counts)) <= max(counts) / 2 + 1e-9
 
 
 def of_patients(counts: list[tuple[int, int]]) -> pd.DataFrame:
-    """One patient for each pair of numbers of images, normal and ill."""
+    """One patient for each pair of numbers of negative and positive images."""
     rows = [
         {"patient": f"p{number}", "label": label}
         for number, pair in enumerate(counts)
@@ -112,22 +112,26 @@ def of_patients(counts: list[tuple[int, int]]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def drawn_one_by_one(counts: list[tuple[int, int]], fraction: float, key: str) -> set[str]:
-    """The rule of `draw` in words: in the order of the hash, while most of a patient fits."""
-    drawn = set()
-    for ill in (False, True):
-        numbers = [number for number, (_, of_ill) in enumerate(counts) if bool(of_ill) == ill]
-        wanted = fraction * sum(sum(counts[number]) for number in numbers)
+def sampled_sequentially(counts: list[tuple[int, int]], fraction: float, key: str) -> set[str]:
+    """Sequential form of `sample_groups`: in hash order, while at least half of a patient fits."""
+    sampled = set()
+    for is_positive in (False, True):
+        numbers = [
+            number
+            for number, (_, n_positive) in enumerate(counts)
+            if bool(n_positive) == is_positive
+        ]
+        target = fraction * sum(sum(counts[number]) for number in numbers)
         taken = 0
         for number in sorted(
             numbers, key=lambda n: hashlib.sha256(f"{key}:p{n}".encode()).hexdigest()
         ):
             size = sum(counts[number])
-            if taken + size / 2 > wanted:
+            if taken + size / 2 > target:
                 break
             taken += size
-            drawn.add(f"p{number}")
-    return drawn
+            sampled.add(f"p{number}")
+    return sampled
 
 
 @settings(max_examples=60)
@@ -136,22 +140,22 @@ def drawn_one_by_one(counts: list[tuple[int, int]], fraction: float, key: str) -
     st.floats(0, 1) | st.sampled_from([0.25, 0.5, 0.75]),  # just half of a patient fits
     st.text("ab", max_size=3),
 )
-def test_draw_is_the_one_by_one_rule(
+def test_sample_groups_equals_the_sequential_rule(
     counts: list[tuple[int, int]], fraction: float, key: str
 ) -> None:
     manifest = of_patients(counts)
-    drawn = draw(manifest["patient"], manifest["label"], fraction, key)
-    assert drawn.dtype == bool
-    assert set(manifest["patient"][drawn]) == drawn_one_by_one(counts, fraction, key)
-    assert not set(manifest["patient"][drawn]) & set(manifest["patient"][~drawn])
+    sampled = sample_groups(manifest["patient"], manifest["label"], fraction, key)
+    assert sampled.dtype == bool
+    assert set(manifest["patient"][sampled]) == sampled_sequentially(counts, fraction, key)
+    assert not set(manifest["patient"][sampled]) & set(manifest["patient"][~sampled])
 
 
 @few
 @given(sizes, sizes, st.sampled_from(["official", "redrawn"]), fractions, fractions)
-def test_shares_of_each_class_in_every_split(
-    normal: list[int], ill: list[int], test: str, val_fraction: float, test_fraction: float
+def test_fractions_of_each_class_in_every_split(
+    negative: list[int], positive: list[int], test: str, val_fraction: float, test_fraction: float
 ) -> None:
-    manifest = official(normal, ill)
+    manifest = official(negative, positive)
     chosen = params(test=test, val_fraction=val_fraction, test_fraction=test_fraction)
     assigned = assign(manifest, chosen)
     for label in LABELS:
@@ -164,7 +168,7 @@ def test_shares_of_each_class_in_every_split(
             assert abs(found - test_fraction * len(of_label)) <= half_a_patient + 1e-9
 
 
-def test_validation_is_a_share_of_the_pool_and_test_of_all() -> None:
+def test_validation_is_a_fraction_of_the_pool_and_test_of_all() -> None:
     manifest = official([1] * 200, [1] * 400, test=100)
     counts = pd.crosstab(assign(manifest, params(val_fraction=0.25)), manifest["label"])
     assert counts.loc["val"].to_dict() == {"NORMAL": 50, "PNEUMONIA": 100}
@@ -175,11 +179,11 @@ def test_validation_is_a_share_of_the_pool_and_test_of_all() -> None:
     assert counts.loc["val"].sum() == pytest.approx(0.25 * 900, abs=3)
 
 
-def test_one_large_patient_is_not_taken_for_a_small_share() -> None:
+def test_one_large_patient_is_not_taken_for_a_small_fraction() -> None:
     manifest = table([1] * 20, [50] + [1] * 50)
     for seed in range(10):
-        drawn = draw(manifest["patient"], manifest["label"], 0.1, str(seed))
-        assert drawn[manifest["label"] == "PNEUMONIA"].sum() <= 10 + 25
+        sampled = sample_groups(manifest["patient"], manifest["label"], 0.1, str(seed))
+        assert sampled[manifest["label"] == "PNEUMONIA"].sum() <= 10 + 25
 
 
 def test_patient_with_both_classes_stays_whole() -> None:
@@ -205,11 +209,11 @@ def test_same_seed_same_split(test: str, group_by: str) -> None:
     assert same_test == (test == "official")
 
 
-def test_draw_is_the_same_everywhere_and_for_good() -> None:
+def test_the_sample_is_stable_across_platforms_and_versions() -> None:
     """Another order of patients would silently change every published number."""
     names = pd.Series([f"p{number}" for number in range(12)], name="patient")
     labels = pd.Series(["NORMAL", "PNEUMONIA"] * 6)
-    assert set(names[draw(names, labels, 0.34, "val-1")]) == {"p4", "p6", "p9", "p11"}
+    assert set(names[sample_groups(names, labels, 0.34, "val-1")]) == {"p4", "p6", "p9", "p11"}
 
 
 @few
@@ -229,7 +233,9 @@ def test_new_patients_move_few_old_ones(added: int, seed: int) -> None:
     old = table([1] * 200, [1] * 200)
     new = table([1] * (200 + added), [1] * 200)
     before, after = (
-        dict(zip(t["patient"], draw(t["patient"], t["label"], 0.2, str(seed)), strict=True))
+        dict(
+            zip(t["patient"], sample_groups(t["patient"], t["label"], 0.2, str(seed)), strict=True)
+        )
         for t in (old, new)
     )
     moved = [patient for patient in before if before[patient] != after[patient]]
@@ -239,14 +245,20 @@ def test_new_patients_move_few_old_ones(added: int, seed: int) -> None:
 
 @few
 @given(sizes, st.lists(st.integers(0, 3), min_size=60, max_size=60), st.data())
-def test_new_images_move_old_patients_one_way_and_few(
+def test_new_images_move_few_old_patients_in_one_direction(
     old: list[int], more: list[int], data: st.DataObject
 ) -> None:
-    """Images added to old and new patients: the last in the row of the drawn go or are joined."""
+    """Images added to old and new patients: only the last of the sampled groups change."""
     fraction, seed = data.draw(fractions), data.draw(st.integers(0, 9))
     grown = [count + extra for count, extra in zip([*old, *[0] * 60], more, strict=False)]
     before, after = (
-        dict(zip(t["patient"], draw(t["patient"], t["label"], fraction, str(seed)), strict=True))
+        dict(
+            zip(
+                t["patient"],
+                sample_groups(t["patient"], t["label"], fraction, str(seed)),
+                strict=True,
+            )
+        )
         for t in (table(counts, []) for counts in (old, grown))
     )
     moved = {name: after[name] for name in before if before[name] != after[name]}
@@ -257,25 +269,27 @@ def test_new_images_move_old_patients_one_way_and_few(
 
 @few
 @given(sizes, st.integers(1, 20))
-def test_images_added_to_the_official_test_split_move_nobody(normal: list[int], added: int) -> None:
-    old = official(normal, [1, 2] * 20)
+def test_images_added_to_the_official_test_split_move_nobody(
+    negative: list[int], added: int
+) -> None:
+    old = official(negative, [1, 2] * 20)
     new = pd.concat([old, table([1] * added, [], "test").assign(patient="new")], ignore_index=True)
     assert assign(new, params())[: len(old)].equals(assign(old, params()))
 
 
 @pytest.mark.parametrize("test", ["official", "redrawn"])
-def test_splits_stand_beside_the_rows_they_belong_to(test: str) -> None:
+def test_splits_have_the_index_of_the_manifest(test: str) -> None:
     elsewhere = PLAIN.set_index(PLAIN.index + 1000)
     found = assign(elsewhere, params(test=test))
     assert found.name == "split"
     assert found.index.equals(elsewhere.index)
-    wanted = assign(PLAIN, params(test=test))
-    assert found.tolist() == wanted.tolist()
+    expected = assign(PLAIN, params(test=test))
+    assert found.tolist() == expected.tolist()
 
 
 @few
 @given(st.sets(st.sampled_from(PLAIN["path"].tolist()), max_size=20))
-def test_what_is_left_out_moves_nothing_else(paths: set[str]) -> None:
+def test_leaving_images_out_moves_no_other(paths: set[str]) -> None:
     assigned = assign(PLAIN, params())
     images, left = leave_out(pd.Series(sorted(paths), dtype=str), PLAIN, assigned, params())
     assert set(images["path"]) == set(PLAIN["path"]) - paths
@@ -283,22 +297,22 @@ def test_what_is_left_out_moves_nothing_else(paths: set[str]) -> None:
     pd.testing.assert_series_equal(left, assigned[images.index])
 
 
-def test_a_class_must_be_left() -> None:
+def test_every_class_must_remain() -> None:
     assigned = assign(PLAIN, params())
-    gone = PLAIN["path"][(assigned == "val") & (PLAIN["label"] == "NORMAL")]
+    images = PLAIN["path"][(assigned == "val") & (PLAIN["label"] == "NORMAL")]
     with pytest.raises(CxrError, match="no image for val/NORMAL"):
-        leave_out(gone, PLAIN, assigned, params())
+        leave_out(images, PLAIN, assigned, params())
 
 
 def test_larger_test_split_leaves_most_of_validation_in_place() -> None:
-    """Drawn in one and the same order, validation would be whoever follows after test."""
+    """With the same order for both, validation would be the groups that follow test."""
     manifest = table([1] * 100, [1] * 100)
-    shares = [params(test="redrawn", test_fraction=share) for share in (0.1, 0.2)]
-    first, second = (set(manifest.index[assign(manifest, p) == "val"]) for p in shares)
+    settings_of = [params(test="redrawn", test_fraction=fraction) for fraction in (0.1, 0.2)]
+    first, second = (set(manifest.index[assign(manifest, p) == "val"]) for p in settings_of)
     assert len(first & second) > len(second) / 2
 
 
-def test_images_may_be_drawn_singly() -> None:
+def test_images_may_be_sampled_individually() -> None:
     manifest = official([30, 30], [30, 30])
     assigned = assign(manifest, params(group_by="image"))
     pool = assigned[manifest["split"] == "train"]

@@ -1,4 +1,4 @@
-"""How a file becomes what the networks see, on a drawn radiograph."""
+"""Preprocessing from file to network input, on a synthetic radiograph."""
 
 import hashlib
 from pathlib import Path
@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cxr.data import transforms
-from cxr.data.images import ImageError, to_grey, to_square
+from cxr.data.images import ImageError, to_gray, to_square
 from cxr.params import ImageParams
 
 PARAMS = ImageParams(input_size=64, resize="crop")
 
 
 def thorax(height: int = 200, width: int = 260) -> NDArray[np.uint8]:
-    """A light body with two dark lungs, and dark air on both sides of it."""
+    """A bright body with two dark lungs, and dark air left and right."""
     rows, columns = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
     image = np.where(np.abs(columns) > 0.8, 5, 170)
     image[((np.abs(columns) - 0.32) / 0.23) ** 2 + (rows / 0.62) ** 2 < 1] = 70
@@ -25,19 +25,19 @@ def thorax(height: int = 200, width: int = 260) -> NDArray[np.uint8]:
 
 
 @pytest.mark.parametrize("resize", ["crop", "stretch", "letterbox"])
-def test_an_image_is_made_square_and_nothing_else(resize: str) -> None:
+def test_prepare_is_to_square(resize: str) -> None:
     image = Image.fromarray(thorax())
     found = transforms.prepare(image, PARAMS.model_copy(update={"resize": resize}))
     np.testing.assert_array_equal(found, to_square(image, 64, resize))
 
 
-def test_no_more_of_a_jpeg_is_decoded_than_the_square_needs(
+def test_a_jpeg_is_decoded_at_the_smallest_sufficient_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     iio.imwrite(tmp_path / "x.jpeg", thorax(800, 1000), quality=95)
     sizes = []
     monkeypatch.setattr(
-        transforms, "to_grey", lambda image: sizes.append(image.size) or to_grey(image)
+        transforms, "to_gray", lambda image: sizes.append(image.size) or to_gray(image)
     )
     for size in (64, 256, 512):
         transforms.read_prepared(
@@ -46,7 +46,7 @@ def test_no_more_of_a_jpeg_is_decoded_than_the_square_needs(
     assert sizes == [(125, 100), (500, 400), (1000, 800)]
 
 
-def test_a_file_that_is_another_than_was_verified_is_named(tmp_path: Path) -> None:
+def test_a_file_changed_since_verification_is_named(tmp_path: Path) -> None:
     path = tmp_path / "x.png"
     iio.imwrite(path, thorax())
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()

@@ -51,7 +51,9 @@ Heat = NDArray[np.float32]
 def drawn(number: int, pathogen: str) -> Grey:
     """A phantom as the networks see it, uint8 (SIDE, SIDE)."""
     rng = np.random.default_rng([8, number])
-    return prepare(Image.fromarray(phantom.draw(rng, pathogen, short_side=SIDE)), PREPARED)
+    return prepare(
+        Image.fromarray(phantom.generate_image(rng, pathogen, short_side=SIDE)), PREPARED
+    )
 
 
 def opacity(number: int) -> NDArray[np.bool_]:

@@ -13,7 +13,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from pydicom.tag import Tag
 
-from cxr.data.images import ImageError, decode, to_grey
+from cxr.data.images import ImageError, decode, to_gray
 from cxr.inference import radiograph
 from cxr.inference.radiograph import from_bytes, read
 from tests.support.dicom_files import content_of, dataset, grey8, picture
@@ -163,7 +163,7 @@ def test_a_picture_gives_the_pixels_that_the_pipeline_trains_on(
     assert (found.coloured, found.notes) == (channels == 3, ())
     assert (found.width, found.height) == (16, 24)
     np.testing.assert_array_equal(
-        found.image, to_grey(decode((tmp_path / "x").read_bytes(), tmp_path / "x"))
+        found.image, to_gray(decode((tmp_path / "x").read_bytes(), tmp_path / "x"))
     )
 
 

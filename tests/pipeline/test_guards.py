@@ -1,4 +1,4 @@
-"""The guards of preprocess in the pipeline."""
+"""The checks for leakage and shortcuts in the pipeline."""
 
 import json
 import shutil
@@ -13,7 +13,7 @@ from cxr.tools import project_copy
 from tests.support.project import Project
 
 pytestmark = pytest.mark.slow
-COPY = "train/NORMAL/a-copy.jpeg"
+DUPLICATE = "train/NORMAL/a-copy.jpeg"
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def project(finished: Project, tmp_path: Path) -> Project:
 
 
 def preprocess(project: Project, **settings: str) -> str:
-    """Preprocess the images as they were verified; what was said."""
+    """Preprocess the verified images; returns the output."""
     project_copy.set_params(
         project.folder / "params.yaml", {f"data.{k}": v for k, v in settings.items()}
     )
@@ -37,43 +37,43 @@ def paths_of(project: Project, split: str) -> set[str]:
 
 
 def guards(project: Project) -> dict[str, dict[str, float]]:
-    found: dict[str, dict[str, float]] = json.loads(
+    content: dict[str, dict[str, float]] = json.loads(
         (project.folder / "metrics/guards.json").read_text(encoding="utf-8")
     )
-    return found
+    return content
 
 
-def test_a_copy_of_a_test_image_in_training(project: Project) -> None:
+def test_a_duplicate_of_a_test_image_in_training(project: Project) -> None:
     raw = project.folder / "data/raw/phantom"
     original = sorted((raw / "test/NORMAL").iterdir())[0]
-    shutil.copy(original, raw / COPY)
+    shutil.copy(original, raw / DUPLICATE)
     project.run("python -m stages.fetch")
-    said = preprocess(project, on_leak="error")
-    assert said.count("error: ") == 1
-    assert f"{COPY} (train): identical with test/NORMAL/{original.name} (test)" in said
+    output = preprocess(project, on_leak="error")
+    assert output.count("error: ") == 1
+    assert f"{DUPLICATE} (train): identical with test/NORMAL/{original.name} (test)" in output
     assert not (project.folder / "data/arrays/train").exists()
     assert "WARNING" in preprocess(project, on_leak="warn")
-    assert COPY in paths_of(project, "train")
+    assert DUPLICATE in paths_of(project, "train")
     assert guards(project)["leaks"]["identical"] == 1
-    with_copy = pd.read_csv(project.folder / "plots/classes.csv")["images"].sum()
+    with_duplicate = pd.read_csv(project.folder / "plots/classes.csv")["images"].sum()
     preprocess(project, on_leak="drop")
-    assert COPY not in paths_of(project, "train")
+    assert DUPLICATE not in paths_of(project, "train")
     assert f"test/NORMAL/{original.name}" in paths_of(project, "test")
     assert guards(project)["leaks"] == {
         **{"patient": 0, "identical": 1, "near_identical": 0, "label_conflict": 0, "dropped": 1}
     }
-    assert pd.read_csv(project.folder / "plots/classes.csv")["images"].sum() == with_copy - 1
+    assert pd.read_csv(project.folder / "plots/classes.csv")["images"].sum() == with_duplicate - 1
 
 
-def test_a_brighter_class_in_training(project: Project) -> None:
+def test_a_brighter_class_in_training_is_a_shortcut(project: Project) -> None:
     for file in (project.folder / "data/raw/phantom/train/PNEUMONIA").iterdir():
         with Image.open(file) as image:
             brighter = image.point(lambda level: level // 4 + 191)
-        file.unlink()  # DVC's cache may hold the same file
+        file.unlink()  # may be hard-linked to DVC's cache
         brighter.save(file, quality=95)
     project.run("python -m stages.fetch")
-    said = preprocess(project, on_shortcut="error")
-    assert said.count("error: ") == 1
-    assert "  mean_brightness: " in said
+    output = preprocess(project, on_shortcut="error")
+    assert output.count("error: ") == 1
+    assert "  mean_brightness: " in output
     assert "  mean_brightness: " in preprocess(project, on_shortcut="warn")
-    assert guards(project)["label_alone"]["mean_brightness"] > 0.9
+    assert guards(project)["single_feature_auc"]["mean_brightness"] > 0.9

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from cxr.data import manifest, splits
-from cxr.data.images import decode, to_grey
+from cxr.data.images import decode, to_gray
 from cxr.data.manifest import Verified
 from cxr.data.transforms import prepare, read_prepared
 from cxr.params import read_params
@@ -74,6 +74,6 @@ def test_decoding_a_part_of_a_full_size_image_shows_the_same(real_data: Path) ->
         pytest.skip("CXR_TEST_DATA has no originals")
     differences = []
     for path in originals:
-        whole = prepare(to_grey(decode(path.read_bytes(), path)), params).astype(int)
+        whole = prepare(to_gray(decode(path.read_bytes(), path)), params).astype(int)
         differences.append(np.abs(read_prepared(path, params) - whole).mean())
     assert 0 < np.mean(differences) < 0.5

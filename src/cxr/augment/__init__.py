@@ -1,1 +1,1 @@
-"""Images in, perturbed images out: augmentation for training and the stress-test set."""
+"""Image perturbations: random for training augmentation, fixed for the stress-test set."""

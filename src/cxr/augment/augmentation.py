@@ -1,48 +1,52 @@
-"""Augmentation for radiographs: random perturbations of the strengths in params.yaml.
+"""Training augmentation: random perturbations, bounded by section `perturb` of params.yaml.
 
-Unlike a rotation by 72 degrees, all of them happen between one device and the next. Both classes
-get the same ones, so that none of what they change can tell the label.
+They mimic differences between scanners. Both classes get the same distribution of perturbations, so
+none of them can become a shortcut.
 """
 
 import numpy as np
 
-from cxr.augment import perturbations as change
+from cxr.augment import perturbations
 from cxr.augment.perturbations import Image
 from cxr.params import PerturbParams
 
 
 def augment(image: Image, params: PerturbParams, rng: np.random.Generator) -> Image:
-    """One random version of an image.
+    """Generate one augmented version of an image.
 
-    Geometry and exposure change in every image; each of the others in the share
-    `params.probability` of them.
+    Geometry and exposure always change; each other perturbation applies with probability
+    `params.p`.
 
     Args:
         image: uint8 (S, S).
-        params: the largest strength of each perturbation; 0 leaves it out.
-        rng: makes the draw; equal generators give equal images.
+        params: maximum strength of each perturbation; 0 disables it.
+        rng: random generator; equal states give equal images.
+
+    Returns:
+        uint8 (S, S).
     """
-    image = _move(image, params, rng)
-    image = _expose(image, params, rng)
-    for perturb in (_equalise, _coarsen, _noise, _frame, _write, _compress, _cut_out):
+    image = _affine(image, params, rng)
+    image = _exposure(image, params, rng)
+    optional = (_equalize, _downscale, _noise, _border, _text_overlay, _compress, _random_erasing)
+    for perturb in optional:
         if rng.random() < params.p:
             image = perturb(image, params, rng)
     return image
 
 
-def _symmetric(rng: np.random.Generator, largest: float) -> float:
-    return float(rng.uniform(-largest, largest))
+def _symmetric(rng: np.random.Generator, limit: float) -> float:
+    return float(rng.uniform(-limit, limit))
 
 
-def _factor(rng: np.random.Generator, largest: float) -> float:
-    """A factor as often above 1 as below: 1 / (1 + largest) to 1 + largest."""
-    return float(np.exp(_symmetric(rng, np.log1p(largest))))
+def _factor(rng: np.random.Generator, limit: float) -> float:
+    """Sample a log-uniform factor from 1 / (1 + limit) to 1 + limit."""
+    return float(np.exp(_symmetric(rng, np.log1p(limit))))
 
 
-def _move(image: Image, params: PerturbParams, rng: np.random.Generator) -> Image:
+def _affine(image: Image, params: PerturbParams, rng: np.random.Generator) -> Image:
     if params.flip and rng.random() < 0.5:
         image = np.ascontiguousarray(image[:, ::-1])
-    return change.affine(
+    return perturbations.affine(
         image,
         rotation=_symmetric(rng, params.rotation),
         shift=(_symmetric(rng, params.shift), _symmetric(rng, params.shift)),
@@ -51,8 +55,8 @@ def _move(image: Image, params: PerturbParams, rng: np.random.Generator) -> Imag
     )
 
 
-def _expose(image: Image, params: PerturbParams, rng: np.random.Generator) -> Image:
-    return change.exposure(
+def _exposure(image: Image, params: PerturbParams, rng: np.random.Generator) -> Image:
+    return perturbations.exposure(
         image,
         gamma=_factor(rng, params.gamma),
         contrast=_factor(rng, params.contrast),
@@ -60,30 +64,30 @@ def _expose(image: Image, params: PerturbParams, rng: np.random.Generator) -> Im
     )
 
 
-def _equalise(image: Image, params: PerturbParams, rng: np.random.Generator) -> Image:
-    return change.equalize(image) if params.equalize else image
+def _equalize(image: Image, params: PerturbParams, rng: np.random.Generator) -> Image:
+    return perturbations.equalize(image) if params.equalize else image
 
 
-def _coarsen(image: Image, params: PerturbParams, rng: np.random.Generator) -> Image:
-    return change.downscale(image, rng.uniform(1 - params.downscale, 1))
+def _downscale(image: Image, params: PerturbParams, rng: np.random.Generator) -> Image:
+    return perturbations.downscale(image, rng.uniform(1 - params.downscale, 1))
 
 
 def _noise(image: Image, params: PerturbParams, rng: np.random.Generator) -> Image:
-    return change.add_noise(image, rng, rng.uniform(0, params.noise))
+    return perturbations.add_noise(image, rng, rng.uniform(0, params.noise))
 
 
-def _frame(image: Image, params: PerturbParams, rng: np.random.Generator) -> Image:
+def _border(image: Image, params: PerturbParams, rng: np.random.Generator) -> Image:
     top, bottom, left, right = rng.uniform(0, params.border, 4) * (rng.random(4) < 0.5)
-    return change.border(image, (top, bottom, left, right), int(rng.integers(0, 25)))
+    return perturbations.border(image, (top, bottom, left, right), int(rng.integers(0, 25)))
 
 
-def _write(image: Image, params: PerturbParams, rng: np.random.Generator) -> Image:
-    return change.text_overlay(image, rng, int(rng.integers(0, params.text_overlay + 1)))
+def _text_overlay(image: Image, params: PerturbParams, rng: np.random.Generator) -> Image:
+    return perturbations.text_overlay(image, rng, int(rng.integers(0, params.text_overlay + 1)))
 
 
 def _compress(image: Image, params: PerturbParams, rng: np.random.Generator) -> Image:
-    return change.compress(image, int(rng.integers(params.jpeg_quality, 101)))
+    return perturbations.compress(image, int(rng.integers(params.jpeg_quality, 101)))
 
 
-def _cut_out(image: Image, params: PerturbParams, rng: np.random.Generator) -> Image:
-    return change.random_erasing(image, rng, params.random_erasing)
+def _random_erasing(image: Image, params: PerturbParams, rng: np.random.Generator) -> Image:
+    return perturbations.random_erasing(image, rng, params.random_erasing)

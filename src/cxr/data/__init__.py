@@ -1,1 +1,1 @@
-"""A source of radiographs in; a verified manifest, leakage-free splits and resized arrays out."""
+"""Data sources, verified manifest, leakage-free splits, preprocessed arrays."""

@@ -1,6 +1,6 @@
-"""Where the images of a radiograph folder are: <root>/<split>/<label>/<name>, or in folders below.
+"""Layout of a data set folder: <root>/<split>/<label>/<name>, or in folders below the label.
 
-An image is told by its suffix or, where that tells nothing, by its first bytes.
+Images are recognized by their suffix or else by their first bytes.
 """
 
 import os
@@ -13,40 +13,40 @@ from pathlib import Path, PurePosixPath
 from typing import NoReturn
 
 from cxr.common.names import LABELS, SPLITS
-from cxr.data.images import HEAD_BYTES, begins_as_image
+from cxr.data.images import HEAD_BYTES, has_image_signature
 from cxr.errors import CxrError, shortened
 
 IMAGE_SUFFIXES = (".jpeg", ".jpg", ".jpe", ".jfif", ".png")
 SPLIT_OF = {**{split: split for split in SPLITS}, "valid": "val", "validation": "val"}
 EXPECTED_LAYOUT = (
-    "Wanted: NORMAL/ and PNEUMONIA/, in capitals, in train/, test/ or val/ (or valid/, "
-    "validation/). Folders in PNEUMONIA/, as BACTERIA/ and VIRUS/, are read as well. Images that "
-    "have no split yet go into train/, with split.test: redrawn"
+    "Expected layout: NORMAL/ and PNEUMONIA/ (in capitals) in train/, test/ or val/ (or valid/, "
+    "validation/), with optional folders below, such as PNEUMONIA/VIRUS/. Put images without a "
+    "split into train/ and set split.test to redrawn"
 )
 ORIGIN_NAME = "origin.json"
-LISTED = 10  # folders of a message
-# Control characters and bytes that are not UTF-8: no table or log can hold such a name unharmed.
+MAX_LISTED = 10  # folders in a message
+# Control characters and bytes that are not UTF-8, which break tables and logs.
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 
-Head = Callable[[PurePosixPath], bytes]
-Size = Callable[[PurePosixPath], int]
+ReadHead = Callable[[PurePosixPath], bytes]
+FileSize = Callable[[PurePosixPath], int]
 
 
 class SourceError(CxrError):
-    """The raw images cannot be had as asked; the message is written for the user."""
+    """The raw images are not available as configured."""
 
 
 @dataclass(frozen=True)
 class FolderContents:
-    """The images of one folder, and which of its files are something else.
+    """Files of a data set folder, by kind.
 
     Attributes:
-        images: path of each wanted image -> (split, label), sorted by path.
-        root: folder that holds the splits.
-        unplaced: images anywhere else, sorted; those of further copies are not among them.
-        stray: number of files left behind by file managers and archivers (hidden or in __MACOSX).
-        nested: number of images of deeper copies: split, label, name and size of a wanted one.
-        other: number of all remaining files, such as notes and tables.
+        images: (split, label) of each image of the data set, sorted by path.
+        root: folder that contains the splits.
+        unplaced: images outside the expected layout, sorted.
+        stray: number of hidden files and files in __MACOSX.
+        nested: number of images of a nested copy of the data set: same split, label, name and size.
+        other: number of all other files, such as notes and tables.
     """
 
     images: dict[PurePosixPath, tuple[str, str]]
@@ -58,8 +58,8 @@ class FolderContents:
 
 
 @dataclass(frozen=True)
-class _Place:
-    """What the folders of an image say; `rest` is its path below the label's folder."""
+class _Location:
+    """Location of an image by its folders; `rest` is the path below the label's folder."""
 
     root: PurePosixPath
     split: str
@@ -75,17 +75,17 @@ def _no_size(_: PurePosixPath) -> int:
     return 0
 
 
-def is_image(path: PurePosixPath, head: Head = _no_head) -> bool:
-    """Tell by its suffix, in any case of letters, or else by its first bytes."""
-    return path.suffix.lower() in IMAGE_SUFFIXES or begins_as_image(head(path))
+def is_image(path: PurePosixPath, head: ReadHead = _no_head) -> bool:
+    """Whether a file is an image by its suffix (case-insensitive) or its first bytes."""
+    return path.suffix.lower() in IMAGE_SUFFIXES or has_image_signature(head(path))
 
 
-def head_in(folder: Path) -> Head:
-    """The first bytes of each file below a folder; none where it cannot be read."""
+def head_reader(folder: Path) -> ReadHead:
+    """Function that reads the first bytes of a file below a folder; empty if it is unreadable."""
 
     def head(path: PurePosixPath) -> bytes:
         try:
-            if not (folder / path).is_file():  # a pipe would keep us waiting for ever
+            if not (folder / path).is_file():  # reading a pipe would block
                 return b""
             with (folder / path).open("rb") as file:
                 return file.read(HEAD_BYTES)
@@ -95,8 +95,8 @@ def head_in(folder: Path) -> Head:
     return head
 
 
-def size_in(folder: Path) -> Size:
-    """The bytes of each file below a folder; -1 where it cannot be looked at."""
+def size_reader(folder: Path) -> FileSize:
+    """Function that gives the size of a file below a folder in bytes; -1 if it is unreadable."""
 
     def size(path: PurePosixPath) -> int:
         try:
@@ -108,29 +108,24 @@ def size_in(folder: Path) -> Size:
 
 
 def select_images(
-    paths: Iterable[PurePosixPath], head: Head = _no_head, size: Size = _no_size
+    paths: Iterable[PurePosixPath], head: ReadHead = _no_head, size: FileSize = _no_size
 ) -> FolderContents:
-    """Choose the images that make up the data set among all files of a folder.
+    """Select the images of the data set among all files of a folder.
 
-    An image of the data set lies at <root>/<split>/<label>/<name>, or in folders below the label's,
-    with a key of `SPLIT_OF` and a label of `LABELS`. The root may be the folder itself or lie
-    deeper, as in an unpacked archive. Where there are several, the one nearest to the top is meant:
-    the published archive holds a second copy of itself one level down.
+    Images are at <root>/<split>/<label>/<name>, or in folders below the label's, with a key of
+    `SPLIT_OF` and a label of `LABELS`. The root is the folder itself or below it, as in an unpacked
+    archive. Of several roots, the one closest to the top is used: the published archive contains a
+    second copy of the data set one level down.
 
     Args:
-        paths: Paths of files, relative to the folder. A path given twice is taken once. The
-            `origin.json` at the top, which this project writes, is not counted.
-        head: Gives the first bytes of a file whose suffix does not tell whether it is an image.
-        size: Gives the bytes of a file: an image of another size than the wanted one of its name is
-            no copy, as where folders of several hospitals lie in each other.
-
-    Returns:
-        The chosen images, and what was left out.
+        paths: Files, relative to the folder; duplicates and a top-level `origin.json` are ignored.
+        head: Reads the first bytes of a file that has no image suffix.
+        size: File size in bytes. A nested image counts as a copy only if its size is equal.
 
     Raises:
-        SourceError: Two roots are equally near to the top.
+        SourceError: Two roots are equally close to the top.
     """
-    places: dict[PurePosixPath, _Place] = {}
+    locations: dict[PurePosixPath, _Location] = {}
     unplaced: list[PurePosixPath] = []
     stray = other = 0
     for path in set(paths) - {PurePosixPath(ORIGIN_NAME)}:
@@ -138,88 +133,83 @@ def select_images(
             stray += 1
         elif not is_image(path, head):
             other += 1
-        elif place := _place(path):
-            places[path] = place
+        elif location := _location(path):
+            locations[path] = location
         else:
             unplaced.append(path)
-    root = _shallowest({place.root for place in places.values()})
-    wanted = sorted(path for path, place in places.items() if place.root == root)
-    kept = {_within(places[path]): size(path) for path in wanted}
-    deeper = places.keys() - set(wanted)
-    lost = [path for path in deeper if kept.get(_within(places[path])) != size(path)]
+    root = _shallowest({location.root for location in locations.values()})
+    selected = sorted(path for path, location in locations.items() if location.root == root)
+    sizes = {_below_root(locations[path]): size(path) for path in selected}
+    deeper = locations.keys() - set(selected)
+    not_copies = [path for path in deeper if sizes.get(_below_root(locations[path])) != size(path)]
     return FolderContents(
-        images={path: (places[path].split, places[path].label) for path in wanted},
+        images={path: (locations[path].split, locations[path].label) for path in selected},
         root=root,
-        unplaced=sorted([*unplaced, *lost]),
+        unplaced=sorted([*unplaced, *not_copies]),
         stray=stray,
-        nested=len(deeper) - len(lost),
+        nested=len(deeper) - len(not_copies),
         other=other,
     )
 
 
 def refuse_unplaced(
-    where: str, selection: FolderContents, links: list[PurePosixPath], on_unplaced: str
+    where: str, contents: FolderContents, links: list[PurePosixPath], on_unplaced: str
 ) -> None:
-    """Say by folder which images lie where the layout does not know them.
+    """Report images outside the expected layout, by folder.
 
     Args:
-        where: Names the folder or archive in the message, as the user knows it.
-        selection: What was found there.
-        links: Symbolic links to folders or images, which are not followed.
-        on_unplaced: `error` or `skip`; what is skipped is printed.
+        where: Name of the folder or archive for the message.
+        contents: From `select_images`.
+        links: From `unfollowed_links`.
+        on_unplaced: `error` or `skip`, which prints a warning.
 
     Raises:
         SourceError: With `error`, if there are any such images or links.
     """
-    if not selection.unplaced and not links:
+    if not contents.unplaced and not links:
         return
-    counts = Counter(printable(path.parent) for path in selection.unplaced)
+    counts = Counter(printable(path.parent) for path in contents.unplaced)
     lines = [f"{folder}: {_images(count)}" for folder, count in sorted(counts.items())]
     lines += [f"{printable(path)}: a symbolic link, which is not followed" for path in links]
-    what = describe_folders(selection) if selection.unplaced else f"{len(links)} link(s)"
+    subject = describe_unplaced(contents) if contents.unplaced else f"{len(links)} link(s)"
     message = "\n  ".join(
         [
-            f"{where}: {what} where the layout knows none:",
-            *shortened(lines, LISTED),
+            f"{where}: {subject} outside the expected layout:",
+            *shortened(lines, MAX_LISTED),
             f"{EXPECTED_LAYOUT}.",
         ]
     )
     if on_unplaced == "error":
         raise SourceError(
-            f"{message}\n  Move or remove what is listed, or set data.on_unplaced to skip to leave "
-            "it out."
+            f"{message}\n  Move or remove the listed images, or set data.on_unplaced to skip."
         )
-    print(f"WARNING: {message}\n  left out")
+    print(f"WARNING: {message}\n  skipped")
 
 
-def describe_folders(selection: FolderContents) -> str:
-    """The images without a place, as "63 images in train/normal, train/pneumonia"."""
-    folders = sorted({printable(path.parent) for path in selection.unplaced})
-    count = _images(len(selection.unplaced))
-    return f"{count} in {', '.join(shortened(folders, LISTED, 'more folders'))}"
+def describe_unplaced(contents: FolderContents) -> str:
+    """Count images outside the layout, such as "63 images in train/normal, train/pneumonia"."""
+    folders = sorted({printable(path.parent) for path in contents.unplaced})
+    count = _images(len(contents.unplaced))
+    return f"{count} in {', '.join(shortened(folders, MAX_LISTED, 'more folders'))}"
 
 
 def _images(count: int) -> str:
     return f"{count} image{'s' * (count != 1)}"
 
 
-def _within(place: _Place) -> tuple[str, str, PurePosixPath]:
-    return place.split, place.label, place.rest
+def _below_root(location: _Location) -> tuple[str, str, PurePosixPath]:
+    return location.split, location.label, location.rest
 
 
 def list_files(folder: Path) -> tuple[list[PurePosixPath], list[PurePosixPath]]:
-    """List all files below a folder without leaving it.
+    """List all files below a folder.
 
-    A symbolic link to a file that lies below the same folder counts as a file. All other
-    symbolic links (to folders, to anything outside, to nothing) are skipped. Whatever stands in
-    the place of an image is listed, though, also a folder or a link that leads out: `obstacle`
-    tells it from an image, so that none is left out unnoticed.
-
-    Args:
-        folder: An existing folder.
+    A symbolic link to a file below the same folder counts as a file; other links are skipped. Any
+    entry with the location and suffix of an image is listed, even a folder or a broken link, so
+    that `unreadable_reason` reports it.
 
     Returns:
-        The paths of the files and of the links skipped, relative to the folder, sorted.
+        Files and skipped links, relative to the folder, sorted.
 
     Raises:
         OSError: A folder cannot be read.
@@ -230,7 +220,7 @@ def list_files(folder: Path) -> tuple[list[PurePosixPath], list[PurePosixPath]]:
     for base, folders, names in os.walk(home, onerror=_raise):
         for path in (Path(base, name) for name in (*folders, *names)):
             relative = PurePosixPath(path.relative_to(home).as_posix())
-            if is_image(relative) and _place(relative) and not _is_stray(relative):
+            if is_image(relative) and _location(relative) and not _is_stray(relative):
                 files.append(relative)
             elif path.is_symlink() and not _stays_inside(path, home):
                 skipped.append(relative)
@@ -239,50 +229,50 @@ def list_files(folder: Path) -> tuple[list[PurePosixPath], list[PurePosixPath]]:
     return sorted(files), sorted(skipped)
 
 
-def lost_links(folder: Path, links: Iterable[PurePosixPath]) -> list[PurePosixPath]:
-    """Of the links that `list_files` skipped, those behind which images may be: to a folder that
-    lies elsewhere, or named as an image. Hidden ones are not among them.
+def unfollowed_links(folder: Path, links: Iterable[PurePosixPath]) -> list[PurePosixPath]:
+    """Select the skipped links of `list_files` that may lead to images: links to a folder outside,
+    or with an image suffix; not hidden ones.
     """
     home = folder.resolve()
 
-    def leads_to_images(path: PurePosixPath) -> bool:
+    def may_lead_to_images(path: PurePosixPath) -> bool:
         target = home / path
         return is_image(path) or (target.is_dir() and not target.resolve().is_relative_to(home))
 
-    return [path for path in links if not _is_stray(path) and leads_to_images(path)]
+    return [path for path in links if not _is_stray(path) and may_lead_to_images(path)]
 
 
 def unreadable_reason(folder: Path, path: PurePosixPath) -> str:
-    """Why what is listed as an image cannot be read as a file of the folder; empty if it can."""
+    """Reason why a listed image cannot be read; empty if it can."""
     if UNPRINTABLE.search(str(path)):
-        return "its name holds control characters or is not UTF-8"
-    place = folder / path
-    if place.is_symlink() and not _stays_inside(place, folder.resolve()):
-        return "a symbolic link to nothing or to what lies elsewhere; it is not followed"
-    if not place.is_file():
+        return "its name contains control characters or is not UTF-8"
+    file = folder / path
+    if file.is_symlink() and not _stays_inside(file, folder.resolve()):
+        return "a symbolic link that is broken or leads out of the folder"
+    if not file.is_file():
         return "not a file"
-    return "" if os.access(place, os.R_OK) else "permission denied"
+    return "" if os.access(file, os.R_OK) else "permission denied"
 
 
 def printable(path: PurePosixPath) -> str:
-    """A path as text that is safe to print and to keep, escaped where it is `UNFIT`."""
-    return UNPRINTABLE.sub(lambda sign: sign[0].encode("unicode_escape").decode(), str(path))
+    """Path as text for tables and logs, with `UNPRINTABLE` characters escaped."""
+    return UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode(), str(path))
 
 
 def _is_stray(path: PurePosixPath) -> bool:
     return any(part == "__MACOSX" or part.startswith(".") for part in path.parts)
 
 
-def _place(path: PurePosixPath) -> _Place | None:
-    """None where the folders do not say one split and one label."""
+def _location(path: PurePosixPath) -> _Location | None:
+    """Parse the split and label of a path; None unless there is exactly one of each."""
     folders = path.parts[:-1]
     for depth, (split, label) in enumerate(pairwise(folders)):
         if split in SPLIT_OF and label in LABELS:
             below = {name.upper() for name in folders[depth + 2 :]}
             if below & {name.upper() for name in (*SPLIT_OF, *LABELS)}:
-                return None  # as train/NORMAL/PNEUMONIA
+                return None  # such as train/NORMAL/PNEUMONIA
             rest = PurePosixPath(*path.parts[depth + 2 :])
-            return _Place(PurePosixPath(*folders[:depth]), SPLIT_OF[split], label, rest)
+            return _Location(PurePosixPath(*folders[:depth]), SPLIT_OF[split], label, rest)
     return None
 
 
@@ -292,8 +282,7 @@ def _shallowest(roots: set[PurePosixPath]) -> PurePosixPath:
     first, *rest = sorted(roots, key=lambda root: (len(root.parts), root))
     if rest and len(rest[0].parts) == len(first.parts):
         raise SourceError(
-            f"two folders hold images in {'|'.join(SPLITS)} and neither lies above the other: "
-            f"{first} and {rest[0]}. Keep one of them."
+            f"two folders contain {'|'.join(SPLITS)}: {first} and {rest[0]}. Keep one of them."
         )
     return first
 
@@ -303,5 +292,5 @@ def _stays_inside(link: Path, home: Path) -> bool:
 
 
 def _raise(error: OSError) -> NoReturn:
-    # os.walk passes over unreadable folders in silence, which would lose images unnoticed.
+    # os.walk skips unreadable folders silently, which would lose images.
     raise error

@@ -1,4 +1,4 @@
-"""The published data sets: where they are, what they contain and how to cite them."""
+"""Published data sets: address, contents, license and citation."""
 
 from dataclasses import dataclass
 
@@ -17,13 +17,13 @@ class KnownSet:
     """Facts about one published data set.
 
     Attributes:
-        address: The name that Kaggle's client takes, or the URL of a zip file.
-        description: What it is, as the model card says it after "Trained on".
-        counts: Number of images by split, to tell a complete copy from a part.
-        citation: The publication to cite.
-        license: Of the images.
-        sha256: Of the zip file, in lower-case hexadecimal digits; empty for Kaggle, whose client
-            verifies its downloads.
+        address: Kaggle handle, or URL of a zip file.
+        description: Follows "Trained on" in the model card.
+        counts: Published number of images by split.
+        citation: Publication to cite.
+        license: License of the images.
+        sha256: Hash of the zip file, in lower-case hexadecimal digits; empty for Kaggle, whose
+            client verifies downloads.
     """
 
     address: str
@@ -34,7 +34,7 @@ class KnownSet:
     sha256: str = ""
 
 
-# By the value of `data.source`.
+# By `data.source`.
 KNOWN_SETS = {
     "kaggle": KnownSet(
         address=KAGGLE,

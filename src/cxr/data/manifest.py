@@ -1,4 +1,4 @@
-"""Verify the images of a folder and list them: one row per image."""
+"""Verify the images of a folder and list them in the manifest, one row per image."""
 
 import hashlib
 import re
@@ -15,17 +15,17 @@ from cxr.common.names import LABELS, SPLITS
 from cxr.data.dataset_folder import (
     EXPECTED_LAYOUT,
     FolderContents,
-    describe_folders,
-    head_in,
+    describe_unplaced,
+    head_reader,
     list_files,
-    lost_links,
     printable,
     refuse_unplaced,
     select_images,
-    size_in,
+    size_reader,
+    unfollowed_links,
     unreadable_reason,
 )
-from cxr.data.images import ImageError, decode, read_file, to_grey, uses_little_range
+from cxr.data.images import ImageError, decode, read_file, to_gray, uses_little_range
 from cxr.data.known_sets import KNOWN_SETS
 from cxr.errors import CxrError, shortened
 from cxr.progress import track
@@ -35,10 +35,10 @@ COLUMNS = [
     *("width", "height", "mode", "bytes", "sha256", "phash"),
 ]
 
-# The data set's file names carry the patient, also with an editor's or exporter's words before or
-# behind, as `train_person1_virus_6 (1)_resized.png`. The series of the first two versions are
-# numbered independently, so the series is part of the patient's name. In the third version the
-# number alone is the patient's, whatever the disease.
+# Published file names contain the patient, also with prefixes or suffixes, such as
+# `train_person1_virus_6 (1)_resized.png`. In the first two versions, each name series numbers its
+# patients independently, so the series is part of the patient key. In the third version, the number
+# alone identifies the patient, whatever the disease.
 PUBLISHED_NAME = re.compile(
     r"(?<![a-z0-9])person(?P<person>[0-9]+)[-_ ](?P<pathogen>bacteria|virus)[-_ ][0-9]"
     r"|(?<![a-z0-9-])(?P<series>normal2-)?im-(?P<number>[0-9]+)-[0-9]"
@@ -46,29 +46,29 @@ PUBLISHED_NAME = re.compile(
     re.IGNORECASE | re.ASCII,
 )
 PATHOGEN_FOLDER = re.compile(r"(?P<bacteria>bacteria)|(?P<virus>virus|viral)", re.IGNORECASE)
-NAMED = 5  # at most, of the images that a message is about
+MAX_NAMED = 5  # images in a message
 
-HASH_SIDE = 16  # of the perceptual hash: it has the square of it as bits, four to a digit
-PHASH = re.compile(rf"[0-9a-f]{{{HASH_SIDE**2 // 4}}}")
+HASH_SIZE = 16  # of the perceptual hash, which has HASH_SIZE**2 bits, four per digit
+PHASH = re.compile(rf"[0-9a-f]{{{HASH_SIZE**2 // 4}}}")
 
-NO_FILES: Mapping[str, int] = {}  # was left out when a folder was filled
+NO_FILES: Mapping[str, int] = {}  # skipped at the source
 
 
 @dataclass(frozen=True)
 class Verified:
-    """What was found in a folder.
+    """Result of verifying a folder.
 
     Attributes:
         images: one row per readable image, with `COLUMNS`, sorted by path.
-        rejects: columns path, reason; one row per file that is not a readable image.
-        selection: all files of the folder, sorted into images and others.
-        links: number of symbolic links that lead out of the folder; they are not followed.
-        little_range: paths of the images that use little of their range of values.
+        rejects: columns path, reason; one row per unreadable image.
+        contents: all files of the folder, by kind.
+        links: number of symbolic links that are not followed.
+        little_range: paths of images that use less than an eighth of the gray range.
     """
 
     images: pd.DataFrame
     rejects: pd.DataFrame
-    selection: FolderContents
+    contents: FolderContents
     links: int
     little_range: tuple[str, ...] = ()
 
@@ -76,26 +76,26 @@ class Verified:
 def verify(
     folder: Path, on_bad_image: str, on_unplaced: str = "error", patients: Path | None = None
 ) -> Verified:
-    """Open every image below `folder` and list what it is.
+    """Decode every image below `folder` and list its properties.
 
     Args:
-        folder: holds train|test|val/NORMAL|PNEUMONIA, perhaps some folders down.
+        folder: contains train|test|val/NORMAL|PNEUMONIA, at any depth.
         on_bad_image: `error` or `skip`.
-        on_unplaced: `error` or `skip`: images and links where the layout knows none.
-        patients: table as `read_patients` takes it; None, or without rows: names tell patients.
+        on_unplaced: `error` or `skip`, for images and links outside the expected layout.
+        patients: table for `read_patients`; None or without rows: patients come from file names.
 
     Raises:
-        CxrError: no images, an empty class, a folder that cannot be read, a table that does not fit
-            the images, or (with `error`) every unreadable file by name or unplaced image by folder.
+        CxrError: no images, an empty class, an unreadable folder, a table that does not match the
+            images, or, with `error`, unreadable images or images outside the expected layout.
     """
     try:
         files, links = list_files(folder)
     except OSError as error:
         raise CxrError(f"{error.filename} cannot be read: {error.strerror}") from error
-    selection = select_images(files, head_in(folder), size_in(folder))
-    refuse_unplaced(str(folder), selection, lost_links(folder, links), on_unplaced)
-    told = read_patients(patients, selection.images) if patients else {}
-    rows, rejects = _examine_all(folder, selection)
+    contents = select_images(files, head_reader(folder), size_reader(folder))
+    refuse_unplaced(str(folder), contents, unfollowed_links(folder, links), on_unplaced)
+    patient_by_path = read_patients(patients, contents.images) if patients else {}
+    rows, rejects = _examine_all(folder, contents)
     if rejects and on_bad_image == "error":
         listed = "\n".join(f"  {reject['path']}: {reject['reason']}" for reject in rejects)
         raise CxrError(
@@ -103,103 +103,104 @@ def verify(
             "  Replace or remove them, or set data.on_bad_image to skip to leave them out."
         )
     images = pd.DataFrame(rows, columns=COLUMNS)
-    images["patient"] = images["path"].map(told).fillna(images["patient"])
+    images["patient"] = images["path"].map(patient_by_path).fillna(images["patient"])
     for label in LABELS:
         if not (images["label"] == label).any():
-            elsewhere = f" ({describe_folders(selection)})" if selection.unplaced else ""
+            unplaced = f" ({describe_unplaced(contents)})" if contents.unplaced else ""
             raise CxrError(
-                f"{folder} holds no readable {label} image{elsewhere}. {EXPECTED_LAYOUT}."
+                f"{folder} contains no readable {label} image{unplaced}. {EXPECTED_LAYOUT}."
             )
-    little = tuple(row["path"] for row in rows if row["little_range"])
-    table = pd.DataFrame(rejects, columns=["path", "reason"])
-    return Verified(images, table, selection, len(links), little)
+    little_range = tuple(row["path"] for row in rows if row["little_range"])
+    rejected = pd.DataFrame(rejects, columns=["path", "reason"])
+    return Verified(images, rejected, contents, len(links), little_range)
 
 
 def read_patients(
     file: Path, images: Iterable[PurePosixPath], column: str = "path"
 ) -> dict[str, str]:
-    """The patient of each image, from a table that fits the images row by row.
+    """Read the patient of each image from a table.
 
     Args:
-        file: CSV with the columns `column` and patient. One without rows tells nothing.
+        file: CSV with the columns `column` and patient.
         images: paths relative to the folder of images.
-        column: name of the column that holds these paths.
+        column: name of the column of paths.
 
     Returns:
-        Patient by path, as `shown` shows it; empty where the table has no rows.
+        Patient by `printable` path; empty if the table has no rows.
 
     Raises:
-        CxrError: no such file or column, an image without a row, or a row without an image or
-            patient, or given twice.
+        CxrError: no such file or column, an image without a row, a row without an image or a
+            patient, or a duplicate row.
     """
     try:
-        # utf-8-sig: spreadsheets put a mark before the first name.
+        # utf-8-sig: spreadsheets write a byte order mark.
         table = pd.read_csv(file, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-        named = table[column].map(lambda path: printable(PurePosixPath(path)))
+        paths = table[column].map(lambda path: printable(PurePosixPath(path)))
         patients = table["patient"].str.strip()
     except KeyError as error:
         raise CxrError(
-            f"{file} has no column {error}: it needs {column} and patient, separated by a comma"
+            f"{file} has no column {error}; it needs the columns {column} and patient, "
+            "separated by commas"
         ) from error
     except (OSError, ValueError) as error:
         raise CxrError(f"{file} cannot be read: {error}") from error
     if table.empty:
         return {}
-    listed = pd.Series(map(printable, images), dtype=str)
-    wrong = {
-        "named more than once": named[named.duplicated()].unique(),
-        "not an image of the folder": named[~named.isin(listed)],
-        "an image without a row": listed[~listed.isin(named)],
-        "a row without a patient": named[patients == ""],
+    expected = pd.Series(map(printable, images), dtype=str)
+    affected = {
+        "duplicate rows": paths[paths.duplicated()].unique(),
+        "not an image of the folder": paths[~paths.isin(expected)],
+        "an image without a row": expected[~expected.isin(paths)],
+        "a row without a patient": paths[patients == ""],
     }
     if problems := [
-        f"  {what}: {first_names(paths)}" for what, paths in wrong.items() if len(paths)
+        f"  {problem}: {first_names(names)}" for problem, names in affected.items() if len(names)
     ]:
-        wanted = f"  Wanted: a row for each image, with its {column} relative to the folder"
-        raise CxrError("\n".join([f"{file} does not fit the images:", *problems, wanted]))
-    return dict(zip(named, patients, strict=True))
+        remedy = f"  Give one row per image, with its {column} relative to the folder"
+        raise CxrError("\n".join([f"{file} does not match the images:", *problems, remedy]))
+    return dict(zip(paths, patients, strict=True))
 
 
 def first_names(names: Iterable[str]) -> str:
-    """The first few, and how many more there are, for a message."""
-    return ", ".join(shortened(names, NAMED))
+    """List the first few names, and how many more there are, for a message."""
+    return ", ".join(shortened(names, MAX_NAMED))
 
 
 def read(path: Path) -> pd.DataFrame:
-    """Read the manifest that `verify` made; text columns stay text.
+    """Read a manifest: width, height and bytes are int64, other columns text.
 
     Raises:
-        CxrError: the file is missing, damaged or lacks columns.
+        CxrError: the file is missing or damaged, or lacks columns.
     """
     try:
         numbers = {"width": int, "height": int, "bytes": int}
         text = {column: str for column in COLUMNS if column not in numbers}
         table = pd.read_csv(path, dtype=text | numbers, usecols=COLUMNS, keep_default_na=False)
         if not (table["label"].isin(LABELS) & table["split"].isin(SPLITS)).all():
-            raise ValueError("a row has no known split and label")
+            raise ValueError("a row has an unknown split or label")
         if not table["phash"].str.fullmatch(PHASH).all():
-            raise ValueError("a row ends early")
+            raise ValueError("a row is truncated")
     except (OSError, ValueError, OverflowError) as error:
         raise CxrError(f"{path} cannot be read ({error}); run `dvc repro fetch`") from error
     return table
 
 
 def _examine_all(
-    folder: Path, selection: FolderContents
+    folder: Path, contents: FolderContents
 ) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
     rows: list[dict[str, Any]] = []
     rejects: list[dict[str, str]] = []
     with ThreadPoolExecutor() as pool:
-        found = pool.map(lambda path: _examine(folder, path), selection.images)
-        progress = track(found, "verify", len(selection.images))
-        for (path, (split, label)), result in zip(selection.images.items(), progress, strict=True):
+        results = pool.map(lambda path: _examine(folder, path), contents.images)
+        progress = track(results, "verify", len(contents.images))
+        for (path, (split, label)), result in zip(contents.images.items(), progress, strict=True):
             if isinstance(result, ImageError):
                 reason = str(result).removeprefix(f"{folder / path}: ")
                 rejects.append({"path": printable(path), "reason": reason})
             else:
                 patient, pathogen = identify(path, label)
-                named = {"split": split, "label": label, "patient": patient, "pathogen": pathogen}
-                rows.append({"path": str(path), **named, **result})
+                keys = {"split": split, "label": label, "patient": patient, "pathogen": pathogen}
+                rows.append({"path": str(path), **keys, **result})
     return rows, rejects
 
 
@@ -207,33 +208,33 @@ def _examine(folder: Path, path: PurePosixPath) -> dict[str, Any] | ImageError:
     if reason := unreadable_reason(folder, path):
         return ImageError(reason)
     try:
-        content = read_file(folder / path)  # once: what is decoded is what the hash belongs to
+        content = read_file(folder / path)  # once, so that the hash is of the decoded bytes
         image = decode(content, folder / path)
     except ImageError as error:
         return error
-    grey = to_grey(image)
+    gray = to_gray(image)
     return {
         "width": image.width,
         "height": image.height,
         "mode": image.mode,
         "bytes": len(content),
         "sha256": hashlib.sha256(content).hexdigest(),
-        "phash": str(imagehash.phash(grey, HASH_SIDE)),
-        "little_range": uses_little_range(grey),
+        "phash": str(imagehash.phash(gray, HASH_SIZE)),
+        "little_range": uses_little_range(gray),
     }
 
 
 def identify(path: PurePosixPath, label: str) -> tuple[str, str]:
-    """Patient and pathogen (bacteria, virus, none) that a file name tells.
+    """Derive the patient and the pathogen (bacteria, virus, none) from a file name.
 
-    The pathogen of PNEUMONIA may also be told by a folder, as PNEUMONIA/virus/. A name without one
-    of the data set's patterns stands for a patient of its own, named by the whole path.
+    The pathogen of PNEUMONIA may also come from a folder, such as PNEUMONIA/virus/. If the name has
+    none of the published patterns, the path is the patient.
     """
     match = PUBLISHED_NAME.search(path.name)
     if label != "PNEUMONIA":
         pathogen = "none"
-    elif match and (told := match["pathogen"] or match["kind"]) and told.lower() != "normal":
-        pathogen = told.lower()
+    elif match and (kind := match["pathogen"] or match["kind"]) and kind.lower() != "normal":
+        pathogen = kind.lower()
     else:
         pathogen = _pathogen_of_folder(path, label)
     if not match:
@@ -246,16 +247,19 @@ def identify(path: PurePosixPath, label: str) -> tuple[str, str]:
 
 
 def _pathogen_of_folder(path: PurePosixPath, label: str) -> str:
-    """What the folders below the label's say, the innermost first."""
+    """Pathogen named by the innermost folder below the label's folder."""
     folders = path.parts[:-1]
     below = folders[folders.index(label) + 1 :] if label in folders else ()
     matches = filter(None, map(PATHOGEN_FOLDER.search, reversed(below)))
     return next((match.lastgroup or "none" for match in matches), "none")
 
 
-def is_unknown(images: pd.DataFrame) -> pd.Series:
-    """Whether nothing tells the patient of an image, which then counts as one of its own: bool
-    (N,), for a table with the columns path and patient.
+def has_unknown_patient(images: pd.DataFrame) -> pd.Series:
+    """Whether the patient of each image is unknown: bool (N,). Such an image counts as a patient of
+    its own.
+
+    Args:
+        images: with the columns path and patient.
     """
     return images["patient"] == images["path"]
 
@@ -263,13 +267,12 @@ def is_unknown(images: pd.DataFrame) -> pd.Series:
 def summarize(
     verified: Verified, source: str, left_out: Mapping[str, int] | None = NO_FILES
 ) -> dict[str, Any]:
-    """Counts for metrics/data.json: images, patients, rejects, duplicates, leaks.
+    """Count images, patients, rejects and duplicates for metrics/data.json.
 
     Args:
-        verified: what is in the folder.
+        verified: from `verify`.
         source: as `data.source`.
-        left_out: what was left out when the folder was filled, as `sources.left_out` gives it.
-            None: not known; all counts of `left_out` are then null.
+        left_out: from `download.left_out`. None: unknown; all counts of `left_out` are then null.
     """
     images = verified.images
     counts = pd.crosstab(images["split"], images["label"])
@@ -281,29 +284,29 @@ def summarize(
         "patients_in_several_splits": int((splits_of_patient > 1).sum()),
         "duplicates": int(images["sha256"].duplicated().sum()),
         "rejects": len(verified.rejects),
-        "unknown_patients": int(is_unknown(images).sum()),
+        "unknown_patients": int(has_unknown_patient(images).sum()),
         "unknown_pathogens": int(_lacks_pathogen(images).sum()),
         "little_range": len(verified.little_range),
         "left_out": {
             name: None if left_out is None else count + left_out.get(name, 0)
             for name, count in {
-                "stray": verified.selection.stray,
-                "nested": verified.selection.nested,
-                "other": verified.selection.other,
+                "stray": verified.contents.stray,
+                "nested": verified.contents.nested,
+                "other": verified.contents.other,
                 "links": verified.links,
-                "unplaced": len(verified.selection.unplaced),
+                "unplaced": len(verified.contents.unplaced),
             }.items()
         },
     }
     for split in SPLITS:
-        of_split = images[images["split"] == split]
+        rows = images[images["split"] == split]
         summary[split] = {
-            "images": len(of_split),
+            "images": len(rows),
             **{label: int(counts.loc[split, label]) for label in LABELS},
-            "patients": int(of_split["patient"].nunique()),
+            "patients": int(rows["patient"].nunique()),
         }
-        if len(of_split):
-            summary[split]["positive_share"] = float((of_split["label"] == "PNEUMONIA").mean())
+        if len(rows):
+            summary[split]["positive_share"] = float((rows["label"] == "PNEUMONIA").mean())
         if known := KNOWN_SETS.get(source):
             summary[split]["published"] = known.counts[split]
     return summary
@@ -314,43 +317,41 @@ def _lacks_pathogen(images: pd.DataFrame) -> pd.Series:
 
 
 def notes(verified: Verified) -> Iterator[str]:
-    """What the counts do not say: which images nothing tells the patient or pathogen of, and which
-    use little of their range.
-    """
+    """Name images of unknown patient or pathogen, and images with little contrast."""
     images = verified.images
-    if len(unknown := images.loc[is_unknown(images), "path"]):
+    if len(unknown := images.loc[has_unknown_patient(images), "path"]):
         yield (
-            f"NOTE: nothing tells the patient of {len(unknown)} of {len(images)} images "
-            f"({first_names(unknown)}). Each counts as a patient of its own, so that images of one "
-            "child can be in several splits; data.patients names a table of patients."
+            f"NOTE: the patient of {len(unknown)} of {len(images)} images is unknown "
+            f"({first_names(unknown)}). Each counts as a patient of its own, so images of one "
+            "patient can be in several splits; data.patients may name a table of patients."
         )
     if len(unknown := images.loc[_lacks_pathogen(images), "path"]):
         yield (
-            f"NOTE: neither name nor folder tells the pathogen of {len(unknown)} PNEUMONIA "
-            f"image(s) ({first_names(unknown)})."
+            f"NOTE: the pathogen of {len(unknown)} PNEUMONIA image(s) is unknown "
+            f"({first_names(unknown)})."
         )
     if little := verified.little_range:
         yield (
-            f"WARNING: {len(little)} of {len(images)} images use less than an eighth of the range "
-            f"from black to white ({first_names(little)}): networks see next to nothing in them. "
-            "Scale 12-bit values in 16-bit files to 0 to 65535, or let an sBIT chunk say 12."
+            f"WARNING: {len(little)} of {len(images)} images use less than an eighth of the gray "
+            f"range ({first_names(little)}), so they have almost no contrast. Scale 12-bit values "
+            "in 16-bit files to 0 to 65535, or add an sBIT chunk of 12."
         )
 
 
 def describe(summary: dict[str, Any]) -> str:
-    """The counts of `summarise` in a few lines, differences from the published ones included."""
+    """Print the counts of `summarize`, with differences from the published counts."""
     lines = []
     for split in SPLITS:
-        of_split = summary[split]
-        classes = ", ".join(f"{of_split[label]} {label}" for label in LABELS)
-        line = f"{split}: {of_split['images']} images ({classes}), {of_split['patients']} patients"
-        if of_split.get("published", of_split["images"]) != of_split["images"]:
-            line += f"; NOTE: {of_split['published']} images are published"
+        counts = summary[split]
+        classes = ", ".join(f"{counts[label]} {label}" for label in LABELS)
+        line = f"{split}: {counts['images']} images ({classes}), {counts['patients']} patients"
+        if counts.get("published", counts["images"]) != counts["images"]:
+            line += f"; NOTE: {counts['published']} images are published"
         lines.append(line)
-    counts = [f"{name} {summary[name]}" for name in ("duplicates", "rejects")]
-    counts += [
+    totals = [f"patients in several splits {summary['patients_in_several_splits']}"]
+    totals += [f"{name} {summary[name]}" for name in ("duplicates", "rejects")]
+    totals += [
         f"{name} files left out {'unknown' if count is None else count}"
         for name, count in summary["left_out"].items()
     ]
-    leaks = f"patients in several splits {summary['patients_in_several_splits']}"
-    return "\n".join([*lines, ", ".join([leaks, *counts])])
+    return "\n".join([*lines, ", ".join(totals)])

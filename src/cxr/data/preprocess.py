@@ -1,4 +1,4 @@
-"""Manifest -> the cached arrays of each split."""
+"""Cache the preprocessed images of each split as arrays."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,9 +17,9 @@ from cxr.data.transforms import read_prepared
 from cxr.params import ImageParams
 from cxr.progress import track
 
-TASK_IMAGES = 16  # images that a worker of a cluster reads in one go
-CHUNK = 64  # images decoded ahead of the writer: memory stays flat as the data set grows
-File = tuple[Path, str]  # and the SHA-256 that it has to have
+TASK_IMAGES = 16  # images per task of a cluster
+CHUNK_IMAGES = 64  # images decoded ahead of the writer; bounds the memory
+File = tuple[Path, str]  # path and expected SHA-256
 
 
 def cache_splits(
@@ -30,14 +30,14 @@ def cache_splits(
     folder: Path,
     scheduler: str = "",
 ) -> None:
-    """Decode and resize every image, one array and index for each split, as `folder`/<split>.
+    """Write the array and index of each split to `folder`/<split>.
 
     Args:
         raw: folder to which the manifest's paths are relative.
         manifest: one row per image.
         assigned: split of each row.
-        params: size and way to make square.
-        folder: where the arrays go.
+        params: section `image` of params.yaml.
+        folder: output folder.
         scheduler: as `preprocess.dask_scheduler`.
 
     Raises:
@@ -47,8 +47,8 @@ def cache_splits(
         rows = manifest[assigned == split]
         index = rows.drop(columns=["split", "sha256", "phash"])
         paths = [raw / path for path in index["path"]]
-        read = read_all(paths, params, scheduler, list(rows["sha256"]))
-        images = track(read, f"prepare {split}", len(paths))
+        prepared = read_all(paths, params, scheduler, list(rows["sha256"]))
+        images = track(prepared, f"prepare {split}", len(paths))
         write_split(folder / split, images, index)
 
 
@@ -58,13 +58,19 @@ def read_all(
     scheduler: str = "",
     hashes: list[str] | None = None,
 ) -> Iterator[NDArray[np.uint8]]:
-    """Decode and prepare files, on all cores or all machines; uint8 (S, S) each, in order.
+    """Decode and prepare files in parallel, on all cores or on a Dask cluster.
 
     Args:
-        paths: files; where there is a scheduler, its workers find them at the same absolute paths.
-        params: as `prepare` takes them.
-        scheduler: as `preprocess.dask_scheduler`.
-        hashes: SHA-256 that each file has to have; None: whatever they have.
+        paths: files; workers of a cluster need the same absolute paths.
+        params: section `image` of params.yaml.
+        scheduler: as `preprocess.dask_scheduler`; empty: threads.
+        hashes: expected SHA-256 of each file; None: not checked.
+
+    Yields:
+        uint8 (S, S), in the order of `paths`.
+
+    Raises:
+        ImageError: a file is not a readable image, or its hash differs.
     """
     files = list(zip(map(Path.absolute, paths), hashes or [""] * len(paths), strict=True))
     if scheduler:
@@ -72,7 +78,7 @@ def read_all(
         yield from chain.from_iterable(cluster.imap(read, batches(files, TASK_IMAGES), scheduler))
         return
     with ThreadPoolExecutor() as pool:
-        for chunk in batches(files, CHUNK):
+        for chunk in batches(files, CHUNK_IMAGES):
             yield from pool.map(lambda file: read_prepared(file[0], params, file[1]), chunk)
 
 
@@ -81,11 +87,11 @@ def _read_chunk(files: list[File], params: ImageParams) -> list[NDArray[np.uint8
 
 
 def class_balance(manifest: pd.DataFrame, assigned: pd.Series) -> pd.DataFrame:
-    """Images of each split and class: columns split, label, group (both together), images."""
-    table = manifest.assign(split=assigned).groupby(["split", "label"]).size()
+    """Count the images of each split and class: columns split, label, group (both), images."""
+    sizes = manifest.assign(split=assigned).groupby(["split", "label"]).size()
     order = pd.MultiIndex.from_product(
         [SPLITS, sorted(manifest["label"].unique())], names=["split", "label"]
     )
-    counts = table.reindex(order, fill_value=0).rename("images").reset_index()
+    counts = sizes.reindex(order, fill_value=0).rename("images").reset_index()
     counts.insert(2, "group", counts["split"] + " " + counts["label"])
     return counts

@@ -1,26 +1,28 @@
-"""Which image is for training, validation and test: by patient, stratified by class, seeded."""
+"""Patient-level, stratified, seeded split into train, val and test."""
 
 import hashlib
 
 import pandas as pd
 
 from cxr.common.names import LABELS, SPLITS
-from cxr.data.manifest import is_unknown
+from cxr.data.manifest import has_unknown_patient
 from cxr.errors import CxrError
 from cxr.params import SplitParams
 
-# Share of images of unknown patient up to which there is a split by patient. Each of them counts
-# as a patient of its own, so that no guard notices images of one child in two splits. A hundredth
-# leaves room for single files of other origin; more of them is no accident.
-MOST_UNKNOWN = 0.01
+# Maximum fraction of images of unknown patients in a split by patient. Each counts as a patient of
+# its own, so leakage between them is not detected. 1 % allows for single files of other origin.
+MAX_UNKNOWN_FRACTION = 0.01
 
 
 def assign(manifest: pd.DataFrame, params: SplitParams) -> pd.Series:
-    """Split of each image of the manifest: train, val or test.
+    """Assign each image of the manifest to train, val or test.
 
-    The data set's own `val` goes into the training pool (Kaggle's 16 images came out of it), and a
-    validation split of `val_fraction` is drawn from the pool. `test: redrawn` first draws a new
-    test split of `test_fraction` from all images.
+    The published `val` joins the training pool (Kaggle's 16 images came from it), of which
+    `val_fraction` is sampled for validation. `test: redrawn` first samples `test_fraction` of all
+    images for a new test split.
+
+    Returns:
+        Split of each row, with the index of the manifest.
 
     Raises:
         CxrError: a split would lack a class, or too many patients are unknown for a split by
@@ -32,9 +34,9 @@ def assign(manifest: pd.DataFrame, params: SplitParams) -> pd.Series:
     if params.test == "official":
         test = manifest["split"] == "test"
     else:
-        test = draw(groups, manifest["label"], params.test_fraction, f"test-{params.seed}")
+        test = sample_groups(groups, manifest["label"], params.test_fraction, f"test-{params.seed}")
     pool = ~test
-    val = pool & draw(
+    val = pool & sample_groups(
         groups[pool], manifest.loc[pool, "label"], params.val_fraction, f"val-{params.seed}"
     ).reindex(manifest.index, fill_value=False)
     assigned = pd.Series("train", index=manifest.index, name="split")
@@ -45,23 +47,23 @@ def assign(manifest: pd.DataFrame, params: SplitParams) -> pd.Series:
 
 
 def _require_patients(manifest: pd.DataFrame) -> None:
-    unknown = manifest.loc[is_unknown(manifest), "path"]
-    if len(unknown) <= MOST_UNKNOWN * len(manifest):
+    unknown = manifest.loc[has_unknown_patient(manifest), "path"]
+    if len(unknown) <= MAX_UNKNOWN_FRACTION * len(manifest):
         return
     raise CxrError(
-        f"split.group_by is patient, but nothing tells the patient of {len(unknown)} of "
-        f"{len(manifest)} images, as {unknown.iloc[0]} (allowed: {MOST_UNKNOWN:.0%}). Images of "
-        "one child could be in training and in validation or test, and no guard would notice.\n"
-        "  Name a CSV with the columns path and patient as data.patients (data/manifest.csv has "
-        "both, to start from), or set split.group_by to image if each image is another patient's "
-        "or scores may be too good."
+        f"split.group_by is patient, but the patient of {len(unknown)} of {len(manifest)} images "
+        f"is unknown, such as {unknown.iloc[0]} (allowed: {MAX_UNKNOWN_FRACTION:.0%}). Images of "
+        "one patient could be in several splits without being detected.\n"
+        "  Set data.patients to a CSV with the columns path and patient (data/manifest.csv is a "
+        "template), or set split.group_by to image if every image is of another patient or "
+        "optimistic scores are acceptable."
     )
 
 
 def leave_out(
     paths: pd.Series, manifest: pd.DataFrame, assigned: pd.Series, params: SplitParams
 ) -> tuple[pd.DataFrame, pd.Series]:
-    """The manifest and `assign`'s splits without some images.
+    """Drop images from the manifest and the splits of `assign`.
 
     Raises:
         CxrError: a split would lack a class.
@@ -71,25 +73,31 @@ def leave_out(
     return manifest[kept], assigned[kept]
 
 
-def draw(groups: pd.Series, labels: pd.Series, fraction: float, key: str) -> pd.Series:
-    """Draw about `fraction` of the images of each class, whole groups only.
+def sample_groups(groups: pd.Series, labels: pd.Series, fraction: float, key: str) -> pd.Series:
+    """Sample about `fraction` of the images of each class, in whole groups.
 
-    Groups are taken in the order of a hash of their name, so that the draw does not depend on the
-    order of files or on a library's version, and new images move few old ones. A group with images
-    of both classes counts as PNEUMONIA. The last group is taken where most of it fits.
+    Groups are taken in the order of a hash of their name, so that the sample depends neither on the
+    order of files nor on a library's version, and new images move few others. A group with images
+    of both classes counts as PNEUMONIA. The last group is taken if at least half of it fits.
+
+    Args:
+        groups: group of each image (N,), such as its patient.
+        labels: NORMAL or PNEUMONIA (N,).
+        fraction: 0 to 1.
+        key: seed of the hash.
 
     Returns:
-        bool (N,), aligned with `groups`: drawn or not.
+        bool (N,), with the index of `groups`.
     """
     sizes = groups.value_counts()
-    ill = (labels == "PNEUMONIA").groupby(groups).any()
-    drawn: set[str] = set()
+    is_positive = (labels == "PNEUMONIA").groupby(groups).any()
+    sampled: set[str] = set()
     for stratum in (True, False):
-        names = sorted(ill.index[ill == stratum], key=lambda name: _hash(key, name))
-        ordered = sizes.reindex(names)
+        in_stratum = is_positive.index[is_positive == stratum]
+        ordered = sizes.reindex(sorted(in_stratum, key=lambda name: _hash(key, name)))
         middle = ordered.cumsum() - ordered / 2
-        drawn.update(ordered.index[middle <= fraction * ordered.sum()])
-    return groups.isin(drawn)
+        sampled.update(ordered.index[middle <= fraction * ordered.sum()])
+    return groups.isin(sampled)
 
 
 def _hash(key: str, name: str) -> str:

@@ -22,7 +22,7 @@ from cxr.data.images import (
     ImageError,
     decode,
     read_file,
-    to_grey,
+    to_gray,
     uses_little_range,
 )
 from cxr.inference.dicom.display import colors_of, grey_of
@@ -143,7 +143,7 @@ def _from_picture(content: bytes, path: Path, enough: int) -> Radiograph:
         size = image.size if image.size in (original.size, original.size[::-1]) else original.size
         if size != image.size and original.getexif().get(ExifTags.Base.Orientation, 1) > 4:
             size = size[::-1]  # scaled by DCT, and stored rotated by 90 degrees
-    grey = to_grey(image)
+    grey = to_gray(image)
     grey.info.clear()  # comments and EXIF data may name a patient
     return Radiograph(grey, *size, coloured, _range_notes(grey))
 
@@ -216,6 +216,6 @@ def _read_dicom(content: bytes) -> Radiograph:
     else:
         pixels, notes = colors_of(stored, tags, layout.bits_stored)
         colors = Image.fromarray(pixels)
-        image, coloured = to_grey(colors), _channels_differ(colors)
+        image, coloured = to_gray(colors), _channels_differ(colors)
     notes = content_warnings(tags) + bit_notes + notes + _range_notes(image)
     return Radiograph(image, *image.size, coloured, notes)

@@ -70,7 +70,9 @@ def training_data(count: int) -> tuple[Gray, NDArray[np.int64]]:
     rng = np.random.default_rng(_STATE)
     labels = np.resize(_CLASSES, count)
     pathogens = [phantom.PATHOGENS[label] for label in labels]
-    clean = [_square(phantom.draw(rng, name, short_side=INPUT_SIZE)) for name in pathogens]
+    clean = [
+        _square(phantom.generate_image(rng, name, short_side=INPUT_SIZE)) for name in pathogens
+    ]
     perturbed = [_perturb(image, rng) for image in clean]
     return np.stack(clean + perturbed)[..., np.newaxis], np.tile(labels, 2)
 

@@ -56,7 +56,7 @@ COMMANDS = ("dvc config core.no_scm true", "dvc repro", "dvc plots show --quiet"
 CHANGES = {
     "borders": "black borders cover the edges of every image",
     "markers": "markers and text are written on every image",
-    "equalised": "the grey values of every image are equalized",
+    "equalized": "the grey values of every image are equalized",
     "dark": "every image is darker",
     "bright": "every image is brighter",
     "other_machine": "every image is made to look as if from another device",
