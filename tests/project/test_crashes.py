@@ -37,7 +37,7 @@ def test_results_are_restored_after_kills(trial: Trial) -> None:
     assert trial.kill("train_baseline", 3, seconds=0)  # all processes, during a write
     assert trial.kill("preprocess", 7, seconds=0)  # only DVC, during a write: the stage continues
     assert trial.kill("fetch", 0, seconds=2)
-    assert trial.mended()
+    assert trial.is_restored()
 
 
 @pytest.mark.slow
