@@ -93,7 +93,7 @@ def test_output_of_the_fuzzer_becomes_a_figure(status: int, passed: int) -> None
     figure = fuzzing.figure("image", 5, LIBFUZZER_OUTPUT, status)
     assert (figure.trials, figure.passed, figure.reached) == (8262, passed, status == 0)
     assert "389 branches" in figure.note
-    assert "54 inputs" in figure.note
+    assert "54 distinct inputs" in figure.note
     assert ("stopped by" in figure.note) == bool(status)
 
 
