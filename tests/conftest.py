@@ -137,8 +137,8 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
             threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
             url = f"http://127.0.0.1:{server.server_port}/file_downloaded"
             sha256 = hashlib.sha256(data).hexdigest()
-            known = replace(KNOWN_SETS["mendeley"], address=url, sha256=sha256)
-            monkeypatch.setitem(KNOWN_SETS, "mendeley", known)
+            local = replace(KNOWN_SETS["mendeley"], address=url, sha256=sha256)
+            monkeypatch.setitem(KNOWN_SETS, "mendeley", local)
             return site
 
         yield start

@@ -52,7 +52,7 @@ def test_error_for_a_missing_package_names_the_extra() -> None:
 
 
 class Installed:
-    """An environment of its own with the package alone, and a folder outside the project."""
+    """A separate environment with only the package, in a folder outside the project."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

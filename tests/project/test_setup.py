@@ -35,7 +35,7 @@ class Folder:
         fake_program(self.path / "bin/uv", script)
 
     def use_fake_python(self) -> None:
-        """`python -m venv` makes an empty environment, whose pip says that it was requests."""
+        """Let `python -m venv` create an empty environment, whose pip records its arguments."""
         python = self.path / "bin/fake-python"
         fake_program(python, 'case "$*" in *pip*) echo "pip $*" >>requests ;; esac')
         packages = '"$4/lib/python3.0/site-packages"'

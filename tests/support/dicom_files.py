@@ -43,35 +43,35 @@ def picture(bits: int = 8, channels: int = 0) -> NDArray[Any]:
 
 def dataset(pixels: NDArray[Any], bits: int = 0, **tags: Any) -> Dataset:
     """Data set with pixels and `tags`; a tag that is None is removed."""
-    made = Dataset()
-    made.file_meta = FileMetaDataset()
-    made.file_meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
-    made.SOPClassUID = uid.DigitalXRayImageStorageForPresentation
-    made.SOPInstanceUID = "1.2.3"
-    made.Rows, made.Columns = pixels.shape[:2]
-    made.SamplesPerPixel = 1 if pixels.ndim == 2 else 3
-    made.PhotometricInterpretation = "MONOCHROME2" if pixels.ndim == 2 else "RGB"
+    ds = Dataset()
+    ds.file_meta = FileMetaDataset()
+    ds.file_meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
+    ds.SOPClassUID = uid.DigitalXRayImageStorageForPresentation
+    ds.SOPInstanceUID = "1.2.3"
+    ds.Rows, ds.Columns = pixels.shape[:2]
+    ds.SamplesPerPixel = 1 if pixels.ndim == 2 else 3
+    ds.PhotometricInterpretation = "MONOCHROME2" if pixels.ndim == 2 else "RGB"
     if pixels.ndim == 3:
-        made.PlanarConfiguration = 0
-    made.BitsAllocated = 8 * pixels.itemsize
-    made.BitsStored = bits or made.BitsAllocated
-    made.HighBit = made.BitsStored - 1
-    made.PixelRepresentation = int(pixels.dtype.kind == "i")
-    made.PixelData = pixels.astype(pixels.dtype.newbyteorder("<")).tobytes()
-    if len(made.PixelData) % 2:
-        made.PixelData += b"\0"
-    made["PixelData"].VR = "OB" if pixels.itemsize == 1 else "OW"
+        ds.PlanarConfiguration = 0
+    ds.BitsAllocated = 8 * pixels.itemsize
+    ds.BitsStored = bits or ds.BitsAllocated
+    ds.HighBit = ds.BitsStored - 1
+    ds.PixelRepresentation = int(pixels.dtype.kind == "i")
+    ds.PixelData = pixels.astype(pixels.dtype.newbyteorder("<")).tobytes()
+    if len(ds.PixelData) % 2:
+        ds.PixelData += b"\0"
+    ds["PixelData"].VR = "OB" if pixels.itemsize == 1 else "OW"
     for keyword, value in tags.items():
         if value is None:
-            del made[keyword]
+            del ds[keyword]
         else:
-            setattr(made, keyword, value)
-    return made
+            setattr(ds, keyword, value)
+    return ds
 
 
-def content_of(made: Dataset) -> bytes:
+def content_of(ds: Dataset) -> bytes:
     buffer = io.BytesIO()
-    made.save_as(buffer, enforce_file_format=True)
+    ds.save_as(buffer, enforce_file_format=True)
     return buffer.getvalue()
 
 
@@ -83,20 +83,20 @@ def table(first: int, values: NDArray[Any], bits: int) -> list[Dataset]:
     return [item]
 
 
-def framed(made: Dataset, syntax: uid.UID, *frames: bytes, **tags: Any) -> bytes:
+def framed(ds: Dataset, syntax: uid.UID, *frames: bytes, **tags: Any) -> bytes:
     """File with frames that are already compressed."""
-    made.file_meta.TransferSyntaxUID = syntax
-    made.PixelData = encapsulate(list(frames))
-    made["PixelData"].VR = "OB"
+    ds.file_meta.TransferSyntaxUID = syntax
+    ds.PixelData = encapsulate(list(frames))
+    ds["PixelData"].VR = "OB"
     for keyword, value in tags.items():
-        setattr(made, keyword, value)
-    return content_of(made)
+        setattr(ds, keyword, value)
+    return content_of(ds)
 
 
-def by_gdcm(made: Dataset, kind: int, folder: Path) -> bytes:
+def by_gdcm(ds: Dataset, kind: int, folder: Path) -> bytes:
     """File with pixels that GDCM compresses."""
     raw, compressed = folder / "raw.dcm", folder / "compressed.dcm"
-    raw.write_bytes(content_of(made))
+    raw.write_bytes(content_of(ds))
     reader, change, writer = (
         gdcm.ImageReader(),
         gdcm.ImageChangeTransferSyntax(),
@@ -152,9 +152,9 @@ def changed(content: bytes, after: bytes, offset: int, value: bytes) -> bytes:
 
 
 def bomb() -> bytes:
-    made = grey8()
-    made.file_meta.TransferSyntaxUID = uid.DeflatedExplicitVRLittleEndian
-    content = content_of(made)
+    ds = grey8()
+    ds.file_meta.TransferSyntaxUID = uid.DeflatedExplicitVRLittleEndian
+    content = content_of(ds)
     packer = zlib.compressobj(wbits=-15)
     head = struct.pack("<HH2sHI", 8, 0x70, b"UT", 0, 150_000_000)
     packed = b"".join(packer.compress(part) for part in (head, *[bytes(10**6)] * 150))

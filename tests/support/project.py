@@ -101,10 +101,10 @@ class Project:
     def environment(self) -> dict[str, str]:
         """Environment with an empty home folder, so that libraries find no settings."""
         of_user = re.compile("XDG_|KERAS_HOME|MPLCONFIGDIR")
-        kept = {
+        variables = {
             name: v for name, v in project_copy.environment().items() if not of_user.match(name)
         }
-        return kept | {
+        return variables | {
             "HOME": str(self.outside / "home"),
             "TMPDIR": str(self.outside / "tmp"),
             "DVC_SITE_CACHE_DIR": str(self.folder / ".dvc/tmp/site-cache"),

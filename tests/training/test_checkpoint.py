@@ -110,7 +110,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], R
     @functools.cache
     def result(variation: str) -> Result:
         with pytest.MonkeyPatch.context() as patch:
-            patch.chdir(tmp_path_factory.mktemp("whole"))
+            patch.chdir(tmp_path_factory.mktemp("uninterrupted"))
             params = PARAMS.model_copy(update=VARIATIONS[variation])
             return train(params, resume=False).get_weights(), history()
 
@@ -141,10 +141,10 @@ def test_resumed_training_equals_an_uninterrupted_one(
 def test_completed_training_is_not_continued(variation: str) -> None:
     """The process ended after the last epoch, before its model was saved."""
     params = PARAMS.model_copy(update=VARIATIONS[variation])
-    whole, expected = train(params), history()
+    completed, expected = train(params), history()
     found = train(params)
     pd.testing.assert_frame_equal(history(), expected)
-    assert_equal(found, whole.get_weights())
+    assert_equal(found, completed.get_weights())
 
 
 @pytest.fixture(scope="module")

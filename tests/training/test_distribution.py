@@ -97,14 +97,14 @@ Train = Callable[..., TrainingRun]
 @pytest.fixture
 def training(prepared: Path, tmp_path: Path) -> Iterator[Train]:
     """Create trainings; kill their processes after the test, even if it fails."""
-    made: list[TrainingRun] = []
+    runs: list[TrainingRun] = []
 
     def make(strategy: str, **settings: object) -> TrainingRun:
-        made.append(TrainingRun(prepared, tmp_path / str(len(made)), strategy, **settings))
-        return made[-1]
+        runs.append(TrainingRun(prepared, tmp_path / str(len(runs)), strategy, **settings))
+        return runs[-1]
 
     yield make
-    for process in [process for one in made for process in one.started]:
+    for process in [process for run in runs for process in run.started]:
         with process:  # closes its pipe
             process.kill()
 
