@@ -1,3 +1,3 @@
-"""Speed beside the notebook's own way, both in one run: `make bench`, or `python -m benchmarks`."""
+"""Speed compared with the notebook, measured in the same run: `make bench`."""
 
 import stages  # noqa: F401  # puts the package into Python's path, as each stage does

@@ -1,4 +1,4 @@
-"""Measure, print and save: `make bench`, or one alone: `python -m benchmarks steps`."""
+"""Measure, print and save: `make bench`, or only one: `python -m benchmarks steps`."""
 
 import dataclasses
 from typing import Any
@@ -12,28 +12,28 @@ from cxr.reporting.document import markdown_table
 from cxr.tools.readme import speed
 
 TABLE = paths.BENCHMARKS.with_suffix(".md")
-ANYWHERE = ("decoding", "steps", "transfer", "pipeline", "growth")
-BENCHMARKS = (*ANYWHERE, "inference")  # the last one needs what `dvc repro` makes
+WITHOUT_RESULTS = ("decoding", "steps", "transfer", "pipeline", "growth")
+BENCHMARKS = (*WITHOUT_RESULTS, "inference")  # inference needs the results of `dvc repro`
 
 
 def main() -> None:
-    unnamed = BENCHMARKS if paths.EXPORTED.exists() else ANYWHERE
-    parts.measure("benchmarks", __doc__, BENCHMARKS, save, unnamed)
+    default = BENCHMARKS if paths.EXPORTED.exists() else WITHOUT_RESULTS
+    parts.measure("benchmarks", __doc__, BENCHMARKS, save, default)
 
 
 def save(name: str, rows: list[Comparison]) -> None:
-    """Put the rows of one benchmark into the results, in place of those of its last run."""
-    found = [dataclasses.asdict(row) | {"reached": row.reached} for row in rows]
-    results = parts.replace(paths.BENCHMARKS, BENCHMARKS, name, {"rows": found})
+    """Replace the rows of one benchmark in the results."""
+    entries = [dataclasses.asdict(row) | {"reached": row.reached} for row in rows]
+    results = parts.replace(paths.BENCHMARKS, BENCHMARKS, name, {"rows": entries})
     table = as_markdown(results)
-    with replacing(TABLE) as part:
-        part.write_text(table, encoding="utf-8")
+    with replacing(TABLE) as temp_path:
+        temp_path.write_text(table, encoding="utf-8")
     print(table)
 
 
 def as_markdown(results: dict[str, Any]) -> str:
-    """The table of results.md, with the machine that measured each benchmark."""
-    notes = [f"- {name}: {sentence(of['machine'])}" for name, of in results.items()]
+    """Table of results.md, with the machine of each benchmark."""
+    notes = [f"- {name}: {sentence(entry['machine'])}" for name, entry in results.items()]
     return "\n".join([markdown_table(speed(results)), "", *notes, ""])
 
 

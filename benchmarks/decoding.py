@@ -1,4 +1,4 @@
-"""Full-size JPEGs to the squares that the networks see."""
+"""Decode full-size JPEGs and resize them to the input of the networks."""
 
 import dataclasses
 import statistics
@@ -15,19 +15,19 @@ from cxr.data.transforms import prepare
 from cxr.params import ImageParams
 
 REPEATS = 7
-COPIES = 6  # of each file: TensorFlow finds the best number of threads on its way
+N_LINKS = 6  # per file: TensorFlow tunes its number of threads while it runs
 
 
 def measure() -> list[Comparison]:
     with tempfile.TemporaryDirectory() as scratch:
         folder, kind = images.full_size(Path(scratch) / "images")
-        train = images.repeated(folder / "train", COPIES, Path(scratch) / "many")
+        train = images.link_repeatedly(folder / "train", N_LINKS, Path(scratch) / "linked")
         paths = images.files(train)
         batches = notebook.read(train, shuffle=False)
         times = alternate(
             lambda: list(read_all(paths, images.IMAGE)), lambda: list(batches), REPEATS
         )
-        sizes = f"{len(paths)} {kind}, side {images.IMAGE.input_size}, {cores()} cores"
+        sizes = f"{len(paths)} {kind}, {images.IMAGE.input_size} px, {cores()} cores"
         speed = times.compare("decode and resize", target=2.0, sizes=sizes)
         difference = mean_difference(images.files(folder / "train"), images.IMAGE)
     per_second = dataclasses.replace(
@@ -41,20 +41,20 @@ def measure() -> list[Comparison]:
     return [
         per_second,
         Comparison(
-            what="decode and resize: mean difference from decoding the whole file",
+            what="decode and resize: mean difference from full decoding",
             ours=difference,
             notebook=None,
-            unit="grey levels",
+            unit="gray levels",
             ratio=difference,
             target=1.0,
             repeats=1,
-            sizes=f"{len(paths) // COPIES} {kind}, side {images.IMAGE.input_size}",
+            sizes=f"{len(paths) // N_LINKS} {kind}, {images.IMAGE.input_size} px",
         ),
     ]
 
 
 def mean_difference(paths: list[Path], params: ImageParams) -> float:
-    """Mean absolute difference in grey levels between our squares and those of whole decoding."""
+    """Mean absolute difference in gray levels between the pipeline and full decoding."""
     pairs = zip(read_all(paths, params), paths, strict=True)
     differences = [
         np.abs(prepare(to_gray(decode(path.read_bytes(), path)), params).astype(int) - ours).mean()

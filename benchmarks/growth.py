@@ -1,8 +1,8 @@
-"""Seconds, memory and disk of each stage as the data set grows, and what they come to at another
-size: `python -m benchmarks growth`.
+"""Seconds, memory and disk space of each stage by size of the data set, and their extrapolation:
+`python -m benchmarks growth`.
 
-Memory is a process's own (RssAnon): pages of the memory-mapped arrays are not counted, as the
-system takes them back whenever it needs room.
+Memory is the private memory of the process (RssAnon): pages of memory-mapped arrays do not count,
+because the system can reclaim them.
 """
 
 import subprocess
@@ -34,16 +34,16 @@ PATIENTS = 80  # at size 1
 SHORT_SIDE = 256  # pixels
 COLUMNS = ["stage", "size", "images", "short_side", "seconds", "memory", "disk"]
 SIZES = (1, 2, 4, 8)
-SHOWN = (
+PLOTTED = (
     *("preprocess", "extract_features", "extract_activations"),
     *("train_baseline", "train_transfer", "train_finetuned", "evaluate"),
 )
-MOST_MEMORY = 1.1  # peak at the largest size / peak at the smallest
-INTERVAL = 0.02  # seconds between two looks at a process
-# One epoch each: the time of others is a multiple of it.
+MAX_MEMORY_RATIO = 1.1  # peak at the largest size / peak at the smallest
+INTERVAL = 0.02  # seconds between two samples
+# One epoch each: the time of all epochs is a multiple of it.
 SETTINGS: dict[str, object] = {
     "data.source": "directory",
-    "data.on_leak": "warn",  # of so many drawn images some are alike by chance
+    "data.on_leak": "warn",  # among so many phantoms some are similar by chance
     "model.epochs": 1,
     "transfer.epochs": 1,
     "finetune.epochs": 1,
@@ -52,20 +52,22 @@ SETTINGS: dict[str, object] = {
 
 def measure() -> list[Comparison]:
     if not Path("/proc/self/status").exists():
-        raise CxrError("memory is measured on Linux alone: no /proc here")
+        raise CxrError("benchmarks.growth measures memory by /proc, which only Linux has")
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
         weights = backbone_weights(scratch)
         table = pd.concat([_at(size, scratch, weights) for size in SIZES])
     write_csv(FOLDER / "growth.csv", table)
-    for name, text in (("growth.svg", picture(table)), ("growth.md", forecast(table))):
-        with replacing(FOLDER / name) as part:
-            part.write_text(text + "\n", encoding="utf-8")
-    return [_memory(stage, of_stage) for stage, of_stage in table.groupby("stage", sort=False)]
+    for name, text in (("growth.svg", plot(table)), ("growth.md", forecast(table))):
+        with replacing(FOLDER / name) as temp_path:
+            temp_path.write_text(text + "\n", encoding="utf-8")
+    return [
+        _memory(stage, stage_table) for stage, stage_table in table.groupby("stage", sort=False)
+    ]
 
 
 def _at(size: int, scratch: Path, weights: Path) -> pd.DataFrame:
-    """A row for each stage: stage, size, images, short_side (pixels), seconds, memory and disk
+    """Measure each stage: stage, size, images, short_side (pixels), seconds, memory and disk
     (bytes).
     """
     images, project = scratch / f"images{size}", scratch / f"project{size}"
@@ -74,9 +76,9 @@ def _at(size: int, scratch: Path, weights: Path) -> pd.DataFrame:
     project_copy.copy_project(project)
     settings = SETTINGS | {"data.directory": str(images)}
     project_copy.set_params(project / "params.yaml", settings)
-    placed = project / paths.weights("xception", "imagenet")
-    placed.parent.mkdir(parents=True)
-    placed.symlink_to(weights)
+    target = project / paths.weights("xception", "imagenet")
+    target.parent.mkdir(parents=True)
+    target.symlink_to(weights)
     rows = []
     for stage, outs in _stages(project).items():
         seconds, memory = run_alone(stage, project)
@@ -86,7 +88,7 @@ def _at(size: int, scratch: Path, weights: Path) -> pd.DataFrame:
 
 
 def _stages(project: Path) -> dict[str, list[str]]:
-    """Each stage's outputs, in the order of dvc.yaml, which is one in which they can run."""
+    """Outputs of each stage, in the order of dvc.yaml, in which the stages can run."""
     text = (project / "dvc.yaml").read_text(encoding="utf-8")
     text = text.replace("${data.source}", str(SETTINGS["data.source"]))
     stages = parse_yaml(text)["stages"]
@@ -94,15 +96,15 @@ def _stages(project: Path) -> dict[str, list[str]]:
 
 
 def _name(out: Any) -> str:
-    """Of an output that has options or has none."""
+    """Path of an output, with or without options."""
     return str(out if isinstance(out, str) else next(iter(out)))
 
 
 def run_alone(stage: str, project: Path) -> tuple[float, int]:
-    """Run a stage without DVC: its seconds, and the peak of its own memory in bytes.
+    """Run a stage without DVC; return its seconds and its peak of private memory in bytes.
 
     Raises:
-        CxrError: it failed.
+        CxrError: the stage failed.
     """
     started = time.perf_counter()
     process = subprocess.Popen(
@@ -140,38 +142,38 @@ def _bytes(path: Path) -> int:
 
 def _memory(stage: str, table: pd.DataFrame) -> Comparison:
     smallest, largest = table.iloc[0], table.iloc[-1]
-    times = largest["size"] // smallest["size"]
-    added = (largest["memory"] - smallest["memory"]) / (largest["images"] - smallest["images"])
+    factor = largest["size"] // smallest["size"]
+    per_image = (largest["memory"] - smallest["memory"]) / (largest["images"] - smallest["images"])
     return Comparison(
-        what=f"peak memory of {stage}, {times}x the images ({added / 2**10:+.0f} KiB each)",
+        what=f"peak memory of {stage}, {factor}x the images ({per_image / 2**10:+.0f} KiB each)",
         ours=float(largest["memory"] / 2**20),
         notebook=None,
         unit="MiB",
         ratio=float(largest["memory"] / smallest["memory"]),
-        target=MOST_MEMORY,
+        target=MAX_MEMORY_RATIO,
         repeats=1,
-        sizes=f"{smallest['images']} and {largest['images']} drawn images, {cores()} cores",
+        sizes=f"{smallest['images']} and {largest['images']} synthetic images, {cores()} cores",
     )
 
 
 def forecast(table: pd.DataFrame) -> str:
-    """Markdown: what each stage takes at the size of MIMIC, with the parameters' epochs.
+    """Markdown table: each stage at the size of MIMIC-CXR, with the epochs of the parameters.
 
-    A line is laid through the sizes measured, and goes on where the code's own bounds would end a
-    growth (`styles.ENOUGH`, `shift.ENOUGH`, `intervals.BLOCK`).
+    Extrapolates linearly, although limits in the code end the growth of some stages earlier.
 
     Args:
-        table: as `_at` gives it.
+        table: as `_at` returns it.
     """
     rows = [
-        _at_mimic(str(stage), of_stage) for stage, of_stage in table.groupby("stage", sort=False)
+        _at_mimic(str(stage), stage_table)
+        for stage, stage_table in table.groupby("stage", sort=False)
     ]
     names = ["stage", "hours", "memory, GiB", "standard error", "disk, GiB"]
-    found = pd.DataFrame(rows, columns=names)
-    total = {"stage": "all", "hours": found["hours"].sum(), "disk, GiB": found["disk, GiB"].sum()}
-    most = found.loc[found["memory, GiB"].idxmax(), ["memory, GiB", "standard error"]]
-    found = pd.concat([found, pd.DataFrame([total | most.to_dict()])])
-    text = found.map(lambda cell: cell if isinstance(cell, str) else f"{cell:.2f}")
+    costs = pd.DataFrame(rows, columns=names)
+    total = {"stage": "all", "hours": costs["hours"].sum(), "disk, GiB": costs["disk, GiB"].sum()}
+    peak = costs.loc[costs["memory, GiB"].idxmax(), ["memory, GiB", "standard error"]]
+    costs = pd.concat([costs, pd.DataFrame([total | peak.to_dict()])])
+    text = costs.map(lambda cell: cell if isinstance(cell, str) else f"{cell:.2f}")
     return (
         f"At {MIMIC:,} images of {table['short_side'].iloc[0]} pixels (shorter side), on "
         f"{cores()} cores:\n\n{markdown_table(text)}"
@@ -179,7 +181,7 @@ def forecast(table: pd.DataFrame) -> str:
 
 
 def _at_mimic(stage: str, table: pd.DataFrame) -> tuple[str, float, float, float, float]:
-    """Stage, hours, memory and its standard error, disk (GiB); what does not grow stays."""
+    """Stage, hours, memory and its standard error, disk (GiB); constant costs stay constant."""
     images = table["images"].to_numpy()
     slope, fixed = np.polyfit(images, table["seconds"], 1)
     hours = (max(slope, 0) * _epochs(stage) * MIMIC + max(fixed, 0)) / 3600
@@ -190,26 +192,26 @@ def _at_mimic(stage: str, table: pd.DataFrame) -> tuple[str, float, float, float
 
 
 def _epochs(stage: str) -> int:
-    """Of a training by the committed parameters; 1 for what trains nothing."""
+    """Epochs of a training by the committed parameters; 1 for other stages."""
     params = read_params()
     epochs = {"baseline": params.model, "augmented": params.model, "transfer": params.transfer}
     section = (epochs | {"finetuned": params.finetune}).get(stage.removeprefix("train_"))
     return section.epochs if section else 1
 
 
-def picture(table: pd.DataFrame) -> str:
-    """SVG: time and memory of the stages that take long, by number of images."""
+def plot(table: pd.DataFrame) -> str:
+    """SVG: time and memory of the slow stages, by number of images."""
 
-    def paint(figure: Figure) -> None:
+    def draw(figure: Figure) -> None:
         time_axes, memory_axes = figure.subplots(1, 2)
-        for stage in SHOWN:
-            of_stage = table[table["stage"] == stage]
-            time_axes.plot(of_stage["images"], of_stage["seconds"], marker=".", label=stage)
-            memory_axes.plot(of_stage["images"], of_stage["memory"] / 2**20, marker=".")
-        for axes, label in ((time_axes, "seconds"), (memory_axes, "own memory, MiB")):
+        for stage in PLOTTED:
+            stage_table = table[table["stage"] == stage]
+            time_axes.plot(stage_table["images"], stage_table["seconds"], marker=".", label=stage)
+            memory_axes.plot(stage_table["images"], stage_table["memory"] / 2**20, marker=".")
+        for axes, label in ((time_axes, "seconds"), (memory_axes, "private memory, MiB")):
             axes.set_xlabel("images")
             axes.set_ylabel(label)
             axes.set_ylim(bottom=0)
         figure.legend(loc="outside lower center", ncols=3)
 
-    return charts.render_svg(paint, (7.0, 4.2))
+    return charts.render_svg(draw, (7.0, 4.2))

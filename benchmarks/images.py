@@ -1,4 +1,4 @@
-"""Images to measure on: the published full-size files, or drawn ones of like size."""
+"""Images for benchmarks: the published full-size files, or phantoms of similar sizes."""
 
 import os
 from pathlib import Path
@@ -14,35 +14,35 @@ from cxr.params import read_params
 
 # Pixels of the shorter side: the 5th, 15th ... 95th percentile of 85 published files.
 SHORT_SIDES = (552, 604, 672, 752, 837, 938, 1039, 1202, 1383, 1908)
-DRAWN = {"train": 60, "val": 16}  # images
+N_PHANTOMS = {"train": 60, "val": 16}  # images
 IMAGE = read_params().image
 
 
 def full_size(scratch: Path) -> tuple[Path, str]:
-    """Folder {train,val}/{NORMAL,PNEUMONIA} of full-size JPEGs, and what they are.
+    """Folder {train,val}/{NORMAL,PNEUMONIA} of full-size JPEGs, and their description.
 
-    `$CXR_TEST_DATA/originals` where that is; else phantoms, drawn into `scratch`.
+    `$CXR_TEST_DATA/originals` if it exists, otherwise phantoms in `scratch`.
     """
     originals = Path(os.environ.get("CXR_TEST_DATA", "")) / "originals"
     if os.environ.get("CXR_TEST_DATA") and originals.is_dir():
         return originals, "published full-size JPEGs"
-    for split, count in DRAWN.items():
+    for split, count in N_PHANTOMS.items():
         for number in range(count):
             _draw(scratch / split, number)
-    return scratch, "drawn JPEGs of full size"
+    return scratch, "synthetic full-size JPEGs"
 
 
 def _draw(folder: Path, number: int) -> None:
     label, pathogen = [("NORMAL", "none"), ("PNEUMONIA", "bacteria")][number % 2]
     rng = np.random.default_rng([1, number])
-    side = SHORT_SIDES[number % len(SHORT_SIDES)]
+    short_side = SHORT_SIDES[number % len(SHORT_SIDES)]
     (folder / label).mkdir(parents=True, exist_ok=True)
-    image = phantom.generate_image(rng, pathogen, short_side=side)
+    image = phantom.generate_image(rng, pathogen, short_side=short_side)
     iio.imwrite(folder / label / f"{number}.jpeg", image, plugin="pillow", quality=90)
 
 
-def repeated(folder: Path, times: int, target: Path) -> Path:
-    """A folder with each file of `folder` several times, by links."""
+def link_repeatedly(folder: Path, times: int, target: Path) -> Path:
+    """Fill a folder with several links to each file of `folder`."""
     for path in sorted(folder.rglob("*.jp*g")):
         for number in range(times):
             link = target / path.relative_to(folder).with_stem(f"{path.stem}_{number}")
@@ -52,12 +52,12 @@ def repeated(folder: Path, times: int, target: Path) -> Path:
 
 
 def files(folder: Path) -> list[Path]:
-    """The images below a folder, in order."""
+    """Image files below a folder, sorted."""
     return sorted(folder.rglob("*.jp*g"))
 
 
 def cache(folder: Path, target: Path) -> Split:
-    """The images of a folder as the pipeline caches them, in `target`."""
+    """Write the images of a folder to arrays in `target`, as the pipeline does."""
     paths = files(folder)
     index = pd.DataFrame({"label": [path.parent.name for path in paths]})
     write_split(target, read_all(paths, IMAGE), index)

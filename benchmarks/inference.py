@@ -1,6 +1,4 @@
-"""Prediction by the exported files beside Keras, which the notebook predicts with, and by the
-command `cxr predict` from files.
-"""
+"""Prediction by exported files compared with Keras, as in the notebook, and by `cxr predict`."""
 
 import dataclasses
 import os
@@ -23,16 +21,16 @@ from cxr.evaluation.predictions import load_model
 from cxr.params import read_params
 from cxr.tools.project_copy import PROJECT
 
-FILES = 128  # that the command is given
-IMAGES = 32  # that the networks are given, in memory
+FILES = 128  # for the command
+IMAGES = 32  # for the networks, in memory
 REPEATS = 3
 MEGABYTE = 1e6
-FIRST_ANSWER = 5.0  # seconds at most, by the recommended variant
-FROM_FILES = 10.0  # images a second at least, by the baseline
+MAX_FIRST_SECONDS = 5.0  # for one file, with the recommended variant
+MIN_SPEED = 10.0  # images per second, with the baseline
 
 
 def measure() -> list[Comparison]:
-    """The command from files, and images a second of each trained variant's exported network."""
+    """Measure the command, and images per second of the exported network of each variant."""
     split = open_split(paths.ARRAYS / "val")
     rows = evenly_spaced(len(split.images), FILES)
     folder = paths.raw(read_params().data.source)
@@ -41,27 +39,27 @@ def measure() -> list[Comparison]:
 
 
 def by_command(files: list[str]) -> list[Comparison]:
-    """The command `cxr predict` of one file and of all, with its start."""
+    """Measure `cxr predict` for one file and for all, including its start."""
     one = [seconds_of(lambda: command(files[:1])) for _ in range(REPEATS)]
     many = [seconds_of(lambda: command([*files, "--variant=baseline"])) for _ in range(REPEATS)]
     first, speed = statistics.median(one), len(files) / statistics.median(many)
     start = Comparison(
-        what="cxr predict, from the start of the command to the answer for one file",
+        what="cxr predict for one file, including the start of the command",
         ours=first,
         notebook=None,
         unit="s",
         ratio=first,
-        target=FIRST_ANSWER,
+        target=MAX_FIRST_SECONDS,
         repeats=REPEATS,
         sizes=f"1 image, recommended variant, {cores()} cores",
     )
     whole = dataclasses.replace(
         start,
-        what="cxr predict of the baseline from files, the start of the command included",
+        what="cxr predict with the baseline, including the start of the command",
         ours=speed,
         unit="images/s",
         ratio=speed,
-        target=FROM_FILES,
+        target=MIN_SPEED,
         sizes=f"{len(files)} images, {cores()} cores",
         at_least=True,
     )
@@ -69,7 +67,7 @@ def by_command(files: list[str]) -> list[Comparison]:
 
 
 def command(arguments: list[str]) -> None:
-    """Run `cxr predict` in a process of its own."""
+    """Run `cxr predict` in a separate process."""
     subprocess.run(
         [sys.executable, "-m", "cxr.cli", "predict", *arguments],
         env={**os.environ, "PYTHONPATH": str(PROJECT / "src")},
@@ -79,7 +77,7 @@ def command(arguments: list[str]) -> None:
 
 
 def by_network(images: NDArray[np.uint8]) -> list[Comparison]:
-    """Each exported network beside Keras, for images (N, S, S) in memory."""
+    """Compare each exported network with Keras, for images uint8 (N, S, S) in memory."""
     rows = []
     for variant in TRAINED:
         model = load_model(paths.model(variant))
@@ -87,29 +85,31 @@ def by_network(images: NDArray[np.uint8]) -> list[Comparison]:
         def by_keras(model: Any = model) -> Any:
             return model.predict(images[..., np.newaxis], verbose=0)
 
-        file, kept = paths.EXPORTED / f"{variant}.xml", paths.model(variant).stat().st_size
-        rows.append(beside_keras(f"{variant}: OpenVINO", file, kept, images, by_keras))
+        file, keras_bytes = paths.EXPORTED / f"{variant}.xml", paths.model(variant).stat().st_size
+        rows.append(compare_with_keras(f"{variant}: OpenVINO", file, keras_bytes, images, by_keras))
     return rows
 
 
-def beside_keras(
-    what: str, file: Path, kept: int, images: NDArray[np.uint8], by_keras: Callable[[], Any]
+def compare_with_keras(
+    what: str, file: Path, keras_bytes: int, images: NDArray[np.uint8], by_keras: Callable[[], Any]
 ) -> Comparison:
-    """One exported file beside the Keras model, whose file has `kept` bytes."""
+    """Compare an exported file with the Keras model, whose file has `keras_bytes` bytes."""
     run = open_network(file)
 
     def ours() -> None:
         run_all(run, images)
 
-    for way in (ours, by_keras):  # the first call of each prepares what the later ones use
-        way()
+    for run_once in (ours, by_keras):  # warm-up
+        run_once()
     times = alternate(ours, by_keras, REPEATS)
-    own = sum(part.stat().st_size for part in (file, file.with_suffix(".bin")))
+    exported_bytes = sum(part.stat().st_size for part in (file, file.with_suffix(".bin")))
     sizes = (
-        f"{len(images)} images, side {images.shape[1]}, {cores()} cores, "
-        f"{own / MEGABYTE:.1f} MB (Keras {kept / MEGABYTE:.1f} MB)"
+        f"{len(images)} images, {images.shape[1]} px, {cores()} cores, "
+        f"{exported_bytes / MEGABYTE:.1f} MB (Keras {keras_bytes / MEGABYTE:.1f} MB)"
     )
-    compared = times.compare(f"prediction by {what}, beside Keras", target=1.0, sizes=sizes)
+    compared = times.compare(
+        f"prediction with {what}, compared with Keras", target=1.0, sizes=sizes
+    )
     return dataclasses.replace(
         compared,
         ours=len(images) / statistics.median(times.ours),

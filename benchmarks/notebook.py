@@ -1,5 +1,5 @@
-"""The notebook's way, written afresh: Keras reads folders of images in each epoch, its layers stand
-in its order, and the backbone runs again in each epoch.
+"""Reimplementation of the notebook: Keras decodes the images in each epoch, layers have the
+notebook's order, and the frozen backbone runs in each epoch.
 """
 
 from pathlib import Path
@@ -16,7 +16,7 @@ BATCH_SIZE = 32  # images
 
 
 def read(folder: Path, color_mode: str = "grayscale", shuffle: bool = True) -> tf.data.Dataset:
-    """Batches of a folder with a folder for each class, decoded anew in each epoch."""
+    """Batches of a folder with one subfolder per class, decoded again in each epoch."""
     images = keras.utils.image_dataset_from_directory(
         folder,
         label_mode="binary",
@@ -33,7 +33,7 @@ def read(folder: Path, color_mode: str = "grayscale", shuffle: bool = True) -> t
 
 
 def small_cnn(augmented: bool = False) -> keras.Model:
-    """Convolution, ReLU, max-pooling, dropout, twice; a dense layer; compiled."""
+    """Compiled CNN: twice convolution, ReLU, max-pooling and dropout; then a dense layer."""
     augmentation: list[keras.Layer] = [
         layers.RandomFlip("horizontal"),
         layers.RandomRotation(0.2),
@@ -56,10 +56,10 @@ def small_cnn(augmented: bool = False) -> keras.Model:
 
 
 def frozen_xception(weights: Path | None) -> keras.Model:
-    """A frozen Xception with a dense head; compiled.
+    """Compiled frozen Xception with a dense head.
 
     Args:
-        weights: of the backbone without its top; None for random ones.
+        weights: file of the backbone without its top; None for random weights.
     """
     backbone = keras.applications.Xception(
         weights=None, include_top=False, input_shape=(SIZE, SIZE, 3)
@@ -82,6 +82,6 @@ def _compiled(model: keras.Model) -> keras.Model:
 
 
 def fit(model: keras.Model, folder: Path, epochs: int, color_mode: str = "grayscale") -> Any:
-    """Train on `folder`/train and watch `folder`/val."""
+    """Train on `folder`/train and validate on `folder`/val."""
     train, val = (read(folder / split, color_mode) for split in ("train", "val"))
     return model.fit(train, validation_data=val, epochs=epochs, verbose=0)

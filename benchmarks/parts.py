@@ -1,4 +1,4 @@
-"""What is measured in parts, of which each can be made anew alone: command line and results."""
+"""Command line and results of benchmarks whose parts can be measured separately."""
 
 import argparse
 import importlib
@@ -19,26 +19,26 @@ def measure(
     about: str | None,
     parts: tuple[str, ...],
     save: Callable[[str, Any], object],
-    unnamed: tuple[str, ...] = (),
+    default: tuple[str, ...] = (),
 ) -> None:
-    """Measure the parts that the command line names, or all, and save what each finds.
+    """Measure the parts that the command line names, and save their results.
 
-    One is measured in this process. Of several, each has a process of its own, that none meets
-    what another left in memory.
+    A single part runs in this process, several in a process each, so that none affects the memory
+    of another.
 
     Args:
-        package: has a module with a function `measure` for each part, and is the command.
-        about: says `--help`.
-        parts: by name, in order.
-        save: takes the name of a part and what its `measure` gave.
-        unnamed: those to measure where the command line names none; empty: all.
+        package: package with a module for each part, which has a function `measure`.
+        about: description for `--help`.
+        parts: names, in order.
+        save: takes the name of a part and the result of its `measure`.
+        default: parts to measure if the command line names none; empty for all.
 
     Raises:
-        CxrError: a name is none of `parts`, or one of several has failed.
+        CxrError: a name is not in `parts`, or one of several parts failed.
     """
     parser = argparse.ArgumentParser(prog=f"python -m {package}", description=about)
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(parts))
-    names = parser.parse_args().names or unnamed or parts
+    names = parser.parse_args().names or default or parts
     if unknown := sorted(set(names) - set(parts)):
         raise CxrError(f"{package} has no {', '.join(unknown)}; there are: {', '.join(parts)}")
     if len(names) == 1:
@@ -46,19 +46,19 @@ def measure(
         return
     for name in names:
         if subprocess.run([sys.executable, "-m", package, name]).returncode:
-            raise CxrError(f"`python -m {package} {name}` failed; its own error stands above")
+            raise CxrError(f"`python -m {package} {name}` failed: see its error above")
 
 
 def replace(
-    results: Path, parts: tuple[str, ...], name: str, found: dict[str, Any]
+    results: Path, parts: tuple[str, ...], name: str, entry: dict[str, Any]
 ) -> dict[str, Any]:
-    """Put what one part found, and the machine, into a JSON file, in place of its last time.
+    """Replace the results of one part, with the machine, in a JSON file.
 
     Returns:
-        All of the file's content: by part, in the order of `parts`.
+        Content of the file, by part, in the order of `parts`.
     """
     content = json.loads(results.read_text(encoding="utf-8")) if results.exists() else {}
-    content[name] = {"machine": machine(), **found}
+    content[name] = {"machine": machine(), **entry}
     ordered = {part: content[part] for part in parts if part in content}
     write_json(results, ordered)
     return ordered

@@ -1,7 +1,5 @@
-"""Where the time of a training step, of decoding and of the whole pipeline goes:
+"""Profile of a training step, of decoding and of the whole pipeline:
 `python -m benchmarks.profiling`.
-
-Shows what the targets of the other benchmarks leave to be gained.
 """
 
 import re
@@ -19,7 +17,7 @@ from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
 from benchmarks import images, notebook, pipeline
 from benchmarks.growth import run_alone
-from benchmarks.steps import inputs, learner, steps
+from benchmarks.steps import inputs, steps, training_model
 from benchmarks.timing import machine, seconds_of, sentence
 from benchmarks.transfer import backbone_weights
 from cxr.common.files import read_yaml, replacing
@@ -30,52 +28,52 @@ from cxr.reporting.document import markdown_table
 
 RESULT = Path(__file__).parent / "profile.md"
 ROUNDS = 3
-SHOWN = 16  # kinds of operations
-# Stages that do something which the notebook does as well.
+N_SHOWN = 16  # kinds of operations
+# Stages whose work the notebook does, too.
 AS_NOTEBOOK = {
     **dict.fromkeys(("fetch", "preprocess", "train_baseline", "train_augmented"), "yes"),
     **dict.fromkeys(("fetch_weights", "train_transfer"), "yes"),
-    "extract_features": "all but stress validation",
+    "extract_features": "all but the stress-test set",
     "evaluate": "test, of three variants",
 }
-# What oneDNN and fusion add to the name of an operation.
-ADDED = re.compile(r"^_(Mkl(Native)?)?(Fused)?|WithBias$")
+# Affixes of oneDNN and of fusion in the names of operations.
+AFFIXES = re.compile(r"^_(Mkl(Native)?)?(Fused)?|WithBias$")
 
 
 def main() -> None:
-    step = of_a_step()
-    decoding = of_decoding()
-    stages = of_stages()
+    step = profile_step()
+    decoding = profile_decoding()
+    stages = profile_stages()
     text = "\n\n".join(
         [
-            "Milliseconds of a training step of the baseline by kind of operation (what runs at "
-            "the same time counts twice):",
+            "Milliseconds of a training step of the baseline by kind of operation (concurrent "
+            "operations count twice):",
             markdown_table(step.reset_index().round(1)),
             "Milliseconds to decode an image on one core:",
             markdown_table(decoding.round(2)),
-            f"Seconds of each stage of the pipeline at the settings of its benchmark, one run, "
-            f"{stages['seconds'].sum():.0f} in all, DVC left out:",
+            f"Seconds of each stage of the pipeline with the settings of its benchmark, one run "
+            f"without DVC, {stages['seconds'].sum():.0f} in total:",
             markdown_table(stages.round(1)),
             f"Measured on {sentence(machine())}",
         ]
     )
-    with replacing(RESULT) as part:
-        part.write_text(text + "\n", encoding="utf-8")
+    with replacing(RESULT) as temp_path:
+        temp_path.write_text(text + "\n", encoding="utf-8")
     print(text)
 
 
-def of_a_step() -> pd.DataFrame:
-    """Milliseconds by kind of operation: a row for each, columns notebook's way and pipeline."""
-    batch, grey, labels = inputs()
+def profile_step() -> pd.DataFrame:
+    """Milliseconds by kind of operation (rows), of notebook and pipeline (columns)."""
+    batch, gray, labels = inputs()
     table = pd.DataFrame(
         {
-            "notebook's way": _operations(notebook.small_cnn(), grey, labels),
-            "pipeline": _operations(learner(read_params()), batch, labels),
+            "notebook": _operations(notebook.small_cnn(), gray, labels),
+            "pipeline": _operations(training_model(read_params()), batch, labels),
         }
     ).fillna(0.0)
     table = table.loc[table.max(axis=1).sort_values(ascending=False).index]
-    rest = table.iloc[SHOWN:].sum().rename("all others")
-    return pd.concat([table.iloc[:SHOWN], rest.to_frame().T]).rename_axis("operation")
+    rest = table.iloc[N_SHOWN:].sum().rename("all others")
+    return pd.concat([table.iloc[:N_SHOWN], rest.to_frame().T]).rename_axis("operation")
 
 
 def _operations(model: keras.Model, batch: Any, labels: Any) -> dict[str, float]:
@@ -93,29 +91,27 @@ def _operations(model: keras.Model, batch: Any, labels: Any) -> dict[str, float]
     for plane in space.planes:
         for event in (event for line in plane.lines for event in line.events):
             name = plane.event_metadata[event.metadata_id].name
-            if "/" in name and ":" in name:  # layer/.../operation:Kind, not what runs it
-                total[ADDED.sub("", name.rsplit(":", 1)[1])] += event.duration_ps
+            if "/" in name and ":" in name:  # layer/.../operation:Kind, not its executor
+                total[AFFIXES.sub("", name.rsplit(":", 1)[1])] += event.duration_ps
     return {kind: picoseconds / 1e9 / count for kind, picoseconds in total.items()}
 
 
-def of_decoding() -> pd.DataFrame:
-    """By the part of the picture that is decoded; an eighth of the side takes little more than
-    reading the compressed numbers, which no way of decoding can leave out.
+def profile_decoding() -> pd.DataFrame:
+    """Milliseconds by scale of decoding; at an eighth, most of the time is entropy decoding, which
+    every scale needs.
     """
     with tempfile.TemporaryDirectory() as scratch:
         folder, kind = images.full_size(Path(scratch))
         paths = images.files(folder / "train")
         rows = []
-        for enough, name in ((0, "whole"), (256, "as much as side 256 needs"), (1, "an eighth")):
+        for enough, name in ((0, "full"), (256, "reduced, for 256 px"), (1, "1/8")):
             seconds = [seconds_of(lambda: _decode(paths, enough)) for _ in range(ROUNDS)]  # noqa: B023
             rows.append((name, 1000 * statistics.median(seconds) / len(paths)))
     return pd.DataFrame(rows, columns=[f"decoded of {len(paths)} {kind}", "milliseconds"])
 
 
-def of_stages() -> pd.DataFrame:
-    """A row for each stage in the order of dvc.yaml: stage, seconds, whether the notebook does the
-    same.
-    """
+def profile_stages() -> pd.DataFrame:
+    """Seconds of each stage in the order of dvc.yaml, and whether the notebook does the same."""
     with tempfile.TemporaryDirectory() as scratch:
         project = Path(scratch) / "project"
         pipeline.copy(project, backbone_weights(Path(scratch)))

@@ -1,4 +1,4 @@
-"""A training step of the baseline, and what its input adds to it."""
+"""A training step of the baseline, and the time of its input."""
 
 import statistics
 import tempfile
@@ -17,35 +17,37 @@ from cxr.training import fast_layers, trainer
 from cxr.training.batches import image_batches
 
 REPEATS = 9
-COPIES = 4  # of each file, for its input
-STEPS = 4  # of each way, in turn
+N_LINKS = 4  # per file, for the input
+STEPS = 4  # per measurement
 
 
 def measure() -> list[Comparison]:
-    batch, grey, labels = inputs()
-    ours, theirs = learner(read_params()), notebook.small_cnn()
-    for model, rows in ((ours, batch), (theirs, grey)):
+    batch, gray, labels = inputs()
+    ours, theirs = training_model(read_params()), notebook.small_cnn()
+    for model, rows in ((ours, batch), (theirs, gray)):
         steps(model, rows, labels)  # compiles
     times = alternate(
-        lambda: steps(ours, batch, labels), lambda: steps(theirs, grey, labels), REPEATS
+        lambda: steps(ours, batch, labels), lambda: steps(theirs, gray, labels), REPEATS
     )
-    each = Times(*([seconds / STEPS for seconds in way] for way in (times.ours, times.notebook)))
-    sizes = f"batch {len(batch)}, side {notebook.SIZE}"
-    step = each.compare("training step of the baseline", target=0.65, sizes=sizes)
+    per_step = Times(
+        *([seconds / STEPS for seconds in measured] for measured in (times.ours, times.notebook))
+    )
+    sizes = f"batch {len(batch)}, {notebook.SIZE} px"
+    step = per_step.compare("training step of the baseline", target=0.65, sizes=sizes)
     return [step, of_input(step.ours)]
 
 
 def inputs() -> tuple[Any, Any, Any]:
-    """Images of one batch as the pipeline keeps them and as Keras reads them, and their labels."""
+    """One batch of images as uint8 (pipeline) and as float32 (notebook), and their labels."""
     shape = (notebook.BATCH_SIZE, notebook.SIZE, notebook.SIZE, 1)
     batch = np.random.default_rng(1).integers(0, 256, shape, np.uint8)
     labels = (np.arange(len(batch)) % 2).astype(np.float32)[:, np.newaxis]
     return batch, batch.astype(np.float32), labels
 
 
-def learner(params: Params) -> keras.Model:
-    """The baseline as the pipeline trains it, of the notebook's size; but TensorFlow is not made
-    deterministic, as that would meet the notebook's way as well.
+def training_model(params: Params) -> keras.Model:
+    """The baseline as the pipeline trains it, with the notebook's image size, but without
+    deterministic TensorFlow, which would also apply to the notebook.
     """
     image = keras.Input((notebook.SIZE, notebook.SIZE, 1), dtype="uint8")
     network = networks.small_cnn(params.model)
@@ -60,19 +62,19 @@ def learner(params: Params) -> keras.Model:
 
 
 def steps(model: keras.Model, batch: Any, labels: Any) -> int:
-    """Take some training steps; how many."""
+    """Run training steps; return their number."""
     for _ in range(STEPS):
         model.train_on_batch(batch, labels)
     return STEPS
 
 
 def of_input(step: float) -> Comparison:
-    """Seconds that a batch takes from the cache, and from the notebook's folders; the ratio is ours
-    to the step.
+    """Seconds of the input of a batch from the cache and from the notebook's folders; the ratio is
+    that of the cache to the training step.
     """
     with tempfile.TemporaryDirectory() as scratch:
         folder, kind = images.full_size(Path(scratch) / "images")
-        train = images.repeated(folder / "train", COPIES, Path(scratch) / "many")
+        train = images.link_repeatedly(folder / "train", N_LINKS, Path(scratch) / "linked")
         split = images.cache(train, Path(scratch) / "arrays")
         batches = image_batches(split, notebook.BATCH_SIZE, shuffle_seed=1)
         adapter, decoded = PyDatasetAdapter(batches, None), notebook.read(train)
@@ -86,7 +88,7 @@ def of_input(step: float) -> Comparison:
         count = len(split.images)
     ours = statistics.median(times.ours) / count * notebook.BATCH_SIZE
     return Comparison(
-        what="input of a batch, from the second epoch on, as share of the step",
+        what="input of a batch from the second epoch on, as a fraction of the step",
         ours=ours,
         notebook=statistics.median(times.notebook) / count * notebook.BATCH_SIZE,
         unit="s",

@@ -1,4 +1,4 @@
-"""Alternating measurements, and the record that they make."""
+"""Alternating measurements and their record."""
 
 import os
 import platform
@@ -15,18 +15,19 @@ LIBRARIES = ("tensorflow", "keras", "openvino", "pillow", "numpy", "dvc")
 
 @dataclass(frozen=True)
 class Comparison:
-    """One row of the results.
+    """A row of the results.
 
     Attributes:
-        what: was measured.
-        ours: median, in `unit`.
-        notebook: median of the notebook's way, in `unit`; None where there is none to compare with.
-        unit: of both.
-        ratio: median over the repeats of ours / notebook, or what else is held against the target.
+        what: measured operation.
+        ours: median of the pipeline, in `unit`.
+        notebook: median of the notebook, in `unit`; None without a counterpart.
+        unit: unit of both.
+        ratio: median over the repeats of ours / notebook, or another value to compare with the
+            target.
         target: bound of the ratio.
-        at_least: whether the ratio is to be above the target, else below.
-        repeats: alternations.
-        sizes: of the data.
+        at_least: whether the target is a lower bound; otherwise it is an upper one.
+        repeats: number of alternations.
+        sizes: description of the data.
     """
 
     what: str
@@ -41,19 +42,19 @@ class Comparison:
 
     @property
     def reached(self) -> bool:
-        """Whether the target is met."""
+        """Whether the ratio meets the target."""
         return self.ratio >= self.target if self.at_least else self.ratio <= self.target
 
 
 @dataclass(frozen=True)
 class Times:
-    """Seconds of both ways, one entry for each repeat."""
+    """Seconds of pipeline and notebook, one entry for each repeat."""
 
     ours: list[float]
     notebook: list[float]
 
     def compare(self, what: str, target: float, sizes: str) -> Comparison:
-        """Their medians, and the median of the ratios of neighbours."""
+        """Compare the medians; the ratio is the median over pairs of consecutive runs."""
         pairs = zip(self.ours, self.notebook, strict=True)
         return Comparison(
             what,
@@ -68,29 +69,29 @@ class Times:
 
 
 def alternate(ours: Callable[[], Any], notebook: Callable[[], Any], repeats: int) -> Times:
-    """Run both in turn, the first one changing, so that a drift of the machine meets both."""
+    """Run both alternately, in alternating order, so that a drift of the machine affects both."""
     times = Times([], [])
     for turn in range(repeats):
         order = [(ours, times.ours), (notebook, times.notebook)]
-        for way, seconds in order if turn % 2 == 0 else reversed(order):
-            seconds.append(seconds_of(way))
+        for function, seconds in order if turn % 2 == 0 else reversed(order):
+            seconds.append(seconds_of(function))
     return times
 
 
-def seconds_of(way: Callable[[], Any]) -> float:
+def seconds_of(function: Callable[[], Any]) -> float:
     """Wall-clock seconds of a call."""
     started = time.perf_counter()
-    way()
+    function()
     return time.perf_counter() - started
 
 
 def cores() -> int:
-    """Processor cores that this process may use."""
+    """Number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def machine() -> dict[str, Any]:
-    """What the measurements depend on."""
+    """Hardware and versions that affect the measurements."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return {
         "processor": _processor(),
@@ -103,7 +104,7 @@ def machine() -> dict[str, Any]:
 
 
 def sentence(facts: dict[str, Any]) -> str:
-    """What `machine` gives, for people to read."""
+    """The result of `machine` as a sentence."""
     libraries = ", ".join(f"{name} {facts[name]}" for name in LIBRARIES)
     return (
         f"{facts['processor']}, {facts['cores']} cores, {facts['memory_gib']} GiB, "
@@ -112,7 +113,7 @@ def sentence(facts: dict[str, Any]) -> str:
 
 
 def _version(library: str) -> str:
-    """TensorFlow is installed under another name where it is for processors alone."""
+    """Version of a library; TensorFlow for CPUs has the package name tensorflow-cpu."""
     try:
         return version(library)
     except PackageNotFoundError:
@@ -120,7 +121,7 @@ def _version(library: str) -> str:
 
 
 def _processor() -> str:
-    """Name and widest vector instructions, on Linux; elsewhere the name alone."""
+    """Name of the CPU and, on Linux, its widest vector instructions."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

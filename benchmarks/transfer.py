@@ -1,4 +1,4 @@
-"""The transfer variant: the frozen backbone once for each image, or again in each epoch."""
+"""The transfer variant: the frozen backbone runs once per image, or in each epoch."""
 
 import contextlib
 import tempfile
@@ -18,7 +18,7 @@ from cxr.training import trainer
 from cxr.training.batches import ArrayDataset, class_weights
 
 REPEATS = 3
-COPIES = 4  # of each file: a data set in which what is done once does not weigh too much
+N_LINKS = 4  # per file, so that one-time costs have a realistic weight
 
 
 def measure() -> list[Comparison]:
@@ -26,14 +26,16 @@ def measure() -> list[Comparison]:
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
         folder, kind = images.full_size(scratch / "images")
-        folder = images.repeated(folder, COPIES, scratch / "many")
+        folder = images.link_repeatedly(folder, N_LINKS, scratch / "linked")
         weights = backbone_weights(scratch)
-        with contextlib.chdir(scratch):  # where the training's history is written
+        with contextlib.chdir(scratch):  # the training writes its history here
             heads: list[float] = []
 
             def ours() -> None:
                 from_files(folder, weights, params)
-                heads.append(seconds_of(lambda: train_head(params)))  # other parameters of the head
+                heads.append(
+                    seconds_of(lambda: train_head(params))
+                )  # with new parameters of the head
 
             def theirs() -> None:
                 model = notebook.frozen_xception(weights)
@@ -41,20 +43,20 @@ def measure() -> list[Comparison]:
 
             times = alternate(ours, theirs, REPEATS)
         number = len(images.files(folder))
-    sizes = f"{number} {kind}, {params.epochs} epochs, side {notebook.SIZE}, {cores()} cores"
+    sizes = f"{number} {kind}, {params.epochs} epochs, {notebook.SIZE} px, {cores()} cores"
     first = [whole - head for whole, head in zip(times.ours, heads, strict=True)]
     return [
         Times(first, times.notebook).compare(
-            "transfer variant, first run, from files to trained head", target=0.20, sizes=sizes
+            "transfer variant, first run, from files to the trained head", target=0.20, sizes=sizes
         ),
         Times(heads, times.notebook).compare(
-            "transfer variant, new parameters of the head: its training", target=0.02, sizes=sizes
+            "transfer variant, training of the head with new parameters", target=0.02, sizes=sizes
         ),
     ]
 
 
 def backbone_weights(scratch: Path) -> Path:
-    """The pipeline's weights where they are, else random ones, which are as fast."""
+    """The weights of the pipeline if they exist, otherwise random ones, which are as fast."""
     weights = paths.weights("xception", "imagenet").resolve()
     if not weights.is_file():
         weights = scratch / "random.weights.h5"
@@ -63,7 +65,7 @@ def backbone_weights(scratch: Path) -> Path:
 
 
 def from_files(folder: Path, weights: Path, params: TransferParams) -> None:
-    """Arrays, features, head: what the stages do for train and val."""
+    """Compute arrays, features and head as the stages do, for train and val."""
     for name in ("train", "val"):
         images.cache(folder / name, paths.ARRAYS / name)
     image = image_input(open_split(paths.ARRAYS / "train"))
@@ -79,7 +81,7 @@ def from_files(folder: Path, weights: Path, params: TransferParams) -> None:
 
 
 def train_head(params: TransferParams) -> None:
-    """The head, on the features that are there."""
+    """Train the head on the cached features."""
     batches = {}
     for name, seed in (("train", 1), ("val", None)):
         labels = open_split(paths.ARRAYS / name).labels

@@ -1,1 +1,1 @@
-"""What the pipeline survives, measured: the figures of docs/reliability.md (`make reliability`)."""
+"""Reliability tests with measured results, for docs/reliability.md: `make reliability`."""

@@ -1,4 +1,4 @@
-"""Try, print and save: `make reliability`, or one part alone: `python -m reliability crashes`."""
+"""Run, print and save: `make reliability`, or only one part: `python -m reliability crashes`."""
 
 import dataclasses
 from pathlib import Path
@@ -22,12 +22,12 @@ def main() -> None:
 
 
 def save(part: str, figures: list[Figure]) -> None:
-    """Put the figures of one part into the results and the page, in place of its last ones."""
+    """Replace the figures of one part in the results and on the page."""
     rows = [dataclasses.asdict(figure) | {"reached": figure.reached} for figure in figures]
     results = parts.replace(RESULTS, PARTS, part, {"figures": rows})
     page = with_table(PAGE.read_text(encoding="utf-8"), "figures", as_table(results))
-    with replacing(PAGE) as written:
-        written.write_text(page, encoding="utf-8")
+    with replacing(PAGE) as temp_path:
+        temp_path.write_text(page, encoding="utf-8")
     print(as_table({part: results[part]}).to_string(index=False))
 
 
@@ -39,14 +39,14 @@ def as_table(results: dict[str, Any]) -> pd.DataFrame:
     """
     return pd.DataFrame(
         {
-            "tried": row["what"],
-            "times": row["tried"],
-            "right": f"{row['held']}" + ("" if row["reached"] else ", too few"),
-            "which means": row["right"],
-            "how": row["note"],
+            "experiment": row["what"],
+            "trials": row["trials"],
+            "passed": f"{row['passed']}" + ("" if row["reached"] else ", too few"),
+            "criterion": row["criterion"],
+            "details": row["note"],
         }
-        for of in results.values()
-        for row in of["figures"]
+        for entry in results.values()
+        for row in entry["figures"]
     )
 
 

@@ -1,29 +1,29 @@
-"""One figure of docs/reliability.md."""
+"""Result of one experiment, a row of the table in docs/reliability.md."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Figure:
-    """What was tried how often, and how often it went right.
+    """Number of trials of an experiment, and of those that met its criterion.
 
     Attributes:
-        what: was tried, as "kill -9 of train_baseline".
-        right: means, as "same bytes after the next dvc repro".
-        tried: times.
-        held: times that it went right.
-        least: share of `tried` that has to go right, 1 for all.
+        what: experiment, such as "kill -9 of train_baseline".
+        criterion: such as "same bytes after the next dvc repro".
+        trials: number of trials.
+        passed: number of trials that met the criterion.
+        min_fraction: fraction of the trials that must pass; 1 for all.
         note: settings, sizes, seconds.
     """
 
     what: str
-    right: str
-    tried: int
-    held: int
-    least: float = 1.0
+    criterion: str
+    trials: int
+    passed: int
+    min_fraction: float = 1.0
     note: str = ""
 
     @property
     def reached(self) -> bool:
-        """Whether enough of them went right."""
-        return self.held >= self.least * self.tried
+        """Whether enough trials passed."""
+        return self.passed >= self.min_fraction * self.trials

@@ -1,9 +1,8 @@
-"""Coverage-guided fuzzing of what reads foreign bytes (Atheris, which drives libFuzzer).
+"""Coverage-guided fuzzing of the readers of untrusted bytes (Atheris, based on libFuzzer).
 
-Each target of targets.py runs in a process of its own, as libFuzzer ends the process in the end.
-It starts from what seeds.py draws, and from reliability/corpus/<target>/: inputs that once failed.
-What it finds new goes with its temporary folder; an input that fails is put in reliability/failed/,
-and belongs in the corpus once its cause is mended.
+Each target of targets.py runs in its own process, because libFuzzer ends the process. It starts
+from seeds.py and from inputs that once failed (reliability/corpus/<target>/). A failing input is
+saved in reliability/failed/; add it to the corpus once its cause is fixed.
 """
 
 import os
@@ -22,18 +21,18 @@ from reliability.figures import Figure
 PROJECT = Path(__file__).parent.parent
 CORPUS = PROJECT / "reliability" / "corpus"
 FAILED = Path("reliability/failed")
-SECONDS = 60  # for each target
+SECONDS = 60  # per target
 SEED = 1
-LONGEST = 4096  # bytes of an input
-MOST_PIXELS = 65_536  # of an image: larger ones would only take time
+MAX_LENGTH = 4096  # bytes of an input
+MAX_PIXELS = 65_536  # of an image: larger ones only take longer
 MEGABYTES = 4096
-READ = {
+READERS = {
     "image": "image reader",
     "table": "manifest reader",
-    "names": "choice of images by name",
+    "names": "selection of images by name",
     "params": "reader of params.yaml",
 }
-# Whose branches guide the fuzzer, beside cxr's own.
+# Modules whose branches guide the fuzzer, in addition to cxr.
 INSTRUMENTED = {
     "image": ["PIL"],
     "table": ["pandas.io.parsers"],
@@ -43,27 +42,27 @@ INSTRUMENTED = {
 
 
 def measure() -> list[Figure]:
-    """Fuzz every target for `SECONDS`, from what is drawn and kept.
+    """Fuzz every target for `SECONDS`.
 
     Raises:
         CxrError: Atheris is missing.
     """
     if not find_spec("atheris"):
         raise CxrError("fuzzing needs the package atheris: pip install atheris")
-    return [fuzz(target, SECONDS) for target in READ]
+    return [fuzz(target, SECONDS) for target in READERS]
 
 
 def fuzz(target: str, seconds: int) -> Figure:
-    """Run one target in a process of its own; its failure, if any, goes to `FAILED`."""
+    """Run one target in its own process; a failing input is saved in `FAILED`."""
     with tempfile.TemporaryDirectory() as folder:
-        found, failed, start = (Path(folder, name) for name in ("found", "failed", "start"))
-        for path in (found, failed):
+        new, failed, corpus = (Path(folder, name) for name in ("new", "failed", "corpus"))
+        for path in (new, failed):
             path.mkdir()
-        gather(target, start)
+        gather(target, corpus)
         done = subprocess.run(
             [
-                *(sys.executable, "-m", "reliability.fuzzing", target, found, start),
-                *(f"-max_total_time={seconds}", f"-seed={SEED}", f"-max_len={LONGEST}"),
+                *(sys.executable, "-m", "reliability.fuzzing", target, new, corpus),
+                *(f"-max_total_time={seconds}", f"-seed={SEED}", f"-max_len={MAX_LENGTH}"),
                 *("-timeout=20", f"-rss_limit_mb={MEGABYTES}", "-print_final_stats=1"),
                 f"-artifact_prefix={failed}/{target}-",
             ],
@@ -79,44 +78,44 @@ def fuzz(target: str, seconds: int) -> Figure:
 
 
 def gather(target: str, folder: Path) -> None:
-    """Put all that a target starts from into a new folder: what is drawn and what once failed."""
-    from reliability.seeds import draw  # imports what `main` has to import first, instrumented
+    """Write the seeds of a target and its inputs that once failed to a new folder."""
+    from reliability.seeds import write_seeds  # imports what `main` must first instrument
 
     folder.mkdir()
-    draw(target, folder)
-    if (kept := CORPUS / target).is_dir():
-        shutil.copytree(kept, folder, dirs_exist_ok=True)
+    write_seeds(target, folder)
+    if (failed := CORPUS / target).is_dir():
+        shutil.copytree(failed, folder, dirs_exist_ok=True)
 
 
-def figure(target: str, seconds: int, said: str, status: int) -> Figure:
-    """Read what libFuzzer said.
+def figure(target: str, seconds: int, output: str, status: int) -> Figure:
+    """Parse the output of libFuzzer.
 
     Args:
-        target: of targets.py.
-        seconds: that it was given.
-        said: standard error of the process.
-        status: of the process; 0 where no input failed.
+        target: name in targets.py.
+        seconds: its time limit.
+        output: standard error of the process.
+        status: exit status of the process; 0 if no input failed.
 
     Raises:
-        CxrError: it ended before it had tried anything.
+        CxrError: it ended before its first trial.
     """
-    runs = re.search(r"stat::number_of_executed_units: (\d+)", said)
-    reached = re.findall(r"cov: (\d+) ft: \d+ corp: (\d+)", said)
-    if not runs or not reached:
-        raise CxrError(f"fuzzing of {target} did not run:\n{said[-2000:]}")
-    tried, (branches, kept) = int(runs[1]), reached[-1]
+    runs = re.search(r"stat::number_of_executed_units: (\d+)", output)
+    coverage = re.findall(r"cov: (\d+) ft: \d+ corp: (\d+)", output)
+    if not runs or not coverage:
+        raise CxrError(f"fuzzing of {target} did not run:\n{output[-2000:]}")
+    trials, (branches, inputs) = int(runs[1]), coverage[-1]
     failed = f"; stopped by an input that is in {FAILED}" if status else ""
     return Figure(
-        what=f"fuzzed {READ[target]}",
-        right="read right, or refused with the one error",
-        tried=tried,
-        held=tried - bool(status),
-        note=f"Atheris, {seconds} s, {branches} branches reached, {kept} inputs told apart{failed}",
+        what=f"fuzzed {READERS[target]}",
+        criterion="read correctly or rejected with CxrError",
+        trials=trials,
+        passed=trials - bool(status),
+        note=f"Atheris, {seconds} s, {branches} branches covered, {inputs} distinct inputs{failed}",
     )
 
 
 def main() -> None:
-    """What the process of its own runs; libFuzzer ends it."""
+    """Fuzz one target; libFuzzer ends the process."""
     import atheris
 
     target, *arguments = sys.argv[1:]
@@ -125,8 +124,8 @@ def main() -> None:
 
         from cxr.data import images
         from reliability import targets
-    images.MAX_PIXELS = MOST_PIXELS
-    # Changes at random never get a checksum right, as an attacker does.
+    images.MAX_PIXELS = MAX_PIXELS
+    # Random changes never have a valid checksum; an attacker's do.
     ChunkStream.crc = ChunkStream.crc_skip  # type: ignore[method-assign]
     warnings.simplefilter("ignore")
     atheris.Setup([sys.argv[0], *arguments], targets.TARGETS[target])

@@ -1,7 +1,7 @@
-"""Mutation testing: how many small changes to a module, one at a time, make its own tests fail.
+"""Mutation testing with mutmut: how many small changes to a module make its tests fail.
 
-By mutmut, on a copy of the project in a temporary folder. It changes what stands in functions:
-operators, numbers, texts, arguments; constants of the module stay as they are.
+It runs on a copy of the project in a temporary folder and mutates operators, numbers, strings and
+arguments within functions, not constants of the module.
 """
 
 import json
@@ -19,18 +19,18 @@ from cxr.tools.project_copy import PROJECT
 from reliability.figures import Figure
 
 MODULES = ("data/splits", "evaluation/metrics", "data/manifest")
-LEAST = 0.85  # the rest is changes that no result depends on, as those to the words of an error
-LIMIT_SECONDS = 900  # for one module, several times what it takes on 2 cores
+MIN_KILLED = 0.85  # the others change no result, such as the text of an error
+LIMIT_SECONDS = 900  # per module, several times its duration on 2 cores
 
 SETTINGS = """
 [tool.mutmut]
 source_paths = ["src"]
 only_mutate = ["src/cxr/{module}.py"]
 pytest_add_cli_args_test_selection = ["{tests}"]
-also_copy = ["reliability", "tests"]
+also_copy = ["tests"]
 use_git_change_detection = false
 """
-# A counterexample that tells a mutant from the code need not be made small.
+# Minimal counterexamples are not needed to detect a mutant.
 NO_SHRINKING = """
 import hypothesis
 hypothesis.settings.register_profile(
@@ -45,45 +45,45 @@ def measure() -> list[Figure]:
     for module in MODULES:
         print(f"mutation: {module}", file=sys.stderr)
         start = time.perf_counter()
-        found = count(PROJECT, module)
-        figures.append(as_figure(module, found, time.perf_counter() - start))
+        counts = count(PROJECT, module)
+        figures.append(as_figure(module, counts, time.perf_counter() - start))
     return figures
 
 
-def as_figure(module: str, found: dict[str, int], seconds: float) -> Figure:
-    """A mutant that never ends is as good as killed; one that no test reaches is not."""
+def as_figure(module: str, counts: dict[str, int], seconds: float) -> Figure:
+    """Count mutants with a timeout as killed, and those that no test reaches as not killed."""
     return Figure(
-        what=f"one change to src/cxr/{module}.py",
-        right="its tests fail, or never end",
-        tried=found["total"],
-        held=found["killed"] + found["timeout"],
-        least=LEAST,
-        note=f"mutmut {version('mutmut')}, {tests_of(module)}; {found['timeout']} never ended; "
+        what=f"mutation of src/cxr/{module}.py",
+        criterion="its tests fail or time out",
+        trials=counts["total"],
+        passed=counts["killed"] + counts["timeout"],
+        min_fraction=MIN_KILLED,
+        note=f"mutmut {version('mutmut')}, {tests_of(module)}; {counts['timeout']} timed out; "
         f"{seconds:.0f} s",
     )
 
 
 def tests_of(module: str) -> str:
-    """The file of a module's tests, which mirror the package."""
+    """Test file of a module; the tests mirror the package."""
     path = Path(module)
     return (Path("tests") / path.parent / f"test_{path.name}.py").as_posix()
 
 
 def count(project: Path, module: str) -> dict[str, int]:
-    """Numbers of mutants of a module: total, killed, timeout, survived, no_tests and others.
+    """Count mutants of a module: total, killed, timeout, survived, no_tests and others.
 
-    Those that no test tells from the code are printed to standard error.
+    Surviving mutants are printed to standard error.
 
     Args:
-        project: holds src, tests, reliability and pyproject.toml; it is not changed.
-        module: path in the package without suffix, as `data/splits`.
+        project: folder with src, tests and pyproject.toml; not modified.
+        module: path in the package without suffix, such as `data/splits`.
 
     Raises:
-        CxrError: the tests fail on the code as it is, or all takes too long.
+        CxrError: the tests fail without mutation, or the time limit is exceeded.
     """
     with TemporaryDirectory() as name:
         copy = Path(name)
-        for folder in ("src", "tests", "reliability"):  # tests/conftest.py imports the last
+        for folder in ("src", "tests"):
             ignored = shutil.ignore_patterns("__pycache__")
             shutil.copytree(project / folder, copy / folder, ignore=ignored)
         shutil.copy(project / "pyproject.toml", copy)
@@ -93,10 +93,10 @@ def count(project: Path, module: str) -> dict[str, int]:
         for line in _mutmut(copy, "results").splitlines():  # "    name: survived"
             print(_mutmut(copy, "show", line.split(":")[0].strip()), file=sys.stderr)
         _mutmut(copy, "export-cicd-stats")
-        counted: dict[str, int] = json.loads(
+        counts: dict[str, int] = json.loads(
             (copy / "mutants" / "mutmut-cicd-stats.json").read_text(encoding="utf-8")
         )
-        return counted
+        return counts
 
 
 def _append(path: Path, text: str) -> None:
@@ -109,7 +109,7 @@ def _mutmut(folder: Path, *arguments: str) -> str:
         done = subprocess.run(
             [sys.executable, "-m", "mutmut", *arguments],
             cwd=folder,
-            env=os.environ | {"TMPDIR": str(folder)},  # what a mutant leaves goes with the copy
+            env=os.environ | {"TMPDIR": str(folder)},  # files of mutants are removed with the copy
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

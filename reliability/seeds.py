@@ -1,6 +1,6 @@
-"""What fuzzing starts from: drawn images and made-up tables in every form that is read.
+"""Seeds for fuzzing: synthetic images and tables in every supported format.
 
-None comes from a data set, and none is kept, as they are drawn anew.
+None is from a data set, and none is stored, because they are generated again.
 """
 
 import io
@@ -23,8 +23,8 @@ NAMES = (
 )
 
 
-def draw(target: str, folder: Path) -> None:
-    """Write the inputs of one target to an existing folder."""
+def write_seeds(target: str, folder: Path) -> None:
+    """Write the seeds of one target to an existing folder."""
     for name, content in ALL[target]():
         (folder / name).write_bytes(content)
 
@@ -36,12 +36,12 @@ def images() -> Iterator[tuple[str, bytes]]:
         for progressive in (False, True):
             name = f"{mode}{'-progressive' if progressive else ''}.jpeg"
             yield name, encoded(chest(mode), "JPEG", progressive=progressive, quality=40)
-    yield "turned.jpeg", encoded(chest("L"), "JPEG", exif=exif, quality=40)
+    yield "rotated.jpeg", encoded(chest("L"), "JPEG", exif=exif, quality=40)
     for mode in ("1", "L", "LA", "P", "RGB", "RGBA"):
         yield f"{mode}.png", encoded(chest(mode), "PNG")
     deep = (np.asarray(chest("L")).astype(np.uint16) << 8) | 0x5A
     yield "16-bit.png", encoded(Image.fromarray(deep), "PNG")
-    yield "turned.png", encoded(chest("L"), "PNG", exif=exif)
+    yield "rotated.png", encoded(chest("L"), "PNG", exif=exif)
     yield "transparent.png", encoded(chest("P"), "PNG", transparency=b"\x00\x80")
     frames = [chest("L").rotate(angle) for angle in (5, 10)]
     yield "animated.png", encoded(chest("L"), "PNG", save_all=True, append_images=frames)
@@ -50,7 +50,7 @@ def images() -> Iterator[tuple[str, bytes]]:
 
 
 def chest(mode: str) -> Image.Image:
-    """A light body with two dark lungs."""
+    """Bright body with two dark lungs."""
     image = Image.new("L", SIZE, 170)
     pen = ImageDraw.Draw(image)
     for left in (6, 27):

@@ -1,7 +1,6 @@
-"""What is fuzzed: each target takes any bytes and raises AssertionError where it finds a mistake.
+"""Targets of fuzzing: each takes arbitrary bytes and raises AssertionError if it finds a bug.
 
-Whatever else than the one error for users comes out of a reader is a mistake as well, and goes
-through.
+Any other exception of a reader than CxrError is a bug as well, and is not caught.
 """
 
 import tempfile
@@ -18,41 +17,41 @@ from cxr.data.transforms import prepare
 from cxr.errors import CxrError
 from cxr.params import ImageParams, Params, read_params
 
-SIDE = 16
-WAYS = [ImageParams(input_size=SIDE, resize=way) for way in ("crop", "stretch", "letterbox")]
+SIZE = 16
+RESIZED = [ImageParams(input_size=SIZE, resize=mode) for mode in ("crop", "stretch", "letterbox")]
 
 
 def image(content: bytes) -> None:
-    """A file is refused, or becomes a grey square in every way that params.yaml offers."""
-    for enough in (0, SIDE):
+    """A file is rejected, or becomes a gray square with every `image.resize`."""
+    for enough in (0, SIZE):
         try:
-            grey = to_gray(decode(content, Path("x.jpeg"), enough))
+            gray = to_gray(decode(content, Path("x.jpeg"), enough))
         except ImageError:
             continue
-        for params in WAYS:
-            square = prepare(grey, params)
+        for params in RESIZED:
+            square = prepare(gray, params)
             assert square.dtype == np.uint8
-            assert square.shape == (SIDE, SIDE)
+            assert square.shape == (SIZE, SIZE)
 
 
 def table(content: bytes) -> None:
-    """A manifest is refused, or a table of texts and whole numbers without a gap."""
+    """A manifest is rejected, or is a table of strings and integers without missing values."""
     try:
-        found = manifest.read(_written(content, "manifest.csv"))
+        rows = manifest.read(_written(content, "manifest.csv"))
     except CxrError:
         return
-    assert sorted(found.columns) == sorted(manifest.COLUMNS)
-    assert found["split"].isin(SPLITS).all()
-    assert found["label"].isin(LABELS).all()
-    for column in found.columns:
+    assert sorted(rows.columns) == sorted(manifest.COLUMNS)
+    assert rows["split"].isin(SPLITS).all()
+    assert rows["label"].isin(LABELS).all()
+    for column in rows.columns:
         if column in ("width", "height", "bytes"):
-            assert found[column].dtype == np.int64
+            assert rows[column].dtype == np.int64
         else:
-            assert all(isinstance(value, str) for value in found[column])
+            assert all(isinstance(value, str) for value in rows[column])
 
 
 def names(content: bytes) -> None:
-    """Each path, one a line, is an image with a patient or counted as left out."""
+    """Each path (one per line) is an image with a patient, or is counted as left out."""
     lines = content.decode("utf-8", "surrogateescape").split("\n")
     paths = {PurePosixPath(line) for line in lines} - {PurePosixPath("origin.json")}
     try:
@@ -70,12 +69,12 @@ def names(content: bytes) -> None:
 
 
 def params(content: bytes) -> None:
-    """A params.yaml is refused, or a record."""
+    """A params.yaml is rejected or gives `Params`."""
     try:
-        found = read_params(_written(content, "params.yaml"))
+        record = read_params(_written(content, "params.yaml"))
     except CxrError:
         return
-    assert isinstance(found, Params)
+    assert isinstance(record, Params)
 
 
 FOLDER = tempfile.TemporaryDirectory()

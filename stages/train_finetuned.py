@@ -19,10 +19,10 @@ def main() -> None:
         batches = finetuning.batches("train", train, fit, params.seed)
         val_batches = finetuning.batches("val", val, fit)
         parts = split_backbone.configured_backbone(params.transfer, fit)
-        learner = finetuning.with_outputs(parts.tuned, fit)
-        trainer.train("finetuned", learner, batches, val_batches, fit, resume=resume)
+        training_model = finetuning.with_outputs(parts.tuned, fit)
+        trainer.train("finetuned", training_model, batches, val_batches, fit, resume=resume)
         image = image_input(train)
-        model = finetuning.whole_model(image, parts.frozen, learner, fit.tta_scales)
+        model = finetuning.whole_model(image, parts.frozen, training_model, fit.tta_scales)
         trainer.save("finetuned", model)
 
 

@@ -1,4 +1,4 @@
-"""Shared fixtures: synthetic radiographs, copies of the project, the real images if available."""
+"""Shared fixtures: phantoms, copies of the project, and the real images if available."""
 
 import contextlib
 import hashlib
@@ -28,9 +28,9 @@ from tests.support.servers import Handler, Serve, Site
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
-# Deterministic, without time limit on slow machines.
-hypothesis.settings.register_profile("same", derandomize=True, deadline=None, database=None)
-hypothesis.settings.load_profile("same")
+# The same examples in every run and on every machine.
+hypothesis.settings.register_profile("reproducible", derandomize=True, deadline=None, database=None)
+hypothesis.settings.load_profile("reproducible")
 
 # Fixtures that run DVC, a browser or a server, or read thousands of images.
 SLOW = {"finished", "browser", "serve", "real_data"}
@@ -38,27 +38,33 @@ SLOW = {"finished", "browser", "serve", "real_data"}
 
 @pytest.hookimpl(optionalhook=True)  # of pytest-xdist, for `--numprocesses logical`
 def pytest_xdist_auto_num_workers() -> int:
-    """One more than cores, as some tests wait for a queue, a server or a timeout."""
+    """One more than there are cores: some tests wait for a queue, a server or a timeout."""
     return 1 + (os.cpu_count() or 1)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark slow tests, and sort the modules in the order in which workers take them.
+    """Mark slow tests, and sort modules in the order in which workers take them.
 
     Each worker runs whole modules (`--dist loadfile`), so that their fixtures are created once. The
-    first worker begins with a module that builds the finished project; meanwhile the others run
-    tests that do not need it. Fast tests of a module come first: a fixture ends after slow ones.
+    first worker starts with a module that builds the finished project; the others meanwhile run
+    modules that do not need it. The fast tests of a module come first.
     """
     for item in items:
         if SLOW & fixtures(item):
             item.add_marker(pytest.mark.slow)
-    of_project = [item.path for item in items if "finished" in fixtures(item)]
+    with_project = [item.path for item in items if "finished" in fixtures(item)]
     slow = {item.path for item in items if is_slow(item)}
 
     def order(item: pytest.Item) -> tuple[bool, bool, bool, Path, bool]:
         path = item.path
-        return path not in of_project[:1], path not in slow, path in of_project, path, is_slow(item)
+        return (
+            path not in with_project[:1],
+            path not in slow,
+            path in with_project,
+            path,
+            is_slow(item),
+        )
 
     items.sort(key=order)
 
@@ -72,12 +78,12 @@ def is_slow(item: pytest.Item) -> bool:
 
 
 class Guard:
-    """Audit hook: fails fast tests that start DVC or open a socket."""
+    """Fail a fast test that starts DVC or opens a socket, by Python's audit events."""
 
-    test = ""  # the fast test that runs now
+    test = ""  # name of the running test if it is fast
 
     def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
-        # Other threads may belong to an earlier test.
+        # Another thread may belong to an earlier test.
         if not self.test or threading.current_thread() is not threading.main_thread():
             return
         if event in ("socket.bind", "socket.connect") and arguments[0].family != socket.AF_UNIX:
@@ -103,7 +109,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder with synthetic radiographs of 40 patients. Do not change it."""
+    """Folder with phantoms of 40 patients. Do not modify it."""
     folder = tmp_path_factory.mktemp("phantoms") / "images"
     phantom.generate(folder, patients=40, seed=3, short_side=48)
     return folder
@@ -120,19 +126,19 @@ def real_data() -> Path:
 
 @pytest.fixture
 def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
-    """Serve bytes in place of the Mendeley archive."""
+    """Start servers that send bytes as the Mendeley archive."""
     with contextlib.ExitStack() as stack:
 
-        def start(data: bytes, **behaviour: Any) -> Site:
-            site = Site(data, **behaviour)
+        def start(data: bytes, **options: Any) -> Site:
+            site = Site(data, **options)
             server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, site))
             stack.callback(server.server_close)
             stack.callback(server.shutdown)
             threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
             url = f"http://127.0.0.1:{server.server_port}/file_downloaded"
             sha256 = hashlib.sha256(data).hexdigest()
-            known = replace(KNOWN_SETS["mendeley"], address=url, sha256=sha256)
-            monkeypatch.setitem(KNOWN_SETS, "mendeley", known)
+            local = replace(KNOWN_SETS["mendeley"], address=url, sha256=sha256)
+            monkeypatch.setitem(KNOWN_SETS, "mendeley", local)
             return site
 
         yield start
@@ -140,19 +146,19 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
 
 @pytest.fixture(scope="module")
 def browser() -> "Iterator[Browser]":
-    found = shutil.which("chromium") or shutil.which("google-chrome")
-    if found is None:
+    executable = shutil.which("chromium") or shutil.which("google-chrome")
+    if executable is None:
         pytest.skip("no Chromium on this machine")
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
         yield browser
         browser.close()
 
 
 @pytest.fixture(scope="session")
 def finished(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A project after one `dvc repro`, committed. Tests must not change it."""
-    cached = PROJECT / ".pytest_cache" / "finished"
-    return finished_project(cached, tmp_path_factory.mktemp("project") / "project")
+    """A project after one `dvc repro`, committed. Tests must restore it."""
+    cache = PROJECT / ".pytest_cache" / "finished"
+    return finished_project(cache, tmp_path_factory.mktemp("project") / "project")

@@ -1,4 +1,4 @@
-"""What a whole run prints: the project's lines, DVC's, and one error where it cannot go on."""
+"""Output of a whole run: lines of the project and of DVC, and one error if a stage fails."""
 
 import re
 from pathlib import Path
@@ -23,17 +23,12 @@ PROJECT = [
     r"phantom: \d+ images",
     r"(train|val|test): \d+ images \(\d+ NORMAL, \d+ PNEUMONIA\), \d+ patients",
     r"patients in several splits \d+, duplicates \d+, .*",
-    # A guard, with a line for each finding and one that says what to do.
-    r"WARNING: \d+ metadata feature\(s\) predict the training labels .*",
-    r"  \w+: 0\.\d+",
-    r"  A network may learn such a shortcut in place of the disease\. .*",
-    r"\d+ of the 66 images of docs/other_acquisition\.txt are there: not used, .*",
     r"epoch \d+/\d+: loss [\d.]+, accuracy [\d.]+, val_loss [\d.]+, val_accuracy [\d.]+, \d+ s.*",
     r"[\w ]+: \d+ of \d+ \w+, (time unknown|about [\d.]+ (s|min|h) left)",
 ]
 
 
-def test_a_run_prints_no_line_of_a_library(finished: Project) -> None:
+def test_libraries_print_nothing(finished: Project) -> None:
     lines = (finished.folder / FIRST_OUTPUT).read_text(encoding="utf-8").splitlines()
     assert sum(line.startswith("epoch 1/") for line in lines) == 4
     assert not [line for line in lines if line and not known(line)]
@@ -45,12 +40,12 @@ def known(line: str) -> bool:
 
 @pytest.fixture(scope="module")
 def without_images(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A project that is to download its images from Kaggle."""
+    """A project whose images are to be downloaded from Kaggle."""
     return Project(tmp_path_factory.mktemp("offline"), {"data.source": "kaggle"})
 
 
 @pytest.mark.parametrize("command", ["dvc repro", "dvc exp run -S model.epochs=20"])
-def test_without_a_network_a_run_ends_in_one_error(
+def test_without_network_a_run_ends_with_one_error(
     without_images: Project, command: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for variable in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"):
@@ -60,10 +55,10 @@ def test_without_a_network_a_run_ends_in_one_error(
     *lines, status = without_images.run(f"{command}; echo $?", check=False).splitlines()
     assert int(status) != 0
     (error,) = [number for number, line in enumerate(lines) if line.startswith("error:")]
-    assert re.match("error: Kaggle's .* could not be downloaded: ", lines[error])
-    ways = ["Three ways on:", "  1. Try again", f"  2. Put the images at {Path('data/raw/kaggle')}"]
-    for way, line in zip([*ways, "  3. Run `make demo`"], lines[error + 1 :], strict=False):
-        assert line.startswith(way)
+    assert "chest-xray-pneumonia" in lines[error]  # of Kaggle
+    remedies = "\n".join(lines[error + 1 :])
+    assert str(Path("data/raw/kaggle")) in remedies
+    assert "make demo" in remedies
     assert not [line for line in lines if "Traceback" in line]
-    (told,) = [line for line in lines if line.startswith("ERROR:")]  # DVC's own
-    assert told.startswith("ERROR: failed to reproduce 'fetch'")
+    (of_dvc,) = [line for line in lines if line.startswith("ERROR:")]
+    assert of_dvc.startswith("ERROR: failed to reproduce 'fetch'")

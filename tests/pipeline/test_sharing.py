@@ -1,4 +1,4 @@
-"""Results go through a remote to another clone, where nothing is computed again."""
+"""Sharing results by a DVC remote: another clone pulls them and computes nothing."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +12,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def store(finished: Project, tmp_path: Path) -> Iterator[Path]:
-    """A remote to which the finished project has pushed all that it has."""
+    """A DVC remote to which the finished project has pushed its results."""
     folder = tmp_path / "store"
     finished.run(f"dvc remote add --local store {folder}")
     finished.run("dvc push --quiet --remote store")
@@ -21,7 +21,7 @@ def store(finished: Project, tmp_path: Path) -> Iterator[Path]:
 
 
 def clone(finished: Project, store: Path, folder: Path) -> Project:
-    """A clone on another machine, as far as DVC can tell: with a cache of its own."""
+    """A clone with its own cache, as on another machine."""
     finished.run(f"git clone --quiet . {folder}")
     other = Project.at(folder)
     other.run("git config user.email tests@example.org && git config user.name tests")
@@ -29,7 +29,9 @@ def clone(finished: Project, store: Path, folder: Path) -> Project:
     return other
 
 
-def test_a_clone_pulls_and_computes_nothing(finished: Project, store: Path, tmp_path: Path) -> None:
+def test_clone_pulls_results_and_runs_no_stage(
+    finished: Project, store: Path, tmp_path: Path
+) -> None:
     other = clone(finished, store, tmp_path / "other")
     other.run("dvc pull --quiet")
     assert other.repro() == []

@@ -1,4 +1,4 @@
-"""`make audit`: vulnerabilities fail, a machine without the service does not; and the locks."""
+"""`make audit` fails on vulnerabilities, not without the service; and the lock files."""
 
 import os
 import re
@@ -11,12 +11,12 @@ import pytest
 from cxr.tools.project_copy import PROJECT
 
 
-def audit(folder: Path, answer: str, code: int = 0) -> tuple[int, str]:
-    """Exit code and output of `make audit` where pip-audit does this and ends with this code."""
+def audit(folder: Path, script: str, code: int = 0) -> tuple[int, str]:
+    """Exit code and output of `make audit`; pip-audit runs `script` and exits with `code`."""
     shutil.copy(PROJECT / "Makefile", folder)
     programs = folder / ".venv/bin"
     programs.mkdir(parents=True)
-    (programs / "pip-audit").write_text(f"#!/bin/sh\n{answer}\nexit {code}\n")
+    (programs / "pip-audit").write_text(f"#!/bin/sh\n{script}\nexit {code}\n")
     (programs / "pip-audit").chmod(0o755)
     (folder / "requirements").mkdir()
     for name in ("uv", "runtime", "development"):
@@ -36,48 +36,48 @@ def audit(folder: Path, answer: str, code: int = 0) -> tuple[int, str]:
 
 CLEAN = "No known vulnerabilities found, 1 ignored"
 FOUND = "Found 2 known vulnerabilities, ignored 1 in 1 package\nkeras 1.0 PYSEC-1 2.1"
-NOT_KNOWN = "numpy Dependency not found on PyPI and could not be audited: numpy (2.0)"
+UNKNOWN = "numpy Dependency not found on PyPI and could not be audited: numpy (2.0)"
 
 
-def test_nothing_found_says_nothing(tmp_path: Path) -> None:
+def test_without_findings_there_is_no_output(tmp_path: Path) -> None:
     assert audit(tmp_path, f"echo '{CLEAN}' >&2") == (0, "")
 
 
 @pytest.mark.parametrize(
-    "said",
+    "message",
     [
         FOUND,
         FOUND.replace("2 known vulnerabilities", "1 known vulnerability"),
-        f"{FOUND}\n{NOT_KNOWN}",  # a package that is not known hides no other
+        f"{FOUND}\n{UNKNOWN}",  # an unknown package hides no other
         "ERROR:pip_audit._cli:a does not contain a hash",
         "sh: 1: pip-audit: not found",
     ],
 )
-def test_vulnerabilities_and_other_failures_fail(tmp_path: Path, said: str) -> None:
-    code, output = audit(tmp_path, f"echo '{said}'", code=1)
+def test_vulnerabilities_and_other_failures_fail(tmp_path: Path, message: str) -> None:
+    code, output = audit(tmp_path, f"echo '{message}'", code=1)
     assert code != 0
-    assert output.startswith(said)
+    assert output.startswith(message)
 
 
 @pytest.mark.parametrize(
-    ("said", "code"),
+    ("message", "code"),
     [
         ("Traceback\nrequests.exceptions.ProxyError: HTTPSConnectionPool(host=x)", 1),
         ("Traceback\nrequests.exceptions.ConnectionError: NameResolutionError", 1),
         ("Traceback\nrequests.exceptions.SSLError: certificate", 1),
         ("Traceback\nrequests.exceptions.ReadTimeout: Read timed out.", 1),
         ("ERROR:pip_audit._cli:Could not connect to the vulnerability feed", 1),
-        (f"{CLEAN}\n{NOT_KNOWN}", 0),  # pip-audit itself is content with an index that knows none
+        (f"{CLEAN}\n{UNKNOWN}", 0),  # pip-audit succeeds although the index has no package
     ],
 )
-def test_without_a_service_one_line_says_so(tmp_path: Path, said: str, code: int) -> None:
-    found, output = audit(tmp_path, f"echo '{said}'", code)
+def test_without_the_service_one_line_is_printed(tmp_path: Path, message: str, code: int) -> None:
+    found, output = audit(tmp_path, f"echo '{message}'", code)
     assert found == 0
     assert len(output.splitlines()) == 1
     assert output.startswith("audit: skipped")
 
 
-def test_it_is_a_part_of_make_check() -> None:
+def test_make_check_runs_the_audit() -> None:
     done = subprocess.run(
         ["make", "--dry-run", "check"], cwd=PROJECT, capture_output=True, text=True, check=True
     )
@@ -85,7 +85,7 @@ def test_it_is_a_part_of_make_check() -> None:
 
 
 def test_workflows_use_no_secrets() -> None:
-    """They have GitHub's own token of the run and no other."""
+    """They have only the token that GitHub creates for the run."""
     for file in (PROJECT / ".github").rglob("*.*"):
         assert "secrets." not in file.read_text(encoding="utf-8")
 
@@ -94,7 +94,7 @@ LOCKS = sorted((PROJECT / "requirements").glob("*.lock"))
 
 
 def locked(lock: Path) -> dict[str, str]:
-    """A lock's packages, each with its marker, and their hashes."""
+    """Packages of a lock file, with their markers, and their hashes."""
     entries = lock.read_text(encoding="utf-8").replace("\\\n", "").splitlines()
     return dict(re.split(r"\s+(?=--hash)", entry, maxsplit=1) for entry in entries)
 
@@ -106,17 +106,17 @@ def test_every_locked_package_has_a_version_and_a_hash(lock: Path) -> None:
         assert "--hash=sha256:" in hashes
 
 
-def test_the_audit_reads_every_lock(tmp_path: Path) -> None:
-    code, said = audit(tmp_path, 'echo "$@"', code=3)
+def test_audit_reads_every_lock(tmp_path: Path) -> None:
+    code, output = audit(tmp_path, 'echo "$@"', code=3)
     assert code != 0
-    found = re.findall(r"--requirement=requirements/(\w+)\.lock", said)
-    assert found == ["runtime", "gpu", "development"]
-    assert {lock.stem for lock in LOCKS} == {*found, "uv"}
-    assert "--require-hashes" in said
+    names = re.findall(r"--requirement=requirements/(\w+)\.lock", output)
+    assert names == ["runtime", "gpu", "development"]
+    assert {lock.stem for lock in LOCKS} == {*names, "uv"}
+    assert "--require-hashes" in output
 
 
-def test_the_sets_fit_together() -> None:
-    """Development adds to either of the others; only these have TensorFlow and its packages."""
+def test_locks_are_consistent() -> None:
+    """Development extends runtime or gpu; only these have TensorFlow and its dependencies."""
     packages = {lock.stem: locked(lock).keys() for lock in LOCKS}
     only = {
         re.match("[a-z]+", package)[0] for package in packages["runtime"] - packages["development"]
@@ -128,5 +128,5 @@ def test_the_sets_fit_together() -> None:
         for package in packages["gpu"] - cuda - packages["development"]
     } == {"tensorflow"}
     assert packages["uv"] < packages["development"]
-    both = {package.split("==")[0] for package in packages["runtime"]}
-    assert not both & {"pytest", "onnx", "tf2onnx", "onnxruntime", "jax", "mypy"}
+    names = {package.split("==")[0] for package in packages["runtime"]}
+    assert not names & {"pytest", "onnx", "tf2onnx", "onnxruntime", "jax", "mypy"}

@@ -1,4 +1,4 @@
-"""`pip install .`: what the package needs by itself, and what its extras add."""
+"""`pip install .`: the package without extras, and the errors that name them."""
 
 import json
 import os
@@ -19,7 +19,7 @@ HEAVY = {"tensorflow", "keras", "dvc", "tf2onnx", "onnx", "kagglehub", "jax", "f
 
 
 def test_prediction_imports_no_heavy_package(tmp_path: Path) -> None:
-    """Also not those that are installed: they take seconds."""
+    """Not even if they are installed: importing them takes seconds."""
     export(tmp_path)
     grey(150).save(tmp_path / "one.png")
     code = (
@@ -41,9 +41,9 @@ def test_prediction_imports_no_heavy_package(tmp_path: Path) -> None:
     assert not HEAVY & imported
 
 
-def test_a_missing_package_names_the_extra() -> None:
+def test_error_for_a_missing_package_names_the_extra() -> None:
     with (
-        pytest.raises(CxrError, match=r"^x needs the package no_such_package: .*'\.\[train\]'"),
+        pytest.raises(CxrError, match=r"no_such_package.*\[train\]"),
         extra("train", "x"),
     ):
         import no_such_package  # noqa: F401
@@ -52,7 +52,7 @@ def test_a_missing_package_names_the_extra() -> None:
 
 
 class Installed:
-    """An environment of its own with the package alone, and a folder outside the project."""
+    """A separate environment with only the package, in a folder outside the project."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -94,18 +94,18 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
 
 
 @pytest.mark.slow
-def test_installed_alone_it_predicts(installed: Installed) -> None:
+def test_installed_package_predicts(installed: Installed) -> None:
     folder = installed.folder
     command = ("predict", "one.png", "--models", "exported", "--format", "json")
     [found] = json.loads(installed.cxr(*command).stdout)["images"]
-    [(_, answer)] = predict.predict(Predictor(folder / "exported"), [folder / "one.png"])
-    assert isinstance(answer, ImagePrediction)
-    assert found["decision"] == answer.decision
-    assert found["probability"] == answer.probability
+    [(_, prediction)] = predict.predict(Predictor(folder / "exported"), [folder / "one.png"])
+    assert isinstance(prediction, ImagePrediction)
+    assert found["decision"] == prediction.decision
+    assert found["probability"] == prediction.probability
 
 
 @pytest.mark.slow
-def test_installed_alone_it_has_no_heavy_package_and_every_file(installed: Installed) -> None:
+def test_installed_package_is_complete_and_light(installed: Installed) -> None:
     code = """\
 import importlib.util, json, sys
 from pathlib import Path
@@ -117,8 +117,8 @@ files = [str(file.relative_to(cxr.__path__[0])) for file in Path(cxr.__path__[0]
 print(json.dumps([cxr.__path__[0], heavy, files]))
 """
     done = installed.run("env/bin/python", "-c", code, *HEAVY)
-    place, heavy, files = json.loads(done.stdout)
-    assert Path(place).is_relative_to(installed.folder)
+    location, heavy, files = json.loads(done.stdout)
+    assert Path(location).is_relative_to(installed.folder)
     assert heavy == []
     source = PROJECT / "src/cxr"
     own = {str(file.relative_to(source)) for file in source.rglob("*.*") if file.suffix != ".pyc"}
@@ -127,18 +127,19 @@ print(json.dumps([cxr.__path__[0], heavy, files]))
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("command", "told"),
+    ("command", "missing"),
     [
-        ("predict one.png --explain --models exported", "--explain needs the package keras"),
-        ("serve --models exported", "cxr serve needs the package"),
+        ("predict one.png --explain --models exported", "keras"),
+        ("serve --models exported", "the package"),
     ],
 )
-def test_installed_alone_it_names_the_extra_that_is_missing(
-    installed: Installed, command: str, told: str
+def test_installed_package_names_the_missing_extra(
+    installed: Installed, command: str, missing: str
 ) -> None:
     done = installed.cxr(*command.split(), check=False)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
-    assert done.stderr.startswith(f"\nerror: {told}")
+    assert done.stderr.startswith("\nerror: ")
+    assert missing in done.stderr
     extra = command.split()[0].replace("predict", "train")
     assert f"pip install '.[{extra}]'" in done.stderr

@@ -1,4 +1,4 @@
-"""Code in data and model files is refused, not run; nothing is written outside the project."""
+"""Code in data or model files never runs; nothing is written outside the project."""
 
 import ast
 import json
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("trap")
 
 @pytest.fixture
 def trap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working directory, where the code in the files of these tests would leave `sprung`."""
+    """Path of a file in the working directory that code in the files of these tests writes."""
     monkeypatch.chdir(tmp_path)
     return tmp_path / "sprung"
 
@@ -54,21 +54,21 @@ def npz_of_objects(path: Path) -> None:
 
 
 @pytest.mark.parametrize("write", [bare_pickle, npy_of_objects, npz_of_objects])
-def test_pickles_in_place_of_arrays_are_refused(trap: Path, write: Callable[[Path], None]) -> None:
+def test_pickles_instead_of_arrays_are_an_error(trap: Path, write: Callable[[Path], None]) -> None:
     file = Path("features.npy")
     write(file)
-    with pytest.raises(CxrError, match=r"features\.npy cannot be read .*dvc repro"):
+    with pytest.raises(CxrError, match=r"features\.npy"):
         open_rows(file)
     assert not trap.exists()
-    found = np.load(file, allow_pickle=True)  # the trap works
+    found = np.load(file, allow_pickle=True)  # verifies the trap
     if write is npz_of_objects:
         assert found["arr_0"] is not None
         found.close()
     assert trap.exists()
 
 
-def test_pickles_in_the_state_of_a_training_are_not_read(trap: Path) -> None:
-    """Even of a state that claims to be whole and of this training."""
+def test_pickles_in_checkpoints_are_an_error(trap: Path) -> None:
+    """Even in a checkpoint with the expected hashes."""
     npz_of_objects(Path("random.npz"))
     with pytest.raises(ValueError, match="allow_pickle=False"):
         checkpoint._load(Path("random.npz"))
@@ -82,7 +82,7 @@ def small_model(layer: keras.Layer | None = None) -> keras.Model:
 
 
 def lambda_layer(path: Path) -> None:
-    # Its code is saved as marshalled bytes, in the file itself.
+    # Keras saves its code as marshaled bytes in the file.
     layer = keras.layers.Lambda(
         lambda images: (__import__("pathlib").Path("sprung").write_text(""), images)[1]
     )
@@ -91,7 +91,7 @@ def lambda_layer(path: Path) -> None:
 
 
 def with_layer(**changes: Any) -> Callable[[Path], None]:
-    """Writes a model in whose config the first layer is another one."""
+    """Return a function that writes a model with a changed first layer in its configuration."""
 
     def write(path: Path) -> None:
         small_model().save(path)
@@ -135,7 +135,7 @@ FOREIGN: dict[str, Callable[[Path], None]] = {
 
 
 @pytest.mark.parametrize("kind", FOREIGN)
-def test_models_that_hold_code_are_refused(
+def test_models_with_code_are_an_error(
     trap: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     Path("test_evil.py").write_text("open('sprung', 'w').close()\nclass Evil: pass\n")
@@ -143,36 +143,34 @@ def test_models_that_hold_code_are_refused(
     file = Path("models/baseline.keras")
     file.parent.mkdir()
     FOREIGN[kind](file)
-    with pytest.raises(
-        CxrError, match=r"^models/baseline\.keras is damaged, or holds more"
-    ) as told:
+    with pytest.raises(CxrError, match=r"^models/baseline\.keras ") as caught:
         load_model(file)
-    assert "\n" not in str(told.value)
-    assert len(str(told.value)) < 400
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400
     assert not trap.exists()
 
 
-def test_the_lambda_would_have_run(trap: Path) -> None:
-    """The file of the test above does what it says, where nothing stops it."""
+def test_lambda_runs_without_safe_mode(trap: Path) -> None:
+    """Verifies that the file of the test above has code that would run."""
     lambda_layer(Path("model.keras"))
     keras.saving.load_model("model.keras", safe_mode=False)
     assert trap.exists()
 
 
-def test_models_of_built_in_layers_are_opened() -> None:
+def test_models_of_built_in_layers_load() -> None:
     saved = small_model()
     saved.save("model.keras")
-    for ours, theirs in zip(
+    for loaded, expected in zip(
         load_model(Path("model.keras")).get_weights(), saved.get_weights(), strict=True
     ):
-        np.testing.assert_array_equal(ours, theirs)
+        np.testing.assert_array_equal(loaded, expected)
 
 
 @pytest.mark.slow
-def test_the_pipeline_writes_nothing_outside_the_project(finished: Project) -> None:
-    """Of all that Python code does; and nothing stays in the user's home or for temporary files.
+def test_pipeline_writes_nothing_outside_the_project(finished: Project) -> None:
+    """Checks all writes of Python code, and files that remain in the home and temporary folders.
 
-    What libraries in C write by themselves (HDF5, TensorFlow, git) is seen only if it stays there.
+    Writes of C libraries (HDF5, TensorFlow, git) are found only if their files remain.
     """
     assert finished.written_outside == []
     assert (finished.folder / "data/libraries/keras/keras.json").exists()
@@ -193,8 +191,8 @@ def test_the_pipeline_writes_nothing_outside_the_project(finished: Project) -> N
         "sqlite3.connect('{}')",
     ],
 )
-def test_what_is_written_elsewhere_is_noted(tmp_path: Path, act: str) -> None:
-    """Also by a process that another one starts; what is read, or is in the project, is none."""
+def test_writes_outside_the_project_are_recorded(tmp_path: Path, act: str) -> None:
+    """Of child processes, too; reads, and writes within the project, are not."""
     there, project = tmp_path / "there", tmp_path / "project"
     project.mkdir()
     code = f"""
@@ -217,7 +215,7 @@ MODULES = sorted(
     for folder in ("src", "stages", "reliability", "benchmarks")
     for path in (PROJECT / folder).rglob("*.py")
 )
-# What runs code that comes as data: read as modules, functions, and values of arguments.
+# Modules, functions and values of arguments that execute code from data.
 RISKS = {
     *("pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve", "read_pickle"),
     *("eval", "exec", "compile", "__import__", "enable_unsafe_deserialization"),
@@ -226,39 +224,39 @@ RISKS = {
     *("FullLoader", "yaml.Loader", "CLoader"),
 }
 EXCEPTIONS = {
-    # What the run itself sends to the workers of the user's own cluster, as Dask does.
+    # Dask sends tasks to the workers of the user's cluster by pickle.
     "cluster.py": {"pickle"},
-    # Commands that stand in tests and measurements, in a copy of the project.
+    # Constant commands of tests and measurements, in a copy of the project.
     "project.py": {"shell=True"},
 }
 
 
 def risks(code: str) -> set[str]:
-    """Which of `RISKS` stand in a module; methods such as `model.compile` are none."""
-    found: set[str] = set()
+    """Members of `RISKS` that a module uses; methods such as `model.compile` do not count."""
+    names_used: set[str] = set()
     for node in ast.walk(ast.parse(code)):
         match node:
             case ast.Import(names=names) | ast.ImportFrom(module=None, names=names):
-                found |= {alias.name.split(".")[0] for alias in names}
+                names_used |= {alias.name.split(".")[0] for alias in names}
             case ast.ImportFrom(module=str(module), names=names):
-                found |= {module.split(".")[0], *(alias.name for alias in names)}
-                found |= {f"{module}.{alias.name}" for alias in names}
+                names_used |= {module.split(".")[0], *(alias.name for alias in names)}
+                names_used |= {f"{module}.{alias.name}" for alias in names}
             case ast.Name(id=name):
-                found.add(name)
+                names_used.add(name)
             case ast.Attribute(attr=name):
-                found |= {ast.unparse(node), name if name not in {"compile"} else ""}
+                names_used |= {ast.unparse(node), name if name not in {"compile"} else ""}
             case ast.keyword(arg=name, value=value):
-                found.add(f"{name}={ast.unparse(value)}")
-    return found & RISKS
+                names_used.add(f"{name}={ast.unparse(value)}")
+    return names_used & RISKS
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda path: path.stem)
-def test_no_module_runs_code_that_comes_as_data(module: Path) -> None:
+def test_no_module_executes_data(module: Path) -> None:
     assert risks(module.read_text(encoding="utf-8")) == EXCEPTIONS.get(module.name, set())
 
 
-def test_models_are_opened_in_safe_mode_only() -> None:
-    """Also where a default would be safe: it stands there to be seen."""
+def test_models_are_loaded_only_in_safe_mode() -> None:
+    """Explicitly, even if it is the default."""
     calls = [
         node
         for module in MODULES
@@ -291,5 +289,5 @@ def test_models_are_opened_in_safe_mode_only() -> None:
         "yaml.load(text, Loader=yaml.Loader)",
     ],
 )
-def test_what_runs_data_is_found(code: str) -> None:
+def test_risks_are_found(code: str) -> None:
     assert risks(code)

@@ -20,98 +20,98 @@ from cxr.data.images import ImageError
 from cxr.inference import radiograph
 from cxr.inference.radiograph import read
 
-Grey = NDArray[np.uint8]
+Gray = NDArray[np.uint8]
 
 
-def ramp(bits: int = 12, signed: bool = False, side: int = 32) -> NDArray[Any]:
-    """From the lowest to the highest value, the steps equal."""
+def ramp(bits: int = 12, signed: bool = False, size: int = 32) -> NDArray[Any]:
+    """Pixels from the lowest to the highest value in equal steps."""
     lowest = -(2 ** (bits - 1)) if signed else 0
-    levels = np.linspace(lowest, lowest + 2**bits - 1, side * side)
+    levels = np.linspace(lowest, lowest + 2**bits - 1, size * size)
     kind = f"{'i' if signed else 'u'}{1 if bits <= 8 else 2}"
-    return levels.round().astype(kind).reshape(side, side)
+    return levels.round().astype(kind).reshape(size, size)
 
 
 def picture(bits: int = 8, channels: int = 0) -> NDArray[Any]:
-    """Smooth, as JPEG likes it, higher than wide; no two rows or columns the same."""
+    """A smooth image, higher than wide, without equal rows or columns."""
     rows, columns = np.mgrid[:24, :16]
-    grey = (rows * 7 + columns * 3) / 210
-    planes = [grey, grey**2, 1 - grey][:channels] or [grey]
+    gray = (rows * 7 + columns * 3) / 210
+    planes = [gray, gray**2, 1 - gray][:channels] or [gray]
     levels = np.stack(planes, axis=-1) * (2**bits - 1)
-    found = levels.round().astype("u1" if bits <= 8 else "u2")
-    return found if channels else found[..., 0]
+    pixels = levels.round().astype("u1" if bits <= 8 else "u2")
+    return pixels if channels else pixels[..., 0]
 
 
 def dataset(pixels: NDArray[Any], bits: int = 0, **tags: Any) -> Dataset:
-    """Pixels and what belongs to them, and `tags`; a tag that is None is left out."""
-    made = Dataset()
-    made.file_meta = FileMetaDataset()
-    made.file_meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
-    made.SOPClassUID = uid.DigitalXRayImageStorageForPresentation
-    made.SOPInstanceUID = "1.2.3"
-    made.Rows, made.Columns = pixels.shape[:2]
-    made.SamplesPerPixel = 1 if pixels.ndim == 2 else 3
-    made.PhotometricInterpretation = "MONOCHROME2" if pixels.ndim == 2 else "RGB"
+    """Data set with pixels and `tags`; a tag that is None is removed."""
+    ds = Dataset()
+    ds.file_meta = FileMetaDataset()
+    ds.file_meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
+    ds.SOPClassUID = uid.DigitalXRayImageStorageForPresentation
+    ds.SOPInstanceUID = "1.2.3"
+    ds.Rows, ds.Columns = pixels.shape[:2]
+    ds.SamplesPerPixel = 1 if pixels.ndim == 2 else 3
+    ds.PhotometricInterpretation = "MONOCHROME2" if pixels.ndim == 2 else "RGB"
     if pixels.ndim == 3:
-        made.PlanarConfiguration = 0
-    made.BitsAllocated = 8 * pixels.itemsize
-    made.BitsStored = bits or made.BitsAllocated
-    made.HighBit = made.BitsStored - 1
-    made.PixelRepresentation = int(pixels.dtype.kind == "i")
-    made.PixelData = pixels.astype(pixels.dtype.newbyteorder("<")).tobytes()
-    if len(made.PixelData) % 2:
-        made.PixelData += b"\0"
-    made["PixelData"].VR = "OB" if pixels.itemsize == 1 else "OW"
+        ds.PlanarConfiguration = 0
+    ds.BitsAllocated = 8 * pixels.itemsize
+    ds.BitsStored = bits or ds.BitsAllocated
+    ds.HighBit = ds.BitsStored - 1
+    ds.PixelRepresentation = int(pixels.dtype.kind == "i")
+    ds.PixelData = pixels.astype(pixels.dtype.newbyteorder("<")).tobytes()
+    if len(ds.PixelData) % 2:
+        ds.PixelData += b"\0"
+    ds["PixelData"].VR = "OB" if pixels.itemsize == 1 else "OW"
     for keyword, value in tags.items():
         if value is None:
-            del made[keyword]
+            del ds[keyword]
         else:
-            setattr(made, keyword, value)
-    return made
+            setattr(ds, keyword, value)
+    return ds
 
 
-def content_of(made: Dataset) -> bytes:
+def content_of(ds: Dataset) -> bytes:
     buffer = io.BytesIO()
-    made.save_as(buffer, enforce_file_format=True)
+    ds.save_as(buffer, enforce_file_format=True)
     return buffer.getvalue()
 
 
 def table(first: int, values: NDArray[Any], bits: int) -> list[Dataset]:
-    """The value of a sequence of lookup tables."""
+    """Value of a sequence of one lookup table."""
     item = Dataset()
     item.add_new("LUTDescriptor", "US", [len(values) % 2**16, first % 2**16, bits])
     item.add_new("LUTData", "OW", values.astype("<u2").tobytes())
     return [item]
 
 
-def framed(made: Dataset, syntax: uid.UID, *frames: bytes, **tags: Any) -> bytes:
-    """A file of frames that are already compressed."""
-    made.file_meta.TransferSyntaxUID = syntax
-    made.PixelData = encapsulate(list(frames))
-    made["PixelData"].VR = "OB"
+def framed(ds: Dataset, syntax: uid.UID, *frames: bytes, **tags: Any) -> bytes:
+    """File with frames that are already compressed."""
+    ds.file_meta.TransferSyntaxUID = syntax
+    ds.PixelData = encapsulate(list(frames))
+    ds["PixelData"].VR = "OB"
     for keyword, value in tags.items():
-        setattr(made, keyword, value)
-    return content_of(made)
+        setattr(ds, keyword, value)
+    return content_of(ds)
 
 
-def by_gdcm(made: Dataset, kind: int, folder: Path) -> bytes:
-    """The file, its pixels compressed."""
-    plain, packed = folder / "plain.dcm", folder / "packed.dcm"
-    plain.write_bytes(content_of(made))
+def by_gdcm(ds: Dataset, kind: int, folder: Path) -> bytes:
+    """File with pixels that GDCM compresses."""
+    raw, compressed = folder / "raw.dcm", folder / "compressed.dcm"
+    raw.write_bytes(content_of(ds))
     reader, change, writer = (
         gdcm.ImageReader(),
         gdcm.ImageChangeTransferSyntax(),
         gdcm.ImageWriter(),
     )
-    reader.SetFileName(str(plain))
+    reader.SetFileName(str(raw))
     assert reader.Read()
     change.SetTransferSyntax(gdcm.TransferSyntax(kind))
     change.SetInput(reader.GetImage())
     assert change.Change()
-    writer.SetFileName(str(packed))
+    writer.SetFileName(str(compressed))
     writer.SetFile(reader.GetFile())
     writer.SetImage(change.GetOutput())
     assert writer.Write()
-    return packed.read_bytes()
+    return compressed.read_bytes()
 
 
 def jpeg(pixels: NDArray[Any], **options: Any) -> bytes:
@@ -140,21 +140,21 @@ def grey8() -> Dataset:
     return dataset(picture(), Modality="DX")
 
 
-def shown(content: bytes) -> Grey:
-    """The grey values of a file."""
+def shown(content: bytes) -> Gray:
+    """Gray values of a file."""
     return np.asarray(radiograph.from_bytes(content, Path("x.dcm")).image)
 
 
 def changed(content: bytes, after: bytes, offset: int, value: bytes) -> bytes:
-    """Bytes at an offset from a marker within PixelData are others."""
+    """Replace bytes at an offset from a marker within PixelData."""
     start = content.index(after, content.index(b"\xe0\x7f\x10\x00")) + offset
     return content[:start] + value + content[start + len(value) :]
 
 
 def bomb() -> bytes:
-    made = grey8()
-    made.file_meta.TransferSyntaxUID = uid.DeflatedExplicitVRLittleEndian
-    content = content_of(made)
+    ds = grey8()
+    ds.file_meta.TransferSyntaxUID = uid.DeflatedExplicitVRLittleEndian
+    content = content_of(ds)
     packer = zlib.compressobj(wbits=-15)
     head = struct.pack("<HH2sHI", 8, 0x70, b"UT", 0, 150_000_000)
     packed = b"".join(packer.compress(part) for part in (head, *[bytes(10**6)] * 150))
@@ -163,7 +163,7 @@ def bomb() -> bytes:
 
 
 def refused(content: bytes, folder: Path) -> str:
-    """Why, without the file's name."""
+    """Message of the error for an unreadable file, without its name."""
     path = folder / "bad.dcm"
     path.write_bytes(content)
     with pytest.raises(ImageError) as caught:

@@ -1,4 +1,4 @@
-"""The quick project after one `dvc repro`, which is built once and kept between test runs."""
+"""The project after one `dvc repro`, built once and cached between test runs."""
 
 import fcntl
 import hashlib
@@ -22,21 +22,21 @@ from tests.support.writes import WATCH, elsewhere, watched
 BUILDERS = (Path(__file__), Path(project.__file__), WATCH.with_name("writes.py"))
 
 
-def finished_project(kept: Path, folder: Path) -> Project:
-    """A copy of the finished project.
+def finished_project(cache: Path, folder: Path) -> Project:
+    """Copy the finished project; build it if its inputs changed.
 
     Args:
-        kept: folder that outlives the test run; it holds the last project that was built, under a
-            hash of all that its results depend on.
-        folder: of the copy, which must not exist yet.
+        cache: folder that persists between test runs; it has the last project that was built, by
+            the hash of its inputs.
+        folder: of the copy, which must not exist.
     """
-    entry = kept / _key()
-    with _locked(kept / "lock"):  # other test processes wait for the one that builds
+    entry = cache / _key()
+    with _locked(cache / "lock"):  # other test processes wait until it is built
         if not entry.exists():
-            for old in kept.glob("*/"):
-                shutil.rmtree(old)
-            _build(kept / "part")
-            (kept / "part").rename(entry)
+            for outdated in cache.glob("*/"):
+                shutil.rmtree(outdated)
+            _build(cache / "part")
+            (cache / "part").rename(entry)
         shutil.copytree(entry / "project", folder, symlinks=True)
     copy = Project.at(folder)
     record = json.loads((entry / "record.json").read_text(encoding="utf-8"))
@@ -55,18 +55,21 @@ def _locked(path: Path) -> Iterator[None]:
 
 def _build(folder: Path) -> None:
     folder.mkdir()
-    made = Project(folder / "project")
-    log = made.outside / "writes"
+    built = Project(folder / "project")
+    log = built.outside / "writes"
     with watched(log):
-        ran = made.repro()
-    written = [*made.outside.glob("*/**/*"), *elsewhere(log, made.folder, made.outside / "tmp")]
-    made.commit("results")
+        ran = built.repro()
+    written = [
+        *built.outside.glob("*/**/*"),
+        *elsewhere(log, built.folder, built.outside / "tmp"),
+    ]
+    built.commit("results")
     record = {"ran": ran, "written_outside": [str(path) for path in written]}
     (folder / "record.json").write_text(json.dumps(record), encoding="utf-8")
 
 
 def _key() -> str:
-    """A hash of the code, the settings, the libraries and the machine."""
+    """SHA-256 over code, parameters, libraries and machine."""
     digest = hashlib.sha256()
     with TemporaryDirectory() as folder:
         project_copy.copy_project(Path(folder))

@@ -1,4 +1,4 @@
-"""A quick copy of the project on generated images, for what may break it."""
+"""A copy of the project with small parameters on phantoms, for tests under DVC."""
 
 import hashlib
 import re
@@ -14,7 +14,7 @@ import pytest
 from cxr.common.files import read_yaml
 from cxr.tools import project_copy
 
-# Small and quick: what is tried is the pipeline, not what the networks learn.
+# Small: tests of the pipeline, not of what the networks learn.
 QUICK = {
     "data.source": "phantom",
     "data.phantom.patients": 60,
@@ -34,14 +34,14 @@ QUICK = {
 }
 
 
-FIRST_OUTPUT = ".dvc/tmp/first_repro.log"  # what the first `repro` of a project printed
+FIRST_OUTPUT = ".dvc/tmp/first_repro.log"  # output of the first `repro` of a project
 
 
 class Project:
-    """A copy of the project in a git repository of its own, with quick parameters."""
+    """A copy of the project in its own git repository, with the parameters `QUICK`."""
 
     def __init__(self, folder: Path, settings: dict[str, object] | None = None) -> None:
-        self._settle(folder)
+        self._set_up(folder)
         project_copy.copy_project(folder)
         project_copy.set_params(folder / "params.yaml", QUICK | (settings or {}))
         shutil.copy(project_copy.PROJECT / ".gitignore", folder)
@@ -52,18 +52,18 @@ class Project:
         self.commit("start")
 
     def copy(self, folder: Path) -> "Project":
-        """A copy with all results and a cache of its own."""
+        """A copy with all results and its own cache."""
         shutil.copytree(self.folder, folder, symlinks=True)
         return Project.at(folder)
 
     @classmethod
     def at(cls, folder: Path) -> "Project":
-        """A project that stands in a folder already."""
+        """A project that already exists in a folder."""
         project = cls.__new__(cls)
-        project._settle(folder)
+        project._set_up(folder)
         return project
 
-    def _settle(self, folder: Path) -> None:
+    def _set_up(self, folder: Path) -> None:
         self.folder = folder
         self.outside = folder.with_name(f"{folder.name}-outside")
         self.written_outside: list[Path] = []
@@ -72,7 +72,7 @@ class Project:
             (self.outside / name).mkdir(parents=True)
 
     def start(self, command: str, log: Path) -> "subprocess.Popen[bytes]":
-        """Start a command, as the head of a process group, which says what it says to `log`."""
+        """Start a command as the leader of a process group; its output goes to `log`."""
         with log.open("wb") as file:
             return subprocess.Popen(
                 command.split(),
@@ -84,7 +84,7 @@ class Project:
             )
 
     def run(self, command: str, check: bool = True) -> str:
-        """Run a command in the project; its output, standard error included."""
+        """Run a command in the project; return its output, including standard error."""
         done = subprocess.run(
             command,
             shell=True,
@@ -99,48 +99,50 @@ class Project:
         return done.stdout
 
     def environment(self) -> dict[str, str]:
-        """With empty folders of the user, in which libraries find no settings."""
-        own = re.compile("XDG_|KERAS_HOME|MPLCONFIGDIR")
-        kept = {name: v for name, v in project_copy.environment().items() if not own.match(name)}
-        return kept | {
+        """Environment with an empty home folder, so that libraries find no settings."""
+        of_user = re.compile("XDG_|KERAS_HOME|MPLCONFIGDIR")
+        variables = {
+            name: v for name, v in project_copy.environment().items() if not of_user.match(name)
+        }
+        return variables | {
             "HOME": str(self.outside / "home"),
             "TMPDIR": str(self.outside / "tmp"),
             "DVC_SITE_CACHE_DIR": str(self.folder / ".dvc/tmp/site-cache"),
         }
 
     def commit(self, message: str) -> None:
-        """Commit all that git does not ignore."""
+        """Commit all files that git does not ignore."""
         self.run("git add --all")
         self.run(f"git commit --quiet --message '{message}'")
 
     def repro(self, *arguments: str) -> list[str]:
-        """`dvc repro`; the stages that ran, in order."""
+        """Run `dvc repro`; return the stages that ran, in order."""
         output = self.run(" ".join(["dvc repro", *arguments]))
         if not (log := self.folder / FIRST_OUTPUT).exists():
             log.write_text(output, encoding="utf-8")
         return [line.split("'")[1] for line in output.splitlines() if "Running stage" in line]
 
     def outputs(self) -> dict[str, list[str]]:
-        """Paths of the files and folders that each stage makes, by dvc.lock."""
+        """Paths of the outputs of each stage, by dvc.lock."""
         lock = read_yaml(self.folder / "dvc.lock")
         return {
             stage: [out["path"] for out in entry["outs"]] for stage, entry in lock["stages"].items()
         }
 
     def contents(self, outputs: list[str]) -> dict[str, str]:
-        """Hash of every file of some outputs, of those that are there."""
-        found: dict[str, str] = {}
+        """SHA-256 of every existing file of some outputs, by path."""
+        hashes: dict[str, str] = {}
         for output in outputs:
             path = self.folder / output
             files = sorted(path.rglob("*")) if path.is_dir() else [path]
             for file in filter(Path.is_file, files):
                 with suppress(FileNotFoundError):  # another process may replace it
-                    found[str(file.relative_to(self.folder))] = hash_of(file)
-        return found
+                    hashes[str(file.relative_to(self.folder))] = hash_of(file)
+        return hashes
 
 
 def hash_of(file: Path) -> str:
-    """SHA-256 of a file; a training's history without its seconds, which never repeat."""
+    """SHA-256 of a file; of a training history without its seconds, which always differ."""
     content = file.read_bytes()
     if file.parent.name == "history" and content:
         table = pd.read_csv(file)
@@ -149,12 +151,12 @@ def hash_of(file: Path) -> str:
 
 
 def wait_for_queue(project: Project, seconds: float = 400) -> str:
-    """Wait until no experiment of DVC's queue waits or runs; what `dvc queue status` says then."""
+    """Wait until all experiments of DVC's queue have ended; return `dvc queue status`."""
     deadline = time.monotonic() + seconds
     while re.search(r"(Queued|Running)$", status := project.run("dvc queue status"), re.MULTILINE):
         if time.monotonic() > deadline:
             logs = sorted((project.folder / ".dvc/tmp/exps").rglob("*.out"))
-            said = [f"{log}\n{log.read_text(errors='replace')}" for log in logs]
-            pytest.fail("\n".join([f"not done within {seconds} s", status, *said]))
-        time.sleep(5)  # asking takes a second of the processor's time
+            outputs = [f"{log}\n{log.read_text(errors='replace')}" for log in logs]
+            pytest.fail("\n".join([f"not done within {seconds} s", status, *outputs]))
+        time.sleep(5)  # the status takes a second of CPU time
     return status

@@ -1,4 +1,4 @@
-"""A server on this machine that stands in for a publisher's, and can misbehave."""
+"""A local server that replaces a publisher's, with configurable errors."""
 
 import io
 import zipfile
@@ -12,13 +12,13 @@ Tree = dict[str, bytes]
 
 @dataclass
 class Site:
-    """A file on a server that can misbehave."""
+    """A file on a server, and errors of the server."""
 
     data: bytes
     status: int = 200
-    cut_at: int | None = None  # bytes after which an answer breaks off
-    length: bool = True  # send the length of the body
-    requests: int = 0  # so far
+    cut_at: int | None = None  # bytes after which a response ends early
+    length: bool = True  # whether to send Content-Length
+    requests: int = 0  # received so far
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -29,7 +29,7 @@ class Handler(BaseHTTPRequestHandler):
         super().__init__(*args)
 
     def do_GET(self) -> None:
-        """Answer with all that the site gives."""
+        """Send the file of the site."""
         self.site.requests += 1
         self.send_response(self.site.status)
         if self.site.length:
@@ -38,7 +38,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(self.site.data[: self.site.cut_at])
 
     def log_message(self, *_: object) -> None:
-        """Keep the tests quiet."""
+        """Print nothing."""
 
 
 def zipped(tree: Tree) -> bytes:

@@ -1,4 +1,4 @@
-"""A server of the page with networks of known outputs."""
+"""The web page served with networks of known outputs."""
 
 import threading
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from tests.support.tiny import SIDE, export
 
 
 def export_with_keras(models: Path) -> Path:
-    """As after the pipeline: the folder `exported` next to the Keras model."""
+    """Write the folder `exported` and a Keras model next to it, as the pipeline does."""
     folder = models / "exported"
     folder.mkdir()
     export(folder)
@@ -33,7 +33,7 @@ def export_with_keras(models: Path) -> Path:
 def running(
     models: Path, limits: Limits = LIMITS, variant: str = "", base: str = ""
 ) -> Iterator[str]:
-    """Address of a server in a thread, with the path that the application is mounted at."""
+    """Run a server in a thread; yields its address, with the path `base` of the application."""
     with serve.listen("127.0.0.1", 0) as listener:
         app: ASGIApp = serve.application(models, variant, limits=limits)
         server = serve.server(Starlette(routes=[Mount(base, app)]) if base else app)

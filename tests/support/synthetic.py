@@ -9,17 +9,17 @@ COUNTS = {"train": 120, "val": 40, "test": 60}
 
 
 def split_of(name: str, images: int, seed: int) -> Split:
-    """Half of the images PNEUMONIA, two images per patient; PNEUMONIA is wider and brighter."""
+    """Half PNEUMONIA, two images per patient; PNEUMONIA images are wider and brighter."""
     rng = np.random.default_rng(seed)
-    ill = np.arange(images) % 4 >= 2
-    brightness = np.where(ill, 140, 100)[:, None, None]
+    is_positive = np.arange(images) % 4 >= 2
+    brightness = np.where(is_positive, 140, 100)[:, None, None]
     pixels = np.clip(rng.normal(brightness, 5, (images, 32, 32)), 0, 255).astype(np.uint8)
     index = pd.DataFrame(
         {
             "path": [f"{name}/{number}.png" for number in range(images)],
-            "label": np.where(ill, "PNEUMONIA", "NORMAL"),
+            "label": np.where(is_positive, "PNEUMONIA", "NORMAL"),
             "patient": [f"{name}{number // 2}" for number in range(images)],
-            "width": np.where(ill, 500, 400) + rng.integers(0, 50, images),
+            "width": np.where(is_positive, 500, 400) + rng.integers(0, 50, images),
             "height": 400,
             "bytes": rng.integers(1000, 2000, images),
         }

@@ -1,6 +1,6 @@
-"""One thread for the arithmetic of each process: pytest-xdist keeps every core busy already.
+"""Limit numerical libraries to one thread per process: pytest-xdist already uses every core.
 
-The processes that tests start inherit it. To be imported before the libraries that read it.
+Processes that tests start inherit the limit. Import this before the libraries that read it.
 """
 
 import os

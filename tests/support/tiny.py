@@ -1,4 +1,4 @@
-"""Exported networks of which every output is known beforehand, and images for them."""
+"""Exported networks with known outputs, and images for them."""
 
 import io
 import json
@@ -24,13 +24,13 @@ def save(path: Path, output: object, image: object) -> None:
 
 
 def build(folder: Path) -> None:
-    """`bright`: the mean grey value / 255. `left`: that of the left half. `both`: their mean.
-    Features: the means of rows.
+    """Write `bright` (mean gray value / 255), `left` (that of the left half) and features (means of
+    rows). The ensemble `both` is the mean of the first two.
     """
     for name, columns in {"bright": SIDE, "left": SIDE // 2}.items():
         image = ops.parameter([-1, SIDE, SIDE, 1], np.uint8)
-        grey = ops.convert(image, np.float32)
-        part = ops.slice(grey, [0], [columns], [1], [2])
+        gray = ops.convert(image, np.float32)
+        part = ops.slice(gray, [0], [columns], [1], [2])
         mean = ops.reduce_mean(part, [1, 2], keep_dims=False)
         save(folder / f"{name}.xml", ops.divide(mean, np.float32(255)), image)
     image = ops.parameter([-1, SIDE, SIDE, 1], np.uint8)
@@ -39,13 +39,13 @@ def build(folder: Path) -> None:
 
 
 def export(folder: Path) -> None:
-    """What the stage `export` writes, as far as prediction and the page need it."""
+    """Write the outputs of the stage `export` that prediction and the web page need."""
     build(folder)
     rng = np.random.default_rng(1)
-    known = rng.normal(128, 10, (100, SIDE)).astype(np.float32)
-    reference = ood.fit(known)
+    features = rng.normal(128, 10, (100, SIDE)).astype(np.float32)
+    reference = ood.fit(features)
     ood.save(reference, folder / "familiar.npz")
-    limit = float(ood.distances(reference, known).max() * 2)
+    limit = float(ood.distances(reference, features).max() * 2)
     image = read_params(PROJECT / "params.yaml").image.model_copy(update={"input_size": SIDE})
     alone = {"threshold": THRESHOLD, "scale": SCALE}
     members = {"bright": SCALE, "left": {"slope": 1.0, "intercept": 0.0}}
@@ -69,7 +69,7 @@ def grey(level: int, size: tuple[int, int] = (40, 40)) -> Image.Image:
 
 
 def content_as(image: Image.Image, kind: str = "PNG") -> bytes:
-    """A file of that kind."""
+    """Content of an image file of a format."""
     file = io.BytesIO()
     image.save(file, kind)
     return file.getvalue()

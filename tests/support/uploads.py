@@ -1,4 +1,4 @@
-"""Bodies for Schemathesis, to which an image is any string of bytes."""
+"""Image files as request bodies for Schemathesis, which otherwise sends random bytes."""
 
 import schemathesis
 from hypothesis import strategies
@@ -9,8 +9,8 @@ from tests.support.tiny import content_as, grey
 
 @strategies.composite
 def images(draw: strategies.DrawFn) -> bytes:
-    side = strategies.integers(1, 60)
-    image = grey(draw(strategies.integers(0, 255)), (draw(side), draw(side)))
+    size = strategies.integers(1, 60)
+    image = grey(draw(strategies.integers(0, 255)), (draw(size), draw(size)))
     return content_as(image, draw(strategies.sampled_from(["PNG", "JPEG"])))
 
 

@@ -1,4 +1,4 @@
-"""Which files the Python code of all processes that a test starts writes."""
+"""Record which files the Python processes that a test starts write."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ WATCH = Path(__file__).with_name("watch")  # holds a sitecustomize.py
 
 @contextmanager
 def watched(log: Path) -> Iterator[None]:
-    """Processes that are started meanwhile note the paths that they change in `log`."""
+    """Processes that start within this context append the paths that they change to `log`."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(WATCH))
         patch.setenv("WRITES_LOG", str(log))
@@ -19,14 +19,11 @@ def watched(log: Path) -> Iterator[None]:
 
 
 def elsewhere(log: Path, *folders: Path) -> set[Path]:
-    """What was noted that lies in none of the folders, nor in /dev.
-
-    Also left out is what Python keeps of the modules that it compiles.
-    """
-    noted = {Path(line) for line in log.read_text().splitlines()}
+    """Recorded paths outside the folders, without /dev and bytecode caches."""
+    recorded = {Path(line) for line in log.read_text().splitlines()}
     return {
         path
-        for path in noted
+        for path in recorded
         if not any(path.is_relative_to(folder) for folder in (*folders, "/dev"))
         and path.parent.name != "__pycache__"
     }

@@ -1,4 +1,4 @@
-"""A training over several devices or processes learns what one device learns."""
+"""Distributed training gives the results of training on one device."""
 
 import os
 import re
@@ -47,12 +47,12 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-class Trained:
-    """A training of the small network in a copy of the project."""
+class TrainingRun:
+    """A training of the small CNN in a copy of the project."""
 
-    def __init__(self, prepared: Path, folder: Path, mode: str, **settings: object) -> None:
+    def __init__(self, prepared: Path, folder: Path, strategy: str, **settings: object) -> None:
         self.folder = shutil.copytree(prepared, folder)
-        project_copy.set_params(folder / "params.yaml", {"train.strategy": mode} | settings)
+        project_copy.set_params(folder / "params.yaml", {"train.strategy": strategy} | settings)
         self.started: list[subprocess.Popen[str]] = []
 
     def start(self, *command: str, **variables: str) -> subprocess.Popen[str]:
@@ -68,7 +68,7 @@ class Trained:
         return process
 
     def start_two(self, *programs: str) -> list[subprocess.Popen[str]]:
-        """Two processes of one training, which run the stage or a program each."""
+        """Start two processes of one training, each of which runs the stage or a program."""
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -91,49 +91,49 @@ class Trained:
         return pd.read_csv(self.history)[LOSSES]
 
 
-Train = Callable[..., Trained]
+Train = Callable[..., TrainingRun]
 
 
 @pytest.fixture
 def training(prepared: Path, tmp_path: Path) -> Iterator[Train]:
-    """Makes trainings; none of their processes outlives the test, whatever happens in it."""
-    made: list[Trained] = []
+    """Create trainings; kill their processes after the test, even if it fails."""
+    runs: list[TrainingRun] = []
 
-    def make(mode: str, **settings: object) -> Trained:
-        made.append(Trained(prepared, tmp_path / str(len(made)), mode, **settings))
-        return made[-1]
+    def make(strategy: str, **settings: object) -> TrainingRun:
+        runs.append(TrainingRun(prepared, tmp_path / str(len(runs)), strategy, **settings))
+        return runs[-1]
 
     yield make
-    for process in [process for one in made for process in one.started]:
+    for process in [process for run in runs for process in run.started]:
         with process:  # closes its pipe
             process.kill()
 
 
 def epochs(output: str) -> list[str]:
-    """What a process said of each epoch, but for the time."""
+    """Lines of the epochs in the output of a process, without durations."""
     return re.findall(r"^epoch .* val_accuracy [\d.]+", output, re.MULTILINE)
 
 
-def assert_done(*processes: subprocess.Popen[str]) -> list[str]:
-    """Wait for processes; what they said."""
+def wait_for_success(*processes: subprocess.Popen[str]) -> list[str]:
+    """Wait for processes that must succeed; return their outputs."""
     outputs = [process.communicate()[0] for process in processes]
     assert not any(process.returncode for process in processes), "\n".join(outputs)
     return outputs
 
 
-def test_two_processes_learn_what_one_learns(training: Train) -> None:
+def test_two_processes_train_like_one(training: Train) -> None:
     alone = training("none")
     together = training("multihost")
-    outputs = assert_done(*together.start_two(), alone.start(KERAS_BACKEND="jax"))
-    said = [epochs(output) for output in outputs]
-    assert said[0] == said[1]
-    assert len(said[0]) == EPOCHS
+    outputs = wait_for_success(*together.start_two(), alone.start(KERAS_BACKEND="jax"))
+    lines = [epochs(output) for output in outputs]
+    assert lines[0] == lines[1]
+    assert len(lines[0]) == EPOCHS
     assert np.allclose(alone.losses(), together.losses(), rtol=0, atol=1e-4)
     model = together.folder / paths.model("baseline")
-    assert keras.saving.load_model(model).count_params() > 0  # on this test's backend
+    assert keras.saving.load_model(model).count_params() > 0  # by the backend of this test
 
 
-# The stage, but it does not wait half a minute for a process that gives no sign of life.
+# The stage with a shorter heartbeat timeout.
 IMPATIENT = """
 import stages.train_baseline as stage
 from cxr.training import distribution
@@ -142,14 +142,14 @@ stage.run_stage(stage.main)
 """
 
 
-@pytest.mark.parametrize("dies", [0, 1])
-def test_where_one_process_dies_the_other_ends(training: Train, dies: int) -> None:
+@pytest.mark.parametrize("killed", [0, 1])
+def test_if_one_process_is_killed_the_other_ends(training: Train, killed: int) -> None:
     together = training("multihost", **{"model.epochs": 100_000})
     both = together.start_two(IMPATIENT, IMPATIENT)
-    wait_for_second_epoch(both[dies])
-    both[dies].send_signal(signal.SIGKILL)
-    both[dies].communicate()
-    assert_told_of_the_end(both[1 - dies])
+    wait_for_second_epoch(both[killed])
+    both[killed].send_signal(signal.SIGKILL)
+    both[killed].communicate()
+    assert_reports_lost_process(both[1 - killed])
     assert not together.history.exists()
 
 
@@ -159,8 +159,8 @@ def wait_for_second_epoch(process: subprocess.Popen[str]) -> None:
             break
 
 
-def assert_told_of_the_end(process: subprocess.Popen[str]) -> None:
-    """It ends in time and says that another one did."""
+def assert_reports_lost_process(process: subprocess.Popen[str]) -> None:
+    """Assert that a process ends in time and reports that another one ended."""
     started = time.monotonic()
     output, _ = process.communicate(timeout=2 * distribution.HEARTBEAT_TIMEOUT)
     assert time.monotonic() - started < 2 * distribution.HEARTBEAT_TIMEOUT
@@ -168,23 +168,23 @@ def assert_told_of_the_end(process: subprocess.Popen[str]) -> None:
     assert "error: another process of this training ended" in output
 
 
-# Asks for more memory than there is in the third epoch.
+# Allocates more memory than exists in the third epoch.
 FAILING = """
 import jax, keras
 import stages.train_baseline as stage
 from cxr.training import distribution, trainer
 distribution.HEARTBEAT_TIMEOUT = 8
-class Full(keras.callbacks.Callback):
+class AllocateTooMuch(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch, logs=None):
         if epoch == 2:
             jax.numpy.zeros(2**46).block_until_ready()
 callbacks = trainer._callbacks
-trainer._callbacks = lambda params: [Full(), *callbacks(params)]
+trainer._callbacks = lambda params: [AllocateTooMuch(), *callbacks(params)]
 stage.run_stage(stage.main)
 """
 
 
-def test_a_process_tells_of_its_own_failure(training: Train) -> None:
+def test_process_reports_its_own_error(training: Train) -> None:
     together = training("multihost", **{"model.epochs": 100_000})
     other, failing = together.start_two(IMPATIENT, FAILING)
     wait_for_second_epoch(failing)
@@ -193,11 +193,11 @@ def test_a_process_tells_of_its_own_failure(training: Train) -> None:
     assert "Traceback" in output
     assert "JaxRuntimeError: RESOURCE_EXHAUSTED" in output
     assert "another process" not in output
-    assert_told_of_the_end(other)
+    assert_reports_lost_process(other)
 
 
 @pytest.mark.parametrize(
-    ("said", "lost"),
+    ("message", "lost"),
     [
         ("UNAVAILABLE: Failed to send RPC to coordination service.", True),
         ("DEADLINE_EXCEEDED: Barrier timed out.", True),
@@ -207,26 +207,25 @@ def test_a_process_tells_of_its_own_failure(training: Train) -> None:
         ("the rows were UNAVAILABLE: sorry", False),
     ],
 )
-def test_which_errors_are_of_lost_processes(said: str, lost: bool) -> None:
-    assert bool(distribution.PEER_LOST.match(said)) == lost
+def test_errors_of_lost_processes(message: str, lost: bool) -> None:
+    assert bool(distribution.PEER_LOST.match(message)) == lost
 
 
-def test_hosts_need_equally_many_devices() -> None:
+def test_hosts_need_the_same_number_of_devices() -> None:
     distribution._refuse_unequal(Counter([0, 1, 0, 1]))
     with pytest.raises(CxrError, match="process 0 has 1, process 1 has 2"):
         distribution._refuse_unequal(Counter([0, 1, 1]))
 
 
-def test_a_process_that_is_told_of_no_others_says_so(training: Train) -> None:
+def test_process_without_addresses_is_an_error(training: Train) -> None:
     alone = training("multihost").start(KERAS_BACKEND="jax")
     output, _ = alone.communicate()
     assert alone.returncode == 1
-    assert "did not find each other" in output
     assert "KERAS_DISTRIBUTION_JOB_ADDRESSES" in output
 
 
-def test_the_backend_has_to_fit() -> None:
-    with pytest.raises(CxrError, match="multihost needs Keras on jax, not on tensorflow"):
+def test_strategy_needs_its_backend() -> None:
+    with pytest.raises(CxrError, match="KERAS_BACKEND=jax"):
         distribution.strategy_scope("multihost")
 
 
@@ -240,11 +239,14 @@ stage.run_stage(stage.main)
 """
 
 
-def test_two_devices_learn_what_one_learns(training: Train) -> None:
-    off = {"model.conv_dropout": 0.0, "model.dense_dropout": 0.0}  # devices draw their own
-    alone = training("none", **off)
-    mirrored = training("mirrored", **off)
-    assert_done(alone.start(), mirrored.start("-c", MIRRORED))
+def test_two_devices_train_like_one(training: Train) -> None:
+    no_dropout = {
+        "model.conv_dropout": 0.0,
+        "model.dense_dropout": 0.0,
+    }  # each device has its own random numbers
+    alone = training("none", **no_dropout)
+    mirrored = training("mirrored", **no_dropout)
+    wait_for_success(alone.start(), mirrored.start("-c", MIRRORED))
     assert np.allclose(alone.losses(), mirrored.losses(), rtol=0, atol=1e-4)
 
 
@@ -265,7 +267,7 @@ def two_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(distribution, "process_info", lambda: process)
 
 
-def test_a_process_takes_its_share_of_a_batch(two_devices: None) -> None:
+def test_process_gets_its_part_of_a_batch(two_devices: None) -> None:
     rows = np.arange(11, dtype=np.float32)[:, np.newaxis]
     labels = np.zeros(11, int)
     batches = ArrayDataset(rows, labels, 4, shuffle_seed=1)
@@ -274,13 +276,13 @@ def test_a_process_takes_its_share_of_a_batch(two_devices: None) -> None:
     assert taken.tolist() == batches.order[[2, 3, 6, 7]].tolist()
 
 
-def test_every_device_sees_all_of_validation(two_devices: None) -> None:
+def test_each_device_gets_all_validation_rows(two_devices: None) -> None:
     rows = np.arange(5, dtype=np.float32)[:, np.newaxis]
     batches = ArrayDataset(rows, np.zeros(5, int), 4)
     assert batches[0][0][:, 0].tolist() == [0, 1, 2, 3, 0, 1, 2, 3]
     assert batches[1][0][:, 0].tolist() == [4, 4]
 
 
-def test_a_batch_that_cannot_be_split_is_refused(two_devices: None) -> None:
+def test_batch_size_must_be_a_multiple_of_the_devices(two_devices: None) -> None:
     with pytest.raises(CxrError, match="batch_size 6 cannot be split over 4 devices"):
         batches.ArrayDataset(np.zeros((8, 1)), np.zeros(8, int), 6)

@@ -1,4 +1,4 @@
-"""The fast layers are the same functions with the same gradients; the fast Adam steps alike."""
+"""The fast layers have the outputs and gradients of Keras layers, the fast Adam its steps."""
 
 import os
 import subprocess
@@ -19,22 +19,22 @@ PARAMS = read_params(PROJECT / "params.yaml")
 
 
 def images(count, size=32):
-    """Noise with a black border: there, all values of a pooling window are equal."""
+    """Noise with a black border, where all values of a pooling window are equal."""
     found = np.random.default_rng(0).integers(0, 256, (count, size, size, 1)).astype(np.uint8)
     found[:, : size // 4] = 0
     return found
 
 
 def both(size=32, **changes):
-    """The network of Keras's layers, and the fast one of the same weights."""
+    """The network of Keras layers, and the fast one with the same weights."""
     params = PARAMS.model.model_copy(update=changes)
     image = keras.Input((size, size, 1), dtype="uint8")
     stack = networks.small_cnn(params)
-    plain = keras.Model(image, networks.apply(stack, image))
+    standard = keras.Model(image, networks.apply(stack, image))
     fast = keras.Model(image, networks.apply(fast_layers.for_training(stack), image))
-    for weight in plain.weights:  # biases too
+    for weight in standard.weights:  # biases too
         weight.assign(keras.random.normal(weight.shape, stddev=0.1, seed=len(weight.path)))
-    return plain, fast
+    return standard, fast
 
 
 def gradients(model, rows):
@@ -56,12 +56,12 @@ SHAPES = [
 
 
 @pytest.mark.parametrize("changes", SHAPES, ids=str)
-def test_same_function_of_the_same_weights_and_same_gradients(changes):
-    plain, fast = both(conv_dropout=0.0, dense_dropout=0.0, **changes)
+def test_same_outputs_and_gradients(changes):
+    standard, fast = both(conv_dropout=0.0, dense_dropout=0.0, **changes)
     rows = images(6, changes.get("size", 32))
-    assert {w.path for w in fast.weights} == {w.path for w in plain.weights}
-    np.testing.assert_allclose(fast(rows), plain(rows), atol=1e-5)
-    expected, found = gradients(plain, rows), gradients(fast, rows)
+    assert {w.path for w in fast.weights} == {w.path for w in standard.weights}
+    np.testing.assert_allclose(fast(rows), standard(rows), atol=1e-5)
+    expected, found = gradients(standard, rows), gradients(fast, rows)
     for path, gradient in expected.items():
         np.testing.assert_allclose(found[path], gradient, atol=1e-5, rtol=1e-5)
 
@@ -71,9 +71,9 @@ import keras
 import numpy as np
 from test_fast_layers import both, images
 assert keras.backend.backend() == "jax"
-plain, fast = both(31, pool_size=3, filters=(4,), dense_units=4)
+standard, fast = both(31, pool_size=3, filters=(4,), dense_units=4)
 rows = images(4, 31)
-np.testing.assert_allclose(fast(rows), plain(rows), atol=1e-5)
+np.testing.assert_allclose(fast(rows), standard(rows), atol=1e-5)
 before = [np.asarray(weight) for weight in fast.trainable_weights]
 fast.compile("sgd", "binary_crossentropy")
 fast.fit(rows, np.array([0, 1, 0, 1]), verbose=0)  # dropout too
@@ -82,7 +82,7 @@ assert any((a != b).any() for a, b in zip(before, map(np.asarray, fast.trainable
 
 
 @pytest.mark.slow
-def test_the_layers_run_on_jax_too():
+def test_fast_layers_run_on_jax():
     done = subprocess.run(
         [sys.executable, "-c", ON_JAX],
         env=os.environ | {"KERAS_BACKEND": "jax", "PYTHONPATH": os.pathsep.join(sys.path)},
@@ -93,7 +93,7 @@ def test_the_layers_run_on_jax_too():
     assert done.returncode == 0, done.stderr
 
 
-def test_what_is_replaced_is_convolutions_before_pooling_and_dropout():
+def test_convolutions_before_pooling_and_dropout_are_replaced():
     _, fast = both(filters=(4, 8))
     kinds = [type(layer).__name__ for layer in fast.layers]
     assert kinds.count("ConvPool") == 2 and kinds.count("ByteDropout") == 3
@@ -103,7 +103,7 @@ def test_what_is_replaced_is_convolutions_before_pooling_and_dropout():
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.2, 0.5])
-def test_dropout_drops_its_share_and_keeps_the_mean(rate):
+def test_dropout_drops_its_rate_and_keeps_the_mean(rate):
     layer = fast_layers.ByteDropout(rate)
     rows = np.ones((50, 7, 9, 11), np.float32)
     found = np.asarray(layer(rows, training=True))
@@ -113,22 +113,22 @@ def test_dropout_drops_its_share_and_keeps_the_mean(rate):
     np.testing.assert_array_equal(layer(rows), rows)
 
 
-def test_dropout_draws_anew_each_time_and_by_seed():
+def test_dropout_varies_between_calls_and_repeats_by_seed():
     rows = np.ones((4, 50), np.float32)
-    draws = []
+    masks = []
     for _ in range(2):
         keras.utils.set_random_seed(3)
         layer = fast_layers.ByteDropout(0.5)
-        draws += [np.asarray(layer(rows, training=True)) for _ in range(2)]
-    np.testing.assert_array_equal(draws[0], draws[2])
-    np.testing.assert_array_equal(draws[1], draws[3])
-    assert 0.4 < (draws[0] == draws[1]).mean() < 0.6
-    assert len(np.unique(draws[0], axis=0)) == 4  # each image has its own
+        masks += [np.asarray(layer(rows, training=True)) for _ in range(2)]
+    np.testing.assert_array_equal(masks[0], masks[2])
+    np.testing.assert_array_equal(masks[1], masks[3])
+    assert 0.4 < (masks[0] == masks[1]).mean() < 0.6
+    assert len(np.unique(masks[0], axis=0)) == 4  # one mask for each image
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.1])
 @pytest.mark.parametrize("schedule", ["constant", "cosine"])
-def test_adam_takes_the_steps_of_keras(decay, schedule):
+def test_adam_equals_keras_adam(decay, schedule):
     update = {"weight_decay": decay, "schedule": schedule}
     ours = optimizer(PARAMS.model.model_copy(update=update), 10)
     rate = ours._learning_rate if schedule == "cosine" else PARAMS.model.learning_rate
@@ -137,20 +137,20 @@ def test_adam_takes_the_steps_of_keras(decay, schedule):
     )
     start = np.random.default_rng(1).normal(size=(30, 20)).astype(np.float32)
     ends = []
-    for chosen in (ours, theirs):
+    for adam in (ours, theirs):
         rng, weight = np.random.default_rng(2), keras.Variable(start)
         for _ in range(10):
-            chosen.apply([tf.constant(rng.normal(size=start.shape).astype(np.float32))], [weight])
+            adam.apply([tf.constant(rng.normal(size=start.shape).astype(np.float32))], [weight])
         ends.append(np.asarray(weight))
     assert np.abs(ends[1] - start).max() > 1e-3
     np.testing.assert_allclose(*ends, atol=1e-6)
 
 
-def test_models_are_saved_without_code_of_ours(tmp_path):
-    plain, fast = both()
+def test_saved_models_have_only_keras_layers(tmp_path):
+    standard, fast = both()
     fast.compile("sgd", "binary_crossentropy")
     fast.fit(images(4), np.array([0, 1, 0, 1]), verbose=0)
-    plain.save(tmp_path / "m.keras")
+    standard.save(tmp_path / "m.keras")
     loaded = keras.saving.load_model(tmp_path / "m.keras")
     np.testing.assert_allclose(loaded(images(4)), fast(images(4)), atol=1e-6)
     modules = {type(layer).__module__.split(".")[0] for layer in loaded.layers}

@@ -54,7 +54,7 @@ def test_history_has_a_row_per_epoch(
 
 
 @pytest.mark.parametrize("terminal", [False, True])
-def test_each_epoch_is_a_line(
+def test_each_epoch_prints_a_line(
     params: TransferParams,
     terminal: bool,
     tmp_path: Path,
@@ -64,13 +64,15 @@ def test_each_epoch_is_a_line(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.stderr.isatty", lambda: terminal)
     trained(params)
-    said, shown = capsys.readouterr()
+    printed, progress = capsys.readouterr()
     table = pd.read_csv("plots/history/unit.csv")
-    for number, (line, row) in enumerate(zip(said.splitlines(), table.itertuples(), strict=True)):
+    for number, (line, row) in enumerate(
+        zip(printed.splitlines(), table.itertuples(), strict=True)
+    ):
         assert line.startswith(f"epoch {number + 1}/2: loss {row.loss:.4f}, ")
         assert f", val_loss {row.val_loss:.4f}, " in line
-    assert "left" in said.splitlines()[0]
-    assert ("unit: " in shown) == terminal  # the bar
+    assert "left" in printed.splitlines()[0]
+    assert ("unit: " in progress) == terminal  # the progress bar
 
 
 @pytest.mark.parametrize("patience", [1, 3])
@@ -78,7 +80,7 @@ def test_early_stopping_keeps_the_best_epoch(
     params: TransferParams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patience: int
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    # Steps so large that the validation loss soon rises.
+    # A learning rate so high that the validation loss soon rises.
     changes = {"epochs": 50, "early_stopping": patience, "learning_rate": 0.5}
     model = trained(params.model_copy(update=changes))
     table = pd.read_csv("plots/history/unit.csv")
@@ -91,7 +93,7 @@ def test_early_stopping_keeps_the_best_epoch(
     assert table["val_loss"].min() == pytest.approx(float(loss), abs=1e-4)
 
 
-def test_early_stopping_that_never_stops_keeps_the_best_epoch_too(
+def test_last_epoch_still_keeps_the_best_epoch_with_early_stopping(
     params: TransferParams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -106,14 +108,16 @@ def test_early_stopping_that_never_stops_keeps_the_best_epoch_too(
     assert table["val_loss"].min() == pytest.approx(float(loss), abs=1e-4)
 
 
-def test_it_learns(params: TransferParams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_learns(
+    params: TransferParams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     trained(params.model_copy(update={"epochs": 15}))
     table = pd.read_csv("plots/history/unit.csv")
     assert table["val_accuracy"].iloc[-1] > 0.9
 
 
-def test_class_weights_reach_the_loss(
+def test_class_weights_change_the_loss(
     params: TransferParams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -124,7 +128,7 @@ def test_class_weights_reach_the_loss(
     assert losses["balanced"] != losses["none"]
 
 
-def test_the_default_optimizer_is_adam(params: TransferParams) -> None:
+def test_default_optimizer_is_adam(params: TransferParams) -> None:
     found = trainer.optimizer(params, 100)
     assert isinstance(found, keras.optimizers.Adam)
     assert float(found.learning_rate) == pytest.approx(0.05)
@@ -132,7 +136,7 @@ def test_the_default_optimizer_is_adam(params: TransferParams) -> None:
     assert not found.weight_decay
 
 
-def test_cosine_rises_and_falls(params: TransferParams) -> None:
+def test_cosine_schedule_warms_up_and_decays(params: TransferParams) -> None:
     found = trainer.optimizer(params.model_copy(update={"schedule": "cosine"}), 100)
     rates = [float(found._learning_rate(step)) for step in range(101)]
     assert rates[0] == 0
@@ -142,12 +146,12 @@ def test_cosine_rises_and_falls(params: TransferParams) -> None:
     assert rates[100] == pytest.approx(0, abs=1e-6)
 
 
-def test_weight_decay_is_adamw(params: TransferParams) -> None:
+def test_weight_decay_is_passed_to_the_optimizer(params: TransferParams) -> None:
     found = trainer.optimizer(params.model_copy(update={"weight_decay": 0.02}), 100)
-    assert found.weight_decay == 0.02  # Adam with it is AdamW: tests/test_faster.py
+    assert found.weight_decay == 0.02  # test_fast_layers.py compares it with AdamW
 
 
-def test_the_average_of_the_weights_is_kept_and_validated(
+def test_averaged_weights_are_saved_and_validated(
     params: TransferParams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -163,32 +167,32 @@ def test_the_average_of_the_weights_is_kept_and_validated(
 
 
 @pytest.mark.slow
-def test_smoothed_labels_reach_the_loss(
+def test_label_smoothing_limits_confidence(
     params: TransferParams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     changes = {"epochs": 40, "dropout": 0.0, "dense_units": 32}
-    certain = {}
+    confidence = {}
     for smoothing in (0.0, 0.3):
         model = trained(params.model_copy(update=changes | {"label_smoothing": smoothing}))
-        certain[smoothing] = np.abs(model.predict(data()[0], verbose=0) - 0.5).max()
-    assert certain[0.3] < 0.42 < 0.49 < certain[0.0]
+        confidence[smoothing] = np.abs(model.predict(data()[0], verbose=0) - 0.5).max()
+    assert confidence[0.3] < 0.42 < 0.49 < confidence[0.0]
 
 
-def test_exploding_loss_is_an_error_and_leaves_no_history(
+def test_nan_loss_is_an_error_without_history(
     params: TransferParams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     train, val = data()
-    # Of the targets: on some processors ReLU turns a NaN among the inputs into 0.
+    # NaN in the targets: on some CPUs, ReLU turns a NaN in the inputs into 0.
     train.labels = np.full(len(train.labels), np.nan)
-    with pytest.raises(CxrError, match="smaller learning_rate"):
+    with pytest.raises(CxrError, match="learning_rate"):
         trainer.train("unit", transfer_head((6,), params), train, val, params)
     assert not Path("plots").exists()
 
 
 @pytest.mark.slow
-def test_saved_models_are_equal_byte_for_byte(
+def test_saved_models_are_bit_identical(
     params: TransferParams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -200,7 +204,7 @@ def test_saved_models_are_equal_byte_for_byte(
     assert first != third
 
 
-def test_saved_model_loads_without_our_code_and_predicts_the_same(
+def test_saved_model_loads_in_safe_mode_and_predicts_the_same(
     params: TransferParams, tmp_path: Path
 ) -> None:
     model = transfer_head((6,), params)
@@ -213,7 +217,7 @@ def test_saved_model_loads_without_our_code_and_predicts_the_same(
         assert archive.testzip() is None
 
 
-def test_interrupted_save_leaves_the_old_model(
+def test_interrupted_save_keeps_the_previous_model(
     params: TransferParams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "m.keras"

@@ -1,1 +1,1 @@
-"""Arrays or features and a network in, a trained model and its history out."""
+"""Training of the models, with checkpoints, over one or several devices."""

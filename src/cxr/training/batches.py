@@ -1,4 +1,4 @@
-"""Arrays -> batches for Keras, and class weights."""
+"""Batches for Keras from cached arrays, and class weights."""
 
 import math
 from typing import Any
@@ -17,17 +17,17 @@ Batch = tuple[NDArray[Any], NDArray[np.float32]]
 
 
 class ShuffledIndices(keras.utils.PyDataset):
-    """Batches of row numbers, each row once per epoch.
+    """Batches of row indices, each row once per epoch.
 
-    Where a training is spread over several devices (`distribution`), shuffled batches are split
-    evenly, and up to one row less than there are devices is left out of an epoch. By `multihost`,
-    others go to each device as a whole, so that their mean loss is exact.
+    With several devices (`distribution`), shuffled batches are split evenly, and each epoch skips
+    up to one row less than there are devices. With `multihost`, each device gets the whole of an
+    unshuffled batch, so that its mean loss is exact.
 
     Args:
-        count: rows.
-        batch_size: rows per batch, of all processes together; the last batch may be smaller.
-        shuffle_seed: None keeps the order; else every epoch of `fit` has an order of its own that
-            depends only on this seed and the epoch's number.
+        count: number of rows.
+        batch_size: rows per batch over all processes; the last batch may be smaller.
+        shuffle_seed: None keeps the order; otherwise the order of each epoch of `fit` depends only
+            on this seed and the number of the epoch.
 
     Raises:
         CxrError: a batch cannot be split evenly.
@@ -40,33 +40,33 @@ class ShuffledIndices(keras.utils.PyDataset):
         if batch_size % devices:
             raise CxrError(
                 f"batch_size {batch_size} cannot be split over {devices} devices; "
-                "use a multiple of their number"
+                f"use a multiple of {devices}"
             )
         self.batch_size, self.shuffle_seed = batch_size, shuffle_seed
         self.used = count if shuffle_seed is None else count - count % devices
         self.order = np.arange(count)
-        self.epoch = -1  # of the end that `fit` tells before the first epoch
+        self.epoch = -1  # Keras calls `on_epoch_end` once before the first epoch
 
     def on_epoch_end(self) -> None:
         """Draw the order of the next epoch.
 
-        Not at its begin: Keras ends one epoch before the first on every backend, whereas how many
-        it begins depends on the backend.
+        Not `on_epoch_begin`: how often Keras calls that depends on the backend, whereas every
+        backend calls this once before the first epoch.
         """
         self.epoch += 1
         if self.shuffle_seed is not None:
-            drawn = np.random.default_rng([self.shuffle_seed, self.epoch])
-            self.order = drawn.permutation(len(self.order))
+            rng = np.random.default_rng([self.shuffle_seed, self.epoch])
+            self.order = rng.permutation(len(self.order))
 
     def skip_epochs(self, epochs: int) -> None:
-        """Begin after `epochs` epochs, those of a resumed training; call it before `fit`."""
+        """Start after the completed epochs of a resumed training; call it before `fit`."""
         self.epoch = epochs - 1
 
     def __len__(self) -> int:
         return math.ceil(self.used / self.batch_size)
 
     def batch_indices(self, number: int) -> NDArray[np.int64]:
-        """Row numbers int64 (n,) of the part of a batch that this process takes."""
+        """Row indices int64 (n,) of the part of a batch that belongs to this process."""
         start = number * self.batch_size
         rows = self.order[start : min(start + self.batch_size, self.used)]
         if self.shuffle_seed is None:
@@ -78,11 +78,11 @@ class ArrayDataset(ShuffledIndices):
     """Batches of a (memory-mapped) array and its labels.
 
     Args:
-        rows: images uint8 (N, H, W), given to the network as (n, H, W, 1), or features
-            float32 (N, ...), given as they are.
-        labels: class numbers (N,).
-        batch_size: as `ShuffledIndices`.
-        shuffle_seed: as `ShuffledIndices`.
+        rows: images uint8 (N, H, W), passed to the network as (n, H, W, 1), or features
+            float32 (N, ...), passed unchanged.
+        labels: class indices (N,).
+        batch_size: as in `ShuffledIndices`.
+        shuffle_seed: as in `ShuffledIndices`.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Checkpoints: an interrupted training resumes from its last finished epoch, byte for byte."""
+"""Checkpoints: resume an interrupted training bit-exactly from its last completed epoch."""
 
 import hashlib
 import importlib
@@ -24,23 +24,23 @@ STATE = "state.json"  # lists the other files of an epoch, with their hashes
 
 
 class TrainingCheckpoint(keras.callbacks.Callback):
-    """Records the history and, after each epoch, saves all that the rest of a training depends on:
-    weights, the states of the optimizer, of the random numbers and of early stopping.
+    """Record the history; after each epoch, save the weights and the states of the optimizer,
+    random generators and early stopping.
 
-    Each epoch has its own folder, and the previous one is removed only after it is complete, so a
-    complete one exists whenever the training is interrupted. A checkpoint belongs to one state of
-    data, code, parameters and libraries, the `fingerprint` of its stage. One with another
-    fingerprint is ignored, as is a damaged one.
+    Each epoch has its own folder. The previous one is removed only after it is complete, so a
+    complete one exists whenever the training is interrupted. A checkpoint is valid for one state of
+    data, code, parameters and libraries, the `fingerprint` of its stage; damaged checkpoints and
+    those with another fingerprint are ignored.
 
     Args:
-        variant: of the training.
+        variant: name of the variant.
         resume: whether to save checkpoints. A training over several processes saves none: hosts
             without a shared folder would resume from different epochs.
-        batches: of the training; a resumed training skips their first epochs.
-        stopping: the callback that ends the training early, if there is one.
+        batches: training batches; a resumed training skips their first epochs.
+        stopping: early stopping callback, or None.
 
     Raises:
-        CxrError: a file that the training's stage depends on is missing.
+        CxrError: a dependency of the stage is missing.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         self.early_stopping: dict[str, Any] = {}
 
     def restore(self, model: keras.Model) -> int:
-        """Load the checkpoint into a compiled model; returns the number of its finished epochs."""
+        """Load the checkpoint into a compiled model; return the number of its completed epochs."""
         if not self.enabled or (folder := self._usable()) is None:
             return 0
         state = _read(folder)
@@ -74,26 +74,27 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         return len(self.rows)
 
     def _usable(self) -> Path | None:
-        """Folder of the last epoch from which this training can resume."""
+        """Folder of the last valid checkpoint, or None."""
         epochs = sorted(self.folder.glob("epoch*"), reverse=True)
-        found = [_read(epoch).get("fingerprint") for epoch in epochs]
-        if self.fingerprint in found:
-            return epochs[found.index(self.fingerprint)]
+        fingerprints = [_read(epoch).get("fingerprint") for epoch in epochs]
+        if self.fingerprint in fingerprints:
+            return epochs[fingerprints.index(self.fingerprint)]
         if epochs:
-            reason = "other data, code, parameters or libraries" if found[0] else "damaged"
+            changed = "other data, code, parameters or libraries"
+            reason = changed if fingerprints[0] else "damaged"
             print(f"checkpoint {epochs[0]} ignored ({reason}): starting from scratch")
         return None
 
     @property
     def stopped(self) -> bool:
-        """Whether early stopping had already ended the training that the checkpoint is of."""
+        """Whether early stopping had already ended the training of the checkpoint."""
         return (
             bool(self.early_stopping)
             and self.early_stopping["wait"] >= self.early_stopping["patience"]
         )
 
     def on_train_begin(self, logs: Row | None = None) -> None:
-        """Restore early stopping, which comes before this callback and has just been reset."""
+        """Restore early stopping, whose state Keras resets just before this callback."""
         for name, value in self.early_stopping.items():
             setattr(self.stopping, name, value)
 
@@ -127,7 +128,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
 
 
 def _read(folder: Path) -> dict[str, Any]:
-    """The state of an epoch; empty where one of its files is missing or damaged."""
+    """State of an epoch; empty if one of its files is missing or damaged."""
     try:
         state: dict[str, Any] = json.loads((folder / STATE).read_text(encoding="utf-8"))
         complete = all(_hash(folder / name) == value for name, value in state["files"].items())
@@ -137,7 +138,7 @@ def _read(folder: Path) -> dict[str, Any]:
 
 
 def _variables(model: keras.Model) -> list[Any]:
-    """Weights, random states of dropout and augmentation, and the optimizer's variables."""
+    """Weights, seeds of dropout and augmentation, and the optimizer's variables."""
     return [*model.variables, *model.optimizer.variables]
 
 
@@ -147,27 +148,26 @@ def _load(file: Path) -> list[NDArray[Any]]:
 
 
 def stage_fingerprint(stage: str) -> str:
-    """Hash of all that the result of a stage of dvc.yaml depends on: its dependencies, but for the
-    files that .dvcignore names, its parameters, the libraries that compute it, and the number of
-    devices.
+    """SHA-256 over the inputs of a stage of dvc.yaml: its dependencies (without the files that
+    .dvcignore excludes), parameters, versions of libraries, and number of devices.
 
     Raises:
         CxrError: a dependency is missing.
     """
-    named = read_yaml(Path("dvc.yaml"))["stages"][stage]
+    definition = read_yaml(Path("dvc.yaml"))["stages"][stage]
     params = read_yaml(paths.PARAMS)
     libraries = map(importlib.import_module, ("keras", keras.backend.backend(), "numpy"))
-    known = {
-        "params": {key: _value(params, key) for key in named.get("params", [])},
+    settings = {
+        "params": {key: _value(params, key) for key in definition.get("params", [])},
         "libraries": [f"{library.__name__} {library.__version__}" for library in libraries],
         "devices": distribution.devices(),
     }
-    digest = hashlib.sha256(json.dumps(known, sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     ignored = _ignored()
-    for dep in named["deps"]:
+    for dep in definition["deps"]:
         path = Path(re.sub(r"\$\{(.+?)\}", lambda key: str(_value(params, key[1])), dep))
         if not path.exists():
-            raise CxrError(f"{path} is missing, on which {stage} depends: run `dvc repro {stage}`")
+            raise CxrError(f"{path}, a dependency of {stage}, is missing: run `dvc repro {stage}`")
         for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
             if file.is_file() and not ignored.match_file(file):
                 digest.update(f"{file.as_posix()} {_hash(file)}\n".encode())
@@ -175,13 +175,13 @@ def stage_fingerprint(stage: str) -> str:
 
 
 def _ignored() -> GitIgnoreSpec:
-    """Files that DVC overlooks in folders, such as the bytecode that a training itself writes."""
+    """Files that DVC ignores in folders, such as the bytecode that Python writes while training."""
     file = Path(".dvcignore")
     return GitIgnoreSpec.from_lines(file.read_text("utf-8").splitlines() if file.exists() else [])
 
 
 def _value(params: dict[str, Any], key: str) -> Any:
-    """Value of a key such as `transfer.backbone`."""
+    """Value of a dotted key such as `transfer.backbone`."""
     for name in key.split("."):
         params = params[name]
     return params

@@ -1,4 +1,4 @@
-"""One training over several graphics cards or hosts, as `train.strategy` says.
+"""Distributed training over several GPUs or hosts (`train.strategy`).
 
 docs/scaling.md has the commands.
 """
@@ -17,28 +17,28 @@ import keras
 
 from cxr.errors import CxrError
 
-HEARTBEAT_TIMEOUT = 30  # seconds without a sign of life after which a process counts as dead
-JOIN_TIMEOUT = 300  # seconds in which all processes must have been started
+HEARTBEAT_TIMEOUT = 30  # seconds without a heartbeat after which a process counts as dead
+JOIN_TIMEOUT = 300  # seconds within which all processes must have started
 
-# JAX raises one type of error for everything and gives the status only in the text. These are the
-# statuses of a lost peer; any other one is an error of this process, such as RESOURCE_EXHAUSTED.
+# JAX raises one exception type for everything and has the status only in its text. These statuses
+# mean a lost peer; any other is an error of this process, such as RESOURCE_EXHAUSTED.
 PEER_LOST = re.compile(
     r"(UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|CANCELLED): "
-    r"|[A-Z_]+: .*(Gloo|remote process exited)"  # on processors, on graphics cards
+    r"|[A-Z_]+: .*(Gloo|remote process exited)"  # on CPUs, on GPUs
 )
 
 
 def strategy_scope(mode: str) -> AbstractContextManager[Any]:
-    """The context in which a model has to be built and trained.
+    """Context in which to build and train a model.
 
     Args:
-        mode: `none`, `mirrored` (each batch is split over the graphics cards of this machine, by
-            TensorFlow), or `multihost` (over the processes that are started alike on each host, by
-            JAX).
+        mode: `none`, `mirrored` (TensorFlow splits each batch over the GPUs of this machine), or
+            `multihost` (JAX splits it over the processes, which the same command starts on each
+            host).
 
     Raises:
         CxrError: Keras runs on the wrong backend, the other processes cannot be reached, or they
-            have other numbers of devices; while training, another process is lost.
+            have different numbers of devices; during training, another process was lost.
     """
     if mode == "none":
         return nullcontext()
@@ -48,17 +48,17 @@ def strategy_scope(mode: str) -> AbstractContextManager[Any]:
             f"train.strategy: {mode} needs Keras on {backend}, not on "
             f"{keras.backend.backend()}: start the stage with KERAS_BACKEND={backend}"
         )
-    return _mirrored() if mode == "mirrored" else _joined()
+    return _mirrored() if mode == "mirrored" else _multihost()
 
 
 def _mirrored() -> AbstractContextManager[Any]:
     import tensorflow as tf  # only with this backend
 
-    cards = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
-    return tf.distribute.MirroredStrategy([card.name for card in cards]).scope()
+    gpus = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+    return tf.distribute.MirroredStrategy([gpu.name for gpu in gpus]).scope()
 
 
-def _joined() -> AbstractContextManager[Any]:
+def _multihost() -> AbstractContextManager[Any]:
     import jax  # an extra: multihost
 
     try:
@@ -76,22 +76,22 @@ def _joined() -> AbstractContextManager[Any]:
             "KERAS_DISTRIBUTION_NUM_PROCESSES and KERAS_DISTRIBUTION_PROCESS_ID (from 0) on each "
             "host, or start them with srun (docs/scaling.md)"
         ) from error
-    return _ending_together()
+    return _multihost_scope()
 
 
 def _refuse_unequal(devices: Counter[int]) -> None:
-    """Each process takes an equal part of a batch, so each needs equally many devices."""
+    """Raise if hosts differ in devices: each process gets an equal part of a batch."""
     if len(set(devices.values())) > 1:
         raise CxrError(
-            "train.strategy: multihost needs equally many devices on each host; process "
+            "train.strategy: multihost needs the same number of devices on each host; process "
             + ", process ".join(f"{number} has {count}" for number, count in devices.items())
-            + " (CUDA_VISIBLE_DEVICES chooses among graphics cards)"
+            + " (CUDA_VISIBLE_DEVICES selects GPUs)"
         )
 
 
 @contextmanager
-def _ending_together() -> Iterator[None]:
-    """Split batches over all devices of all hosts; where one process ends, all end."""
+def _multihost_scope() -> Iterator[None]:
+    """Split batches over all devices of all hosts; if one process ends, all end."""
     import jax
 
     try:
@@ -100,36 +100,36 @@ def _ending_together() -> Iterator[None]:
             yield
     except BaseException as error:
         atexit.register(_leave)
-        of_jax = isinstance(error, jax.errors.JaxRuntimeError | ValueError)
-        if of_jax and PEER_LOST.match(str(error)):
+        from_jax = isinstance(error, jax.errors.JaxRuntimeError | ValueError)
+        if from_jax and PEER_LOST.match(str(error)):
             raise CxrError(
-                "another process of this training ended or cannot be reached any more; read its "
+                "another process of this training ended or cannot be reached; read its "
                 f"output, then start all processes again ({str(error).splitlines()[0]})"
             ) from error
         raise
 
 
 def _leave() -> None:
-    """Exit after the error was printed: JAX would wait for the other processes, then abort."""
+    """Exit after the error message: JAX would wait for the other processes, then abort."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(1)
 
 
 def _integer(variable: str) -> int | None:
-    """Value of an environment variable; None where it is not set: JAX asks SLURM or MPI then."""
+    """Value of an environment variable; None if it is not set: JAX then uses SLURM or MPI."""
     value = os.environ.get(variable)
     return None if value is None else int(value)
 
 
 @dataclass(frozen=True)
 class ProcessInfo:
-    """This process among those of a training by `multihost`; the only one in any other training.
+    """Position of this process in a `multihost` training; in any other it is the only one.
 
     Attributes:
-        index: of this process, from 0. Process 0 writes the results.
-        count: of the processes that train together.
-        local_devices: of each process.
+        index: from 0. Process 0 writes the results.
+        count: number of processes.
+        local_devices: number of devices of each process.
     """
 
     index: int = 0
@@ -138,22 +138,22 @@ class ProcessInfo:
 
 
 def process_info() -> ProcessInfo:
-    """What JAX knows of this process."""
+    """Describe this process by JAX, if training is distributed by it."""
     if keras.distribution.distribution() is None:
         return ProcessInfo()
-    import jax  # is installed: the distribution is JAX's
+    import jax  # installed: only JAX distributes this way
 
     return ProcessInfo(jax.process_index(), jax.process_count(), jax.local_device_count())
 
 
 def devices() -> int:
-    """Number of devices, of all processes together, over which each batch is split."""
+    """Number of devices of all processes, over which each batch is split."""
     process = process_info()
     return process.count * process.local_devices * _replicas()
 
 
 def _replicas() -> int:
-    """Devices of this process by `mirrored`; 1 in any other training."""
+    """Number of devices of this process with `mirrored`, otherwise 1."""
     if keras.backend.backend() != "tensorflow":
         return 1
     import tensorflow as tf  # only with this backend
@@ -162,5 +162,5 @@ def _replicas() -> int:
 
 
 def is_first() -> bool:
-    """Whether this process is the one that writes results."""
+    """Whether this process writes the results."""
     return process_info().index == 0

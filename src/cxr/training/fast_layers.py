@@ -1,7 +1,7 @@
-"""Layers and an optimizer that do what Keras's do in less time on processors; for training alone.
+"""Equivalents of Keras layers and of Adam that are faster on CPUs, used in training only.
 
-The layers share the weights of Keras's own, of which saved models are made, so that these load
-without this module. `benchmarks/` measures what each saves.
+They share the weights of the Keras layers. Saved models consist of the latter, so that they load
+without this module. `benchmarks/` measures the speed-up.
 """
 
 import math
@@ -15,32 +15,31 @@ BYTE = 256  # values
 
 
 def for_training(stack: Sequence[keras.Layer]) -> list[keras.Layer]:
-    """The same layers, those of the small CNN that take long replaced: same function of the same
-    weights, same gradients.
+    """Replace the slow layers of the small CNN: same function of the same weights, same gradients.
 
     Args:
-        stack: layers that stand one behind the other, built.
+        stack: built layers, applied in sequence.
     """
-    found: list[keras.Layer] = []
+    fast: list[keras.Layer] = []
     for layer in stack:
-        if isinstance(layer, layers.MaxPooling2D) and isinstance(found[-1], layers.Conv2D):
-            found[-1] = ConvPool(found[-1], layer.pool_size)
+        if isinstance(layer, layers.MaxPooling2D) and isinstance(fast[-1], layers.Conv2D):
+            fast[-1] = ConvPool(fast[-1], layer.pool_size)
         elif isinstance(layer, layers.Dropout):
-            found.append(ByteDropout(layer.rate))
+            fast.append(ByteDropout(layer.rate))
         else:
-            found.append(layer)
-    return found
+            fast.append(layer)
+    return fast
 
 
 class ConvPool(layers.Layer):
-    """A convolution, the max-pooling behind it, and only then the convolution's bias.
+    """Convolution, max-pooling, and only then the bias of the convolution.
 
-    The largest of some values and a bias is the largest value and the bias, so the bias is added to
-    a quarter of the values, and its gradient is a sum over that many.
+    max(x + b) = max(x) + b, so the bias is added to the pooled maps only, and its gradient is a sum
+    over as few values.
 
     Args:
         convolution: built, without padding.
-        pool_size: pixels, height and width of the windows, which do not overlap.
+        pool_size: height and width in pixels of the windows, which do not overlap.
     """
 
     def __init__(self, convolution: layers.Conv2D, pool_size: tuple[int, int]) -> None:
@@ -49,16 +48,16 @@ class ConvPool(layers.Layer):
 
     def call(self, images: Any) -> Any:
         maps = ops.conv(images, self.convolution.kernel)
-        # Without strides, Keras's JAX backend makes wrong ones of the pool size.
+        # Without strides, Keras's JAX backend derives wrong ones from the pool size.
         pooled = ops.max_pool(maps, self.pool_size, strides=self.pool_size)
         return pooled + self.convolution.bias
 
 
 class ByteDropout(layers.Layer):
-    """Dropout that draws a byte for each activation instead of a 32-bit number.
+    """Dropout with one random byte for each activation instead of a 32-bit number.
 
     Args:
-        rate: share to drop, rounded to 1/256.
+        rate: fraction to drop, rounded to 1/256.
     """
 
     def __init__(self, rate: float) -> None:
@@ -70,15 +69,16 @@ class ByteDropout(layers.Layer):
         if not training or not self.dropped:
             return inputs
         count = math.prod(inputs.shape[1:])
-        words = (ops.shape(inputs)[0], math.ceil(count / 4))
-        draws = keras.random.randint(words, -(2**31), 2**31 - 1, seed=self.seed_generator)
-        draws = ops.reshape(ops.view(draws, "uint8")[:, :count], (-1, *inputs.shape[1:]))
+        shape = (ops.shape(inputs)[0], math.ceil(count / 4))
+        random_words = keras.random.randint(shape, -(2**31), 2**31 - 1, seed=self.seed_generator)
+        random_bytes = ops.view(random_words, "uint8")[:, :count]
+        kept = ops.reshape(random_bytes, (-1, *inputs.shape[1:])) >= self.dropped
         scale = BYTE / (BYTE - self.dropped)  # keeps the mean
-        return inputs * (ops.cast(draws >= self.dropped, inputs.dtype) * scale)
+        return inputs * (ops.cast(kept, inputs.dtype) * scale)
 
 
 class OneKernelAdam(keras.optimizers.Adam):
-    """Adam whose update of a weight array is one pass over memory instead of a dozen."""
+    """Adam that updates a weight array in one pass over memory instead of a dozen."""
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         if keras.backend.backend() != "tensorflow":

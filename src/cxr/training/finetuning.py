@@ -1,4 +1,4 @@
-"""Fine-tuning: train the last layers of the backbone on the cached activations of the others."""
+"""Fine-tuning: train the last layers of the backbone on cached activations of the frozen ones."""
 
 from typing import Any
 
@@ -15,19 +15,19 @@ from cxr.models.split_backbone import rescale_view
 from cxr.params import FinetuneParams
 from cxr.training.batches import ShuffledIndices, class_weights
 
-CLASSES = {"label": 2, "pathogen": 3}
+N_CLASSES = {"label": 2, "pathogen": 3}
 
 
 class AugmentedActivations(ShuffledIndices):
-    """Batches of activations, each image in the next of its copies in each epoch.
+    """Batches of activations; each epoch uses the next augmented version of each image.
 
     Args:
-        activations: float16 (C, N, h, w, c), memory-mapped.
+        activations: float16 (augmented versions, N, h, w, c), memory-mapped.
         targets: one-hot (N, K).
-        weights: of each image in the loss (N,).
-        batch_size: images.
-        seed: of the order and of the copy that an image begins with; None gives the images
-            themselves, in order.
+        weights: weight of each image in the loss (N,).
+        batch_size: number of images.
+        seed: of the order and of the first augmented version of each image; None uses version 0 in
+            order, for validation.
     """
 
     def __init__(
@@ -40,43 +40,52 @@ class AugmentedActivations(ShuffledIndices):
     ) -> None:
         super().__init__(len(targets), batch_size, seed)
         self.activations, self.targets, self.weights = activations, targets, weights
-        self.first = None
+        self.first_version = None
         if seed is not None:
-            self.first = np.random.default_rng(seed).integers(0, len(activations), len(targets))
+            rng = np.random.default_rng(seed)
+            self.first_version = rng.integers(0, len(activations), len(targets))
 
     def __getitem__(self, number: int) -> tuple[Any, Any, Any]:
         rows = self.batch_indices(number)
-        copies: Any = 0
-        if self.first is not None:
-            copies = (self.first[rows] + self.epoch) % len(self.activations)
-        batch = self.activations[copies, rows].astype(np.float32)
+        version: Any = 0
+        if self.first_version is not None:
+            version = (self.first_version[rows] + self.epoch) % len(self.activations)
+        batch = self.activations[version, rows].astype(np.float32)
         return batch, self.targets[rows], self.weights[rows]
 
 
-def targets(index: pd.DataFrame, kind: str) -> NDArray[np.float32]:
-    """One-hot float32 (N, K): NORMAL first, then PNEUMONIA or (`pathogen`) bacteria and virus.
+def targets(index: pd.DataFrame, classes: str) -> NDArray[np.float32]:
+    """One-hot targets float32 (N, K): NORMAL first, then PNEUMONIA or (`pathogen`) bacteria, virus.
 
-    An image of PNEUMONIA whose file name tells no pathogen counts half for each.
+    A PNEUMONIA image whose file name has no pathogen has a target of 0.5 for each.
+
+    Args:
+        index: with the columns `label` and `pathogen`.
+        classes: as `finetune.classes`.
     """
-    ill = (index["label"] == "PNEUMONIA").to_numpy()
-    if kind == "label":
-        return np.column_stack([~ill, ill]).astype(np.float32)
+    is_positive = (index["label"] == "PNEUMONIA").to_numpy()
+    if classes == "label":
+        return np.column_stack([~is_positive, is_positive]).astype(np.float32)
     virus = index["pathogen"].map({"bacteria": 0.0, "virus": 1.0}).fillna(0.5).to_numpy()
-    return np.column_stack([~ill, ill * (1 - virus), ill * virus]).astype(np.float32)
+    columns = [~is_positive, is_positive * (1 - virus), is_positive * virus]
+    return np.column_stack(columns).astype(np.float32)
 
 
 def batches(
     name: str, split: Split, params: FinetuneParams, seed: int | None = None
 ) -> AugmentedActivations:
-    """Batches of the cached activations of a split; shuffled where there is a seed.
+    """Batches of the cached activations of a split, shuffled if there is a seed.
 
     Raises:
-        CxrError: the activations are missing or belong to other images.
+        CxrError: the activations are missing, or their number of images is not that of the split.
     """
     path = paths.activations(name)
     activations = open_rows(path)
     if activations.shape[1] != len(split.index):
-        raise CxrError(f"{path} holds {activations.shape[1]} images, not {len(split.index)}")
+        raise CxrError(
+            f"{path} has {activations.shape[1]} images, the split has {len(split.index)}: "
+            "run `dvc repro`"
+        )
     weights = image_weights(split.labels, params.class_weights if seed is not None else "none")
     return AugmentedActivations(
         activations, targets(split.index, params.classes), weights, params.batch_size, seed
@@ -84,31 +93,35 @@ def batches(
 
 
 def image_weights(labels: NDArray[np.int64], mode: str) -> NDArray[np.float32]:
-    """Weight of each training image in the loss, float32 (N,), by `finetune.class_weights`."""
+    """Weight of each image in the loss, float32 (N,); `mode` as `finetune.class_weights`."""
     by_class = class_weights(labels, mode) or {0: 1.0, 1: 1.0}
     return np.array([by_class[label] for label in labels], np.float32)
 
 
 def with_outputs(tuned: keras.Model, params: FinetuneParams) -> keras.Model:
-    """Activations -> maps -> their means -> probabilities of the classes (N, K)."""
+    """Add pooling and a softmax: activations -> probabilities of the classes (N, K)."""
     pooled = layers.GlobalAveragePooling2D(name="pooling")(tuned.output)
     dropped = layers.Dropout(params.dropout, name="dropout")(pooled)
-    classes = layers.Dense(CLASSES[params.classes], activation="softmax", name="classes")
+    classes = layers.Dense(N_CLASSES[params.classes], activation="softmax", name="classes")
     return keras.Model(tuned.input, classes(dropped), name="learner")
 
 
 def whole_model(
-    image: keras.KerasTensor, frozen: keras.Model, learner: keras.Model, zooms: tuple[float, ...]
+    image: keras.KerasTensor,
+    frozen: keras.Model,
+    training_model: keras.Model,
+    tta_scales: tuple[float, ...],
 ) -> keras.Model:
-    """Frozen and tuned part as one model: uint8 grey (N, S, S, 1) -> probability (N, 1), which is
-    one minus that of NORMAL, averaged over the image seen at each zoom (test-time augmentation,
-    Krizhevsky 2012).
+    """Join the frozen and the tuned part: gray uint8 (N, S, S, 1) -> probability (N, 1).
+
+    The probability is one minus that of NORMAL, averaged over the image at each scale (test-time
+    augmentation, Krizhevsky 2012).
     """
     not_normal = layers.Dense(1, name="probability", trainable=False)
-    head = keras.Model(learner.input, not_normal(learner.output), name="tuned")
-    kernel = np.zeros((learner.output_shape[1], 1), np.float32)
+    head = keras.Model(training_model.input, not_normal(training_model.output), name="tuned")
+    kernel = np.zeros((training_model.output_shape[1], 1), np.float32)
     kernel[0] = -1
     not_normal.set_weights([kernel, np.ones(1, np.float32)])
-    views = [head(frozen(rescale_view(image, zoom))) for zoom in zooms]
+    views = [head(frozen(rescale_view(image, scale))) for scale in tta_scales]
     averaged = layers.Average(name="views")(views) if len(views) > 1 else views[0]
     return keras.Model(image, averaged, name="finetuned")

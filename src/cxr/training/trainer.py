@@ -1,4 +1,4 @@
-"""Compile and fit, which all variants share, and the whole training of the small CNN."""
+"""Compile and fit any variant; train the small CNN."""
 
 import time
 from collections.abc import Sequence
@@ -20,12 +20,12 @@ from cxr.training.batches import ShuffledIndices, class_weights, training_images
 from cxr.training.checkpoint import TrainingCheckpoint
 from cxr.training.fast_layers import OneKernelAdam, for_training
 
-SHOWN = ("loss", "accuracy", "val_loss", "val_accuracy", "seconds")  # of an epoch
-HISTORY_COLUMNS = ["epoch", "loss", "accuracy", "val_loss", "val_accuracy", "seconds", "kept"]
+EPOCH_METRICS = ("loss", "accuracy", "val_loss", "val_accuracy", "seconds")  # as printed
+HISTORY_COLUMNS = ["epoch", *EPOCH_METRICS, "kept"]
 
 
 class EpochSeconds(keras.callbacks.Callback):
-    """Adds the seconds that an epoch took, validation included, to what Keras records of it."""
+    """Add the duration of an epoch in seconds, validation included, to its logs."""
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         self.started = time.perf_counter()
@@ -36,13 +36,13 @@ class EpochSeconds(keras.callbacks.Callback):
 
 
 class ShowEpochs(keras.callbacks.Callback):
-    """Prints a line for each finished epoch; on a terminal also shows how far it is.
+    """Print a line for each completed epoch; on a terminal, show the progress too.
 
     Args:
-        variant: of the training.
-        epochs: the most there can be.
-        finished: of an earlier run.
-        batches: in an epoch.
+        variant: name of the variant.
+        epochs: maximum number of epochs.
+        finished: number of epochs that an earlier run completed.
+        batches: number of batches of an epoch.
     """
 
     def __init__(self, variant: str, epochs: int, finished: int, batches: int) -> None:
@@ -59,9 +59,9 @@ class ShowEpochs(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         done = epoch + 1
-        each = (time.perf_counter() - self.started) / (done - self.finished)
-        figures = {name: logs[name] for name in SHOWN if name in logs} if logs else {}
-        self.meter.say(epoch_line(done, self.epochs, figures, each * (self.epochs - done)))
+        duration = (time.perf_counter() - self.started) / (done - self.finished)
+        metrics = {name: logs[name] for name in EPOCH_METRICS if name in logs} if logs else {}
+        self.meter.say(epoch_line(done, self.epochs, metrics, duration * (self.epochs - done)))
 
     def on_train_end(self, logs: dict[str, float] | None = None) -> None:
         self.meter.close()
@@ -78,24 +78,24 @@ def train(
 ) -> None:
     """Train on cross-entropy and write the history, one row per epoch.
 
-    The history's columns: epoch (from 1), loss (weighted) and accuracy as seen while training,
-    val_loss (unweighted) and val_accuracy after the epoch, seconds, and kept: 1 for the epoch whose
-    weights the model ends with, else 0. That is the last one, or with early stopping the one of the
+    Columns of the history: epoch (from 1), loss (weighted) and accuracy during training, val_loss
+    (unweighted) and val_accuracy after the epoch, seconds, and kept: 1 for the epoch whose weights
+    the model keeps, otherwise 0. That is the last epoch or, with early stopping, the one with the
     lowest val_loss.
 
     Args:
         variant: name of the history file.
-        model: gives the probability of PNEUMONIA (N, 1) or of K classes (N, K); trained in place.
-        batches: shuffled training batches; they may carry a weight for each image.
+        model: its output is the probability of PNEUMONIA (N, 1) or of K classes (N, K); trained in
+            place.
+        batches: shuffled training batches; they may have a weight for each image.
         val: validation batches.
-        params: how to train.
+        params: hyperparameters of the training.
         class_weight: weight of each class in the loss.
-        resume: save a checkpoint of each finished epoch until `save`, and resume from the one that
-            an interrupted training of the same data, code and parameters left.
+        resume: save a checkpoint after each epoch, which `save` removes, and resume from that of an
+            interrupted training with the same data, code, parameters and libraries.
 
     Raises:
-        CxrError: the loss became NaN or infinite; a file that the training's stage depends on is
-            missing.
+        CxrError: the loss became NaN or infinite; a dependency of the stage is missing.
     """
     crossentropy = (
         keras.losses.BinaryCrossentropy
@@ -112,15 +112,15 @@ def train(
     finished = checkpoint.restore(model)
     if checkpoint.stopped:
         finished = params.epochs
-    shown = ShowEpochs(variant, params.epochs, finished, len(batches))
+    progress = ShowEpochs(variant, params.epochs, finished, len(batches))
     model.fit(
         batches,
         validation_data=val,
         initial_epoch=finished,
         epochs=params.epochs,
         class_weight=class_weight,
-        callbacks=[*_callbacks(params), *filter(None, [stopping]), checkpoint, shown],
-        shuffle=False,  # the batches shuffle themselves, by seed
+        callbacks=[*_callbacks(params), *filter(None, [stopping]), checkpoint, progress],
+        shuffle=False,  # the batches are shuffled by their seed
         verbose=0,
     )
     table = pd.DataFrame(checkpoint.rows)
@@ -128,7 +128,7 @@ def train(
     if not np.isfinite(table).all(axis=None):
         raise CxrError(
             f"{variant}: the loss became NaN or infinite in epoch {len(table)}; "
-            f"use a smaller learning_rate than {params.learning_rate}"
+            f"lower learning_rate ({params.learning_rate})"
         )
     kept = table["val_loss"].idxmin() if params.early_stopping else len(table) - 1
     table["kept"] = (table.index == kept).astype(int)
@@ -137,30 +137,30 @@ def train(
 
 
 def optimizer(params: FitSection, steps: int) -> keras.Optimizer:
-    """Adam (Kingma 2015), with weight decay AdamW (Loshchilov 2019); with `ema_decay` an
-    exponential moving average of the weights (Polyak 1992) is what the model ends with.
+    """Adam (Kingma 2015), with weight decay AdamW (Loshchilov 2019); with `ema_decay`, the final
+    weights are their exponential moving average (Polyak 1992).
     """
     rate = params.learning_rate
     if params.schedule == "cosine":
         rate = _cosine(rate, steps)
-    average: dict[str, Any] = (
+    ema: dict[str, Any] = (
         {"use_ema": True, "ema_momentum": params.ema_decay} if params.ema_decay else {}
     )
-    return OneKernelAdam(rate, weight_decay=params.weight_decay or None, **average)
+    return OneKernelAdam(rate, weight_decay=params.weight_decay or None, **ema)
 
 
-def _cosine(largest: float, steps: int) -> keras.optimizers.schedules.LearningRateSchedule:
-    """Steps that rise for a tenth of the training and then fall by half a cosine to nothing."""
+def _cosine(peak: float, steps: int) -> keras.optimizers.schedules.LearningRateSchedule:
+    """Linear warm-up to the peak over a tenth of the steps, then cosine decay to 0."""
     warmup = max(1, steps // 10)
     return keras.optimizers.schedules.CosineDecay(
-        0.0, max(1, steps - warmup), warmup_target=largest, warmup_steps=warmup
+        0.0, max(1, steps - warmup), warmup_target=peak, warmup_steps=warmup
     )
 
 
 def _callbacks(params: FitSection) -> list[keras.callbacks.Callback]:
     callbacks = [EpochSeconds(), keras.callbacks.TerminateOnNaN()]
     if params.ema_decay:
-        callbacks.append(keras.callbacks.SwapEMAWeights())  # validation judges the average
+        callbacks.append(keras.callbacks.SwapEMAWeights())  # validate the averaged weights
     return callbacks
 
 
@@ -177,25 +177,25 @@ def train_small_cnn(
     augmentation: Sequence[keras.Layer] = (),
     resume: bool = False,
 ) -> None:
-    """Train the small CNN on the cached images; save it without what serves training alone.
+    """Train the small CNN on the cached images; save it without its training-only layers.
 
     Args:
         variant: name of the model and of its history.
-        params: of the network and of its training.
+        params: hyperparameters of the network and of its training.
         seed: of the order of the images.
-        augmentation: layers that change the images of training batches.
-        resume: as `train` takes it.
+        augmentation: layers that augment the training batches.
+        resume: as in `train`.
 
     Raises:
-        CxrError: as `train` raises it.
+        CxrError: as in `train`.
     """
     image, batches, val = training_images(params.batch_size, seed)
     network = networks.small_cnn(params)
     model = keras.Model(image, networks.apply(network, image))
     stack = [*augmentation, *for_training(network)]  # shares the weights of `model`
-    learner = keras.Model(image, networks.apply(stack, image))
+    training_model = keras.Model(image, networks.apply(stack, image))
     weights = class_weights(batches.labels, params.class_weights)
-    train(variant, learner, batches, val, params, weights, resume=resume)
+    train(variant, training_model, batches, val, params, weights, resume=resume)
     save(variant, model)
 
 

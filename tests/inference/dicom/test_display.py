@@ -309,7 +309,7 @@ def test_colours_become_luminance(tmp_path: Path) -> None:
 
 
 def test_palette_colours_become_luminance() -> None:
-    pixels = ramp(8, side=16)
+    pixels = ramp(8, size=16)
     made = dataset(pixels, PhotometricInterpretation="PALETTE COLOR")
     curves = [np.arange(256), np.arange(256)[::-1], np.arange(256) // 2]
     for colour, curve in zip(("Red", "Green", "Blue"), curves, strict=True):
