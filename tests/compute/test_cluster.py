@@ -43,6 +43,9 @@ class Cluster:
             free.bind(("127.0.0.1", 0))
             self.address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
         port = self.address.rsplit(":", 1)[1]
+        (folder / "empty" / "cxr").mkdir(parents=True)
+        (folder / "empty" / "cxr" / "__init__.py").touch()
+        environment["PYTHONPATH"] = str(folder / "empty")  # the scheduler needs none of the code
         self.scheduler = self.start(
             "scheduler", "--host=127.0.0.1", f"--port={port}", **environment
         )

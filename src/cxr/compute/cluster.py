@@ -191,14 +191,13 @@ def _task(function: Callable[[Item], Result], code: str) -> Callable[[Item], Res
     content = pickle.dumps(partial(_on_worker, pickle.dumps(function), _versions()))
     read_hash = _hash_reader()
 
-    def task(item: Item) -> Result:
+    def task(item: Any) -> Any:  # type variables would be pickled as names in this module
         if read_hash() != code:
             raise ConnectionAbortedError(
                 "a worker does not have the code of this run: it was started with --no-nanny, or "
                 "another run took the cluster; run the same command again"
             )
-        result: Result = pickle.loads(content)(item)
-        return result
+        return pickle.loads(content)(item)
 
     return task
 
