@@ -137,7 +137,7 @@ def test_two_processes_train_like_one(training: Train) -> None:
 IMPATIENT = """
 import stages.train_baseline as stage
 from cxr.training import distribution
-distribution.HEARTBEAT_TIMEOUT = 8
+distribution.HEARTBEAT_TIMEOUT = 15
 stage.run_stage(stage.main)
 """
 
@@ -173,7 +173,7 @@ FAILING = """
 import jax, keras
 import stages.train_baseline as stage
 from cxr.training import distribution, trainer
-distribution.HEARTBEAT_TIMEOUT = 8
+distribution.HEARTBEAT_TIMEOUT = 15
 class AllocateTooMuch(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch, logs=None):
         if epoch == 2:
