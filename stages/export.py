@@ -38,12 +38,14 @@ def write_networks(folder: Path, image: ImageParams, evaluate: EvaluateParams) -
     predictions = pd.read_csv(paths.PREDICTIONS)
     metrics = bundle.export_variants(folder, val)
     metrics["features"] = bundle.export_features(folder, val, rows["val"])
-    known = bundle.export_ood(folder, rows, val)
-    settings = bundle.settings(image, evaluate, evaluation, predictions, train.index, known)
+    metrics["ood"] = bundle.export_ood(folder, rows, val)
+    settings = bundle.settings(
+        image, evaluate, evaluation, predictions, train.index, metrics["ood"]
+    )
     write_json(folder / "settings.json", settings)
     others = {name: splits[name] for name in ("val", "stress", "test")}
     metrics["drift"] = bundle.export_reference(folder, others, rows, predictions, settings)
-    return metrics | {name: known[name] for name in ("false_alarms", "alarms")}
+    return metrics
 
 
 if __name__ == "__main__":

@@ -163,10 +163,11 @@ def test_the_stage_writes_all_that_prediction_needs(finished: Project) -> None:
     folder = finished.folder / paths.EXPORTED
     metrics = json.loads((finished.folder / paths.EXPORT).read_text())
     settings = json.loads((folder / "settings.json").read_text())
-    expected = {"settings.json", "model_card.md", "familiar.npz", "reference.csv"}
+    expected = {"settings.json", "model_card.md", "ood_reference.npz", "reference.csv"}
     expected |= {f"{v}{end}" for v in (*TRAINED, "features") for end in (".xml", ".bin")}
     assert {file.name for file in folder.iterdir()} == expected
-    assert set(metrics) == {*TRAINED, "features", "drift", "false_alarms", "alarms"}
+    assert set(metrics) == {*TRAINED, "features", "drift", "ood"}
+    assert metrics["ood"] == settings["ood"]
     for name in (*TRAINED, "features"):
         files = [folder / f"{name}{end}" for end in (".xml", ".bin")]
         assert metrics[name]["bytes"] == sum(file.stat().st_size for file in files)

@@ -256,7 +256,7 @@ def test_the_export_tells_what_the_rule_marks(
     )
     images = rng.integers(100, 200, (count, 8, 8)).astype(np.uint8)
     features = rng.normal(1, 0.1, (count, 20)).astype(np.float32)
-    ood.save(ood.fit(features[::2]), tmp_path / "familiar.npz")
+    ood.save(ood.fit(features[::2]), tmp_path / "ood_reference.npz")
     ratio = index["width"].astype(int) / 256
     stress = pd.concat(
         [
@@ -283,7 +283,7 @@ def test_the_export_tells_what_the_rule_marks(
         "image": {"input_size": 256},
         "recommended": "transfer",
         "variants": {"transfer": {"threshold": THRESHOLD}},
-        "familiarity": {"limit": 9.0},
+        "ood": {"threshold": 9.0},
         "trained_on": {"aspect_ratio": [1.0, 2.0]},
     }
     found = bundle.export_reference(tmp_path, splits, rows, predictions, settings)
@@ -333,14 +333,14 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     build(folder)
     rng = np.random.default_rng(0)
     known = rng.normal(130, 30, (100, 1)) + rng.normal(0, 4, (100, SIDE))
-    ood.save(ood.fit(known.astype(np.float32)), folder / "familiar.npz")
+    ood.save(ood.fit(known.astype(np.float32)), folder / "ood_reference.npz")
     image = read_params(PROJECT / "params.yaml").image.model_copy(update={"input_size": SIDE})
     alone = {"threshold": THRESHOLD, "scale": {"slope": 1.0, "intercept": 0.0}}
     settings = {
         "image": image.model_dump(mode="json"),
         "recommended": "bright",
         "variants": {"bright": alone},
-        "familiarity": {"limit": 1.0, "false_alarms": {"val": 0.01, "test": 0.02}},
+        "ood": {"threshold": 1.0, "false_positive_rate": {"val": 0.01, "test": 0.02}},
         "trained_on": {"shorter_side": [SIDE, 400], "aspect_ratio": [0.8, 2.0]},
     }
     (folder / "settings.json").write_text(json.dumps(settings))

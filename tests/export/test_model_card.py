@@ -16,7 +16,12 @@ SETTINGS = {
     "evaluate.min_recall": 0.98,
     "evaluate.prevalence": 0.16,
 }
-EXPORT = {"false_alarms": {"val": 0.0111, "test": 0.0222}, "alarms": {"negative": 0.333}}
+EXPORT = {
+    "ood": {
+        "false_positive_rate": {"val": 0.0111, "test": 0.0222},
+        "detection_rate": {"negative": 0.333},
+    }
+}
 
 
 @pytest.fixture(scope="module")

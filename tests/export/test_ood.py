@@ -95,16 +95,16 @@ def test_limit_keeps_its_share_of_false_alarms() -> None:
 
 def test_a_reference_comes_back_from_its_file(tmp_path: Path, features: np.ndarray) -> None:
     reference = ood.fit(features)
-    ood.save(reference, tmp_path / "familiar.npz")
-    loaded = ood.load(tmp_path / "familiar.npz")
+    ood.save(reference, tmp_path / "ood_reference.npz")
+    loaded = ood.load(tmp_path / "ood_reference.npz")
     np.testing.assert_array_equal(loaded.mean, reference.mean)
     np.testing.assert_array_equal(loaded.components, reference.components)
 
 
 @pytest.mark.parametrize("content", [None, b"", b"nothing", b"PK\x03\x04 cut"])
 def test_a_damaged_file_is_named(tmp_path: Path, content: bytes | None) -> None:
-    path = tmp_path / "familiar.npz"
+    path = tmp_path / "ood_reference.npz"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(CxrError, match=r"familiar\.npz cannot be read: run `dvc repro export`"):
+    with pytest.raises(CxrError, match=r"ood_reference\.npz .*dvc repro export"):
         ood.load(path)

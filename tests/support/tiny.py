@@ -44,7 +44,7 @@ def export(folder: Path) -> None:
     rng = np.random.default_rng(1)
     known = rng.normal(128, 10, (100, SIDE)).astype(np.float32)
     reference = ood.fit(known)
-    ood.save(reference, folder / "familiar.npz")
+    ood.save(reference, folder / "ood_reference.npz")
     limit = float(ood.distances(reference, known).max() * 2)
     image = read_params(PROJECT / "params.yaml").image.model_copy(update={"input_size": SIDE})
     alone = {"threshold": THRESHOLD, "scale": SCALE}
@@ -57,7 +57,7 @@ def export(folder: Path) -> None:
             "left": alone,
             "both": {**alone, "members": members},
         },
-        "familiarity": {"limit": limit, "false_alarms": {"val": 0.01, "test": 0.02}},
+        "ood": {"threshold": limit, "false_positive_rate": {"val": 0.01, "test": 0.02}},
         "trained_on": {"shorter_side": [SIDE, 400], "aspect_ratio": [0.8, 2.0]},
     }
     (folder / "settings.json").write_text(json.dumps(settings))

@@ -32,9 +32,9 @@ COMPARED = 64  # images that a network's files are compared with Keras on
 # What can go wrong with a radiograph on its way here; images uint8 (N, S, S) -> likewise.
 ALTERATIONS: dict[str, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
     "upside down": lambda images: images[:, ::-1],
-    "on its side": lambda images: np.rot90(images, axes=(1, 2)),
+    "rotated 90 degrees": lambda images: np.rot90(images, axes=(1, 2)),
     "negative": lambda images: 255 - images,
-    "rows in disorder": lambda images: np.random.default_rng(0).permutation(images, axis=1),
+    "shuffled rows": lambda images: np.random.default_rng(0).permutation(images, axis=1),
 }
 
 
@@ -123,14 +123,14 @@ def export_ood(folder: Path, features: Mapping[str, NDArray[np.float32]], val: S
         val: images, which are altered to see whether that is noticed.
 
     Returns:
-        `limit`, the distance above which an image is warned of, chosen on `val`; `false_alarms`:
-        share of the images of `val` and `test` above it; `alarms`: that of images of `val` after
-        each of `ALTERATIONS`.
+        `threshold`, the OOD score (distance) above which an image gets a warning, chosen on `val`;
+        `false_positive_rate`: fraction of `val` and `test` images above it; `detection_rate`:
+        fraction of `val` images above it after each of `ALTERATIONS`.
     """
     reference = ood.fit(features["train"])
-    ood.save(reference, folder / "familiar.npz")
-    distances = {name: ood.distances(reference, features[name]) for name in ("val", "test")}
-    limit = ood.ood_threshold(distances["val"])
+    ood.save(reference, folder / "ood_reference.npz")
+    scores = {name: ood.distances(reference, features[name]) for name in ("val", "test")}
+    threshold = ood.ood_threshold(scores["val"])
     images = val.images[evenly_spaced(len(val.images), COMPARED)]
     run = open_network(folder / "features.xml")
     altered = {
@@ -138,10 +138,14 @@ def export_ood(folder: Path, features: Mapping[str, NDArray[np.float32]], val: S
         for name, alter in ALTERATIONS.items()
     }
     return {
-        "limit": limit,
-        "false_alarms": {name: float((of > limit).mean()) for name, of in distances.items()},
-        "alarms": {name: float((of > limit).mean()) for name, of in altered.items()},
+        "threshold": threshold,
+        "false_positive_rate": _fractions_above(threshold, scores),
+        "detection_rate": _fractions_above(threshold, altered),
     }
+
+
+def _fractions_above(threshold: float, scores: Mapping[str, ood.Distances]) -> dict[str, float]:
+    return {name: float((values > threshold).mean()) for name, values in scores.items()}
 
 
 def export_reference(
@@ -165,7 +169,7 @@ def export_reference(
         are marked by the other half; `marked`: of each condition of `stress` and of `test` the
         tests that mark it, with their differences. Nothing is chosen by it.
     """
-    known = ood.load(folder / "familiar.npz")
+    known = ood.load(folder / "ood_reference.npz")
     variant = settings["recommended"]
     threshold = settings["variants"][variant]["threshold"]
     tables = {}
@@ -191,7 +195,7 @@ def _warned(table: pd.DataFrame, settings: Metrics) -> pd.Series:
 
     That of an image's colours is left out, as the arrays are grey.
     """
-    unfamiliar = table["distance"] > settings["familiarity"]["limit"]
+    unfamiliar = table["distance"] > settings["ood"]["threshold"]
     small = table["shorter_side"] < settings["image"]["input_size"]
     return (
         unfamiliar | small | ~table["aspect_ratio"].between(*settings["trained_on"]["aspect_ratio"])
@@ -204,7 +208,7 @@ def settings(
     evaluation: Metrics,
     predictions: pd.DataFrame,
     train: pd.DataFrame,
-    known: Metrics,
+    ood_metrics: Metrics,
 ) -> Metrics:
     """What prediction needs beside the networks, for settings.json.
 
@@ -214,12 +218,12 @@ def settings(
         evaluation: content of metrics/evaluation.json.
         predictions: as `evaluation.predict_all` gives them, with a column for each variant.
         train: index of the training images.
-        known: what `export_familiarity` gives.
+        ood_metrics: result of `export_ood`.
 
     Returns:
         `image`; `evaluate`; `recommended`; `variants`: of each the `threshold` of its operating
         point and the `scale` that calibrates its probability, of the ensemble also its `members`
-        with their scales; `familiarity`; `trained_on`: least and most of the training files'
+        with their scales; `ood`; `trained_on`: least and most of the training files'
         `shorter_side` (pixels) and `aspect_ratio` (width / height).
     """
     variants: Metrics = {
@@ -237,6 +241,6 @@ def settings(
         "evaluate": evaluate.model_dump(),
         "recommended": best_variant(evaluation),
         "variants": variants,
-        "familiarity": known,
+        "ood": ood_metrics,
         "trained_on": {name: [of.min().item(), of.max().item()] for name, of in seen.items()},
     }
