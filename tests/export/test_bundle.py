@@ -171,7 +171,7 @@ def test_the_stage_writes_all_that_prediction_needs(finished: Project) -> None:
     for name in (*TRAINED, "features"):
         files = [folder / f"{name}{end}" for end in (".xml", ".bin")]
         assert metrics[name]["bytes"] == sum(file.stat().st_size for file in files)
-    assert {"test", "dark"} <= set(metrics["drift"]["marked"])
+    assert {"test", "dark"} <= set(metrics["drift"]["flagged"])
 
     evaluation = json.loads((finished.folder / paths.EVALUATION).read_text())
     params = read_params(finished.folder / "params.yaml")

@@ -155,26 +155,26 @@ def export_reference(
     predictions: pd.DataFrame,
     settings: Metrics,
 ) -> Metrics:
-    """Write what `cxr drift` compares images with, and see what its rule marks.
+    """Write the reference of `cxr drift`, and apply its rule to the other splits.
 
     Args:
-        folder: to write into, with the file of `export_familiarity`.
+        folder: to write into, with the file of `export_ood`.
         splits: `val`, which is the reference, `stress` and `test`.
         features: (N, D) of the frozen backbone for these.
-        predictions: as `evaluation.predict_all` gives them, rows in the order of the splits'.
-        settings: what `settings` gives.
+        predictions: as `predictions.predict_all` gives them, rows in the order of the splits'.
+        settings: result of `settings`.
 
     Returns:
-        by the recommended variant `false_alarms`: the share of random halves of validation that
-        are marked by the other half; `marked`: of each condition of `stress` and of `test` the
-        tests that mark it, with their differences. Nothing is chosen by it.
+        with the predictions of the recommended variant, `false_positive_rate`: fraction of random
+        halves of validation that the rule flags; `flagged`: for each condition of `stress` and for
+        `test`, the tests that flag it, with their differences. Nothing is chosen by them.
     """
-    known = ood.load(folder / "ood_reference.npz")
+    ood_reference = ood.load(folder / "ood_reference.npz")
     variant = settings["recommended"]
     threshold = settings["variants"][variant]["threshold"]
     tables = {}
     for name, split in splits.items():
-        distances = ood.distances(known, features[name])
+        distances = ood.distances(ood_reference, features[name])
         rows = predictions.loc[predictions["split"] == name, list(VARIANTS)]
         tables[name] = drift.reference_table(split.index, split.images, distances, rows)
     write_csv(folder / drift.FILE, tables["val"])
@@ -183,23 +183,21 @@ def export_reference(
         for table in (tables[name] for name in ("val", "stress", "test"))
     )
     others = {**dict(iter(stress.groupby(splits["stress"].index["condition"]))), "test": test}
-    marked = {}
+    flagged = {}
     for name, other in others.items():
-        found = drift.compare(val, other, threshold)
-        marked[name] = {test: found["tests"][test]["difference"] for test in found["marked"]}
-    return {"false_alarms": drift.false_alarms(val, threshold), "marked": marked}
+        result = drift.compare(val, other, threshold)
+        flagged[name] = {test: result["tests"][test]["difference"] for test in result["flagged"]}
+    return {"false_positive_rate": drift.false_positive_rate(val, threshold), "flagged": flagged}
 
 
 def _warned(table: pd.DataFrame, settings: Metrics) -> pd.Series:
-    """Which rows of a reference would have a warning: true or false for each.
-
-    That of an image's colours is left out, as the arrays are grey.
+    """Whether each image of a reference table would have a warning, except that about color: the
+    arrays are gray.
     """
-    unfamiliar = table["distance"] > settings["ood"]["threshold"]
-    small = table["shorter_side"] < settings["image"]["input_size"]
-    return (
-        unfamiliar | small | ~table["aspect_ratio"].between(*settings["trained_on"]["aspect_ratio"])
-    )
+    is_ood = table["distance"] > settings["ood"]["threshold"]
+    is_small = table["shorter_side"] < settings["image"]["input_size"]
+    is_in_range = table["aspect_ratio"].between(*settings["trained_on"]["aspect_ratio"])
+    return is_ood | is_small | ~is_in_range
 
 
 def settings(
