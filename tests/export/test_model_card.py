@@ -1,4 +1,4 @@
-"""The model card states the metrics of the run, of whatever data it was."""
+"""The model card has the metrics of the run, whatever its data."""
 
 import copy
 import json
@@ -26,7 +26,7 @@ EXPORT = {
 
 @pytest.fixture(scope="module")
 def inputs() -> CardInputs:
-    """Of the results that stand in the project."""
+    """Results committed in the project."""
     data, evaluation, intervals = (
         json.loads((PROJECT / f"metrics/{name}.json").read_text())
         for name in ("data", "evaluation", "intervals")
@@ -39,7 +39,7 @@ def text(inputs: CardInputs) -> str:
     return card(inputs).to_markdown()
 
 
-def test_it_says_what_it_is_not_for(inputs: CardInputs) -> None:
+def test_it_excludes_clinical_use(inputs: CardInputs) -> None:
     assert "**Not for clinical use" in text(inputs)
 
 
@@ -53,33 +53,33 @@ def test_a_metric_has_its_value_and_interval(inputs: CardInputs, metric: str) ->
     assert "0.123 (0.111-0.136)" not in before
 
 
-def test_it_is_about_the_recommended_variant(inputs: CardInputs) -> None:
+def test_it_describes_the_recommended_variant(inputs: CardInputs) -> None:
     evaluation = copy.deepcopy(inputs.evaluation)
     evaluation["transfer"]["operating_point"]["selection"]["precision"] = 1.0
     evaluation["transfer"]["operating_point"]["threshold"] = 0.777
-    told = text(replace(inputs, evaluation=evaluation))
-    assert "variant transfer" in told and "from 0.777 on" in told
-    of_test = inputs.intervals["test"]["columns"]["transfer"]["operating_point"]
-    assert f"{of_test['recall']['value']:.3f}" in told
+    content = text(replace(inputs, evaluation=evaluation))
+    assert "variant transfer" in content and "from 0.777 on" in content
+    test_point = inputs.intervals["test"]["columns"]["transfer"]["operating_point"]
+    assert f"{test_point['recall']['value']:.3f}" in content
 
 
-def test_counts_groups_conditions_and_alarms_are_those_of_the_run(inputs: CardInputs) -> None:
-    told = text(inputs)
+def test_counts_subgroups_conditions_and_ood_rates_are_those_of_the_run(inputs: CardInputs) -> None:
+    content = text(inputs)
     for name in ("train", "test"):
-        assert str(inputs.data[name]["patients"]) in told
-    for name, of in inputs.evaluation[inputs.variant]["stress"].items():
-        row = next(line for line in told.splitlines() if f"| {name.replace('_', ' ')} " in line)
-        assert f"{of['recall']:.3f}" in row and f"{of['roc_auc']:.3f}" in row
-    assert "1.1 % on validation and 2.2 % on test" in told and "negative 33 %" in told
-    assert "virus" in told.lower()
+        assert str(inputs.data[name]["patients"]) in content
+    for name, metrics in inputs.evaluation[inputs.variant]["stress"].items():
+        row = next(line for line in content.splitlines() if f"| {name.replace('_', ' ')} " in line)
+        assert f"{metrics['recall']:.3f}" in row and f"{metrics['roc_auc']:.3f}" in row
+    assert "1.1 % on validation and 2.2 % on test" in content and "negative 33 %" in content
+    assert "virus" in content.lower()
 
 
 @pytest.mark.parametrize("source", SOURCES)
-def test_the_data_are_those_that_were_used(inputs: CardInputs, source: str) -> None:
-    told = text(replace(inputs, settings=inputs.settings | {"data.source": source}))
-    assert SOURCES[source] in told
-    assert ("Guangzhou" in told) == (source in ("kaggle", "mendeley"))
+def test_the_data_source_is_described(inputs: CardInputs, source: str) -> None:
+    content = text(replace(inputs, settings=inputs.settings | {"data.source": source}))
+    assert SOURCES[source] in content
+    assert ("Guangzhou" in content) == (source in ("kaggle", "mendeley"))
 
 
-def test_unknown_groups_are_stated(inputs: CardInputs) -> None:
+def test_unknown_subgroups_are_stated(inputs: CardInputs) -> None:
     assert "No subgroups are known" in text(replace(inputs, groups=inputs.groups.iloc[:0]))

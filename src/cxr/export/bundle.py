@@ -1,4 +1,4 @@
-"""What the stage `export` writes: networks that run without Keras, and all that prediction needs.
+"""Exported networks, OOD detector, drift reference and settings, for prediction without Keras.
 
 Equal models give equal bytes.
 """
@@ -27,9 +27,9 @@ from cxr.params import EvaluateParams, ImageParams
 
 Metrics = dict[str, Any]
 
-MAX_DIFFERENCE = 1e-4  # from Keras, of a probability, or as a share of the largest feature
-COMPARED = 64  # images that a network's files are compared with Keras on
-# What can go wrong with a radiograph on its way here; images uint8 (N, S, S) -> likewise.
+MAX_DIFFERENCE = 1e-4  # from Keras: of a probability, or relative to the largest feature
+COMPARED = 64  # validation images on which exported networks are compared with Keras
+# Faults that the OOD detector should detect: images uint8 (N, S, S) -> uint8 (N, S, S).
 ALTERATIONS: dict[str, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
     "upside down": lambda images: images[:, ::-1],
     "rotated 90 degrees": lambda images: np.rot90(images, axes=(1, 2)),
@@ -43,13 +43,13 @@ def export_variants(folder: Path, val: Split) -> Metrics:
 
     Args:
         folder: to write into.
-        val: validation images, some of which the files are compared with Keras on.
+        val: validation images, on some of which outputs are compared with Keras.
 
     Returns:
-        for each variant what `export_compared` gives.
+        for each variant the result of `export_compared`.
 
     Raises:
-        CxrError: a model cannot be read, or a file gives something else than Keras.
+        CxrError: a model cannot be read, or outputs differ from Keras.
     """
     images = val.images[evenly_spaced(len(val.images), COMPARED)]
     return {name: _export_variant(name, folder, images) for name in TRAINED}
@@ -62,16 +62,16 @@ def _export_variant(name: str, folder: Path, images: NDArray[np.uint8]) -> Metri
 
 
 def export_features(folder: Path, val: Split, features: NDArray[np.float32]) -> Metrics:
-    """Write the frozen backbone, as the variant transfer has it before its head: images uint8
+    """Write the frozen backbone of the variant transfer, without the head: images uint8
     (N, S, S, 1) -> features float32 (N, D).
 
     Args:
         folder: to write into.
-        val: validation images, some of which the files are compared on.
+        val: validation images, on some of which features are compared.
         features: of these images (N, D), as stage extract_features computed them.
 
     Raises:
-        CxrError: the files give other features.
+        CxrError: the exported network gives other features.
     """
     whole = load_model(paths.model("transfer"))
     backbone = keras.Model(whole.input, whole.get_layer("pooling").output)
@@ -82,45 +82,44 @@ def export_features(folder: Path, val: Split, features: NDArray[np.float32]) -> 
 def export_compared(
     model: keras.Model, file: Path, images: NDArray[np.uint8], expected: NDArray[Any]
 ) -> Metrics:
-    """Write a network's files and compare what they give with what is expected.
+    """Write a network and compare its outputs with the expected ones.
 
     Args:
-        model: uint8 (N, S, S, 1) -> float32 (N, ...), N free; so are the files.
+        model: uint8 (N, S, S, 1) -> float32 (N, ...) with free N, like the exported network.
         file: `.xml` to write, with a `.bin` in the same folder.
         images: uint8 (N, S, S).
         expected: (N, ...).
 
     Returns:
-        `difference`, the largest, as a share of the largest expected value where that is above 1;
-        `bytes` of the files.
+        `difference`, as `max_difference` gives it; `bytes` of the files.
 
     Raises:
-        CxrError: the difference is above `LARGEST_DIFFERENCE`.
+        CxrError: the difference is above `MAX_DIFFERENCE`.
     """
     import_openvino().save_model(convert(model), file, compress_to_fp16=False)
     difference = max_difference(expected, run_all(open_network(file), images))
     if not difference <= MAX_DIFFERENCE:  # nor NaN
         raise CxrError(
             f"{file.name} differs from Keras by {difference:.1g}, more than "
-            f"{MAX_DIFFERENCE:g}: the versions of OpenVINO, Keras and TensorFlow do not fit "
-            "together; install those of requirements/runtime.lock"
+            f"{MAX_DIFFERENCE:g}: the versions of OpenVINO, Keras and TensorFlow do not "
+            "match; install those of requirements/runtime.lock"
         )
     size = sum(part.stat().st_size for part in (file, file.with_suffix(".bin")))
     return {"difference": float(f"{difference:.1e}"), "bytes": size}
 
 
 def max_difference(expected: NDArray[Any], found: NDArray[Any]) -> float:
-    """Largest difference, as a share of the largest expected value where that is above 1."""
+    """Largest difference, relative to the largest expected value where that is above 1."""
     return float(np.abs(found - expected).max() / max(1.0, np.abs(expected).max()))
 
 
 def export_ood(folder: Path, features: Mapping[str, NDArray[np.float32]], val: Split) -> Metrics:
-    """Write what images of training look like, for the warning about images that do not.
+    """Write the reference of the OOD detector, fitted on the training images.
 
     Args:
         folder: to write into, with the files of `export_features`.
         features: (N, D) of the frozen backbone for `train`, `val` and `test`.
-        val: images, which are altered to see whether that is noticed.
+        val: images, some of which are altered to measure the detection rate.
 
     Returns:
         `threshold`, the OOD score (distance) above which an image gets a warning, chosen on `val`;
@@ -208,20 +207,20 @@ def settings(
     train: pd.DataFrame,
     ood_metrics: Metrics,
 ) -> Metrics:
-    """What prediction needs beside the networks, for settings.json.
+    """Content of settings.json: everything that prediction needs besides the networks.
 
     Args:
-        image: how images are prepared.
-        evaluate: how the pipeline evaluates.
+        image: parameters of the preprocessing.
+        evaluate: parameters of the evaluation.
         evaluation: content of metrics/evaluation.json.
-        predictions: as `evaluation.predict_all` gives them, with a column for each variant.
+        predictions: as `predictions.predict_all` gives them, with a column for each variant.
         train: index of the training images.
         ood_metrics: result of `export_ood`.
 
     Returns:
-        `image`; `evaluate`; `recommended`; `variants`: of each the `threshold` of its operating
-        point and the `scale` that calibrates its probability, of the ensemble also its `members`
-        with their scales; `ood`; `trained_on`: least and most of the training files'
+        `image`; `evaluate`; `recommended`; `variants`: for each the `threshold` of its operating
+        point and the `scale` that calibrates its probability, for the ensemble also its `members`
+        with their scales; `ood`; `trained_on`: minimum and maximum of the training files'
         `shorter_side` (pixels) and `aspect_ratio` (width / height).
     """
     variants: Metrics = {
@@ -233,12 +232,14 @@ def settings(
     }
     variants["ensemble"]["members"] = evaluation["ensemble"]["scales"]
     sides = train[["width", "height"]].astype(int)
-    seen = {"shorter_side": sides.min(axis=1), "aspect_ratio": sides["width"] / sides["height"]}
+    sizes = {"shorter_side": sides.min(axis=1), "aspect_ratio": sides["width"] / sides["height"]}
     return {
         "image": image.model_dump(),
         "evaluate": evaluate.model_dump(),
         "recommended": best_variant(evaluation),
         "variants": variants,
         "ood": ood_metrics,
-        "trained_on": {name: [of.min().item(), of.max().item()] for name, of in seen.items()},
+        "trained_on": {
+            name: [size.min().item(), size.max().item()] for name, size in sizes.items()
+        },
     }
