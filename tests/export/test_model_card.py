@@ -58,7 +58,7 @@ def test_it_describes_the_recommended_variant(inputs: CardInputs) -> None:
     evaluation["transfer"]["operating_point"]["selection"]["precision"] = 1.0
     evaluation["transfer"]["operating_point"]["threshold"] = 0.777
     content = text(replace(inputs, evaluation=evaluation))
-    assert "variant transfer" in content and "from 0.777 on" in content
+    assert "variant transfer" in content and "at least 0.777" in content
     test_point = inputs.intervals["test"]["columns"]["transfer"]["operating_point"]
     assert f"{test_point['recall']['value']:.3f}" in content
 
