@@ -191,10 +191,10 @@ def test_counts_of_every_split_and_class(images: pd.DataFrame) -> None:
 def test_cells_of_every_confusion_matrix(predictions: pd.DataFrame) -> None:
     points = {v: {"operating_point": {"threshold": 0.3 + 0.1 * n}} for n, v in enumerate(VARIANTS)}
     table = confusions(predictions, points)
-    texts = labels(charts.confusions(table))
+    told = labels(charts.confusions(table))
     for (variant, name), cells in table.groupby(["variant", "threshold"], sort=False):
         panel = [*map(str, cells["images"]), str(variant), str(name)]
-        assert any(texts[at : at + 6] == panel for at in range(len(texts)))
+        assert any(told[at : at + 6] == panel for at in range(len(told)))
 
 
 def test_histograms_of_every_split_and_class(images: pd.DataFrame) -> None:

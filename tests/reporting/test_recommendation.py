@@ -80,7 +80,7 @@ def test_insignificant_differences_are_reported() -> None:
     assert "0.050 higher than baseline's (-0.010 to +0.090): the 95 % CI includes 0" in unsure
 
 
-def test_equal_precision_is_reported() -> None:
+def test_equals_are_told() -> None:
     equal = intervals()
     for pair in equal["selection"]["differences"].values():
         pair["operating_point"]["precision"] = interval(0.0, 0.0, 0.0)
@@ -92,7 +92,7 @@ def test_equal_precision_is_reported() -> None:
     )
 
 
-def test_a_difference_below_the_printed_digits_is_reported() -> None:
+def test_a_difference_too_small_to_print_is_told() -> None:
     small = intervals()
     for pair in small["selection"]["differences"].values():
         pair["operating_point"]["precision"] = interval(0.0002, -0.0003, 0.04)
@@ -124,7 +124,7 @@ def test_fraction_of_resamples_that_select_it(best: str, picks: int) -> None:
         ((None, None), 20, "too few positive patients (20)"),
     ],
 )
-def test_whether_recall_is_reached_on_test(
+def test_whether_test_keeps_the_recall(
     recall: tuple[float | None, float | None], ill: int, told: str
 ) -> None:
     metrics = evaluation(baseline=0.8, augmented=0.8, transfer=0.85)

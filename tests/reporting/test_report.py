@@ -369,7 +369,7 @@ def test_calibration_error_has_no_interval(results: ReportInputs) -> None:
     assert re.search(rf"\| transfer +\| at 0.5 +\| [^|]*\| {error:.3f} +\|", table)
 
 
-def test_undefined_rates_reach_the_report() -> None:
+def test_rates_without_any_case_reach_the_report() -> None:
     """A variant that calls nobody ill at 0.5 has no precision there."""
     found = made_up(probability=0.25)
     assert found.intervals["test"]["columns"]["baseline"]["at_half"]["precision"]["low"] is None
@@ -413,15 +413,15 @@ def test_terciles_of_many_sizes() -> None:
 
 
 @pytest.mark.slow
-def test_leaks_are_reported(results: ReportInputs) -> None:
-    def with_leaks(**counts: int | None) -> str:
+def test_leaks_are_told(results: ReportInputs) -> None:
+    def told(**counts: int | None) -> str:
         changed = replace(results, guards={"leaks": counts})
         return report(changed).to_markdown()
 
-    assert "conflicting labels): none found." in with_leaks(patient=0, near_identical=0, dropped=0)
-    some = with_leaks(patient=0, near_identical=3, dropped=3)
+    assert "conflicting labels): none found." in told(patient=0, near_identical=0, dropped=0)
+    some = told(patient=0, near_identical=3, dropped=3)
     assert "near identical 3 image(s); 3 excluded." in some
     assert "patient 0" not in some
     assert "not compared" not in some
-    alone = with_leaks(patient=None, near_identical=0, dropped=0)
+    alone = told(patient=None, near_identical=0, dropped=0)
     assert "none found. Patients were not compared" in alone

@@ -210,10 +210,10 @@ def settings(
     """Content of settings.json: everything that prediction needs besides the networks.
 
     Args:
-        image: parameters of the preprocessing.
-        evaluate: parameters of the evaluation.
+        image: how images are prepared.
+        evaluate: how the pipeline evaluates.
         evaluation: content of metrics/evaluation.json.
-        predictions: as `predictions.predict_all` gives them, with a column for each variant.
+        predictions: as `evaluation.predict_all` gives them, with a column for each variant.
         train: index of the training images.
         ood_metrics: result of `export_ood`.
 
