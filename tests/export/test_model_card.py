@@ -26,7 +26,7 @@ EXPORT = {
 
 @pytest.fixture(scope="module")
 def inputs() -> CardInputs:
-    """Results committed in the project."""
+    """From the committed results."""
     data, evaluation, intervals = (
         json.loads((PROJECT / f"metrics/{name}.json").read_text())
         for name in ("data", "evaluation", "intervals")
@@ -53,25 +53,25 @@ def test_a_metric_has_its_value_and_interval(inputs: CardInputs, metric: str) ->
     assert "0.123 (0.111-0.136)" not in before
 
 
-def test_it_describes_the_recommended_variant(inputs: CardInputs) -> None:
+def test_it_is_about_the_recommended_variant(inputs: CardInputs) -> None:
     evaluation = copy.deepcopy(inputs.evaluation)
     evaluation["transfer"]["operating_point"]["selection"]["precision"] = 1.0
     evaluation["transfer"]["operating_point"]["threshold"] = 0.777
-    content = text(replace(inputs, evaluation=evaluation))
-    assert "variant transfer" in content and "at least 0.777" in content
-    test_point = inputs.intervals["test"]["columns"]["transfer"]["operating_point"]
-    assert f"{test_point['recall']['value']:.3f}" in content
+    told = text(replace(inputs, evaluation=evaluation))
+    assert "variant transfer" in told and "at least 0.777" in told
+    of_test = inputs.intervals["test"]["columns"]["transfer"]["operating_point"]
+    assert f"{of_test['recall']['value']:.3f}" in told
 
 
 def test_counts_subgroups_conditions_and_ood_rates_are_those_of_the_run(inputs: CardInputs) -> None:
-    content = text(inputs)
+    told = text(inputs)
     for name in ("train", "test"):
-        assert str(inputs.data[name]["patients"]) in content
-    for name, metrics in inputs.evaluation[inputs.variant]["stress"].items():
-        row = next(line for line in content.splitlines() if f"| {name.replace('_', ' ')} " in line)
-        assert f"{metrics['recall']:.3f}" in row and f"{metrics['roc_auc']:.3f}" in row
-    assert "1.1 % on validation and 2.2 % on test" in content and "negative 33 %" in content
-    assert "virus" in content.lower()
+        assert str(inputs.data[name]["patients"]) in told
+    for name, of in inputs.evaluation[inputs.variant]["stress"].items():
+        row = next(line for line in told.splitlines() if f"| {name.replace('_', ' ')} " in line)
+        assert f"{of['recall']:.3f}" in row and f"{of['roc_auc']:.3f}" in row
+    assert "1.1 % on validation and 2.2 % on test" in told and "negative 33 %" in told
+    assert "virus" in told.lower()
 
 
 @pytest.mark.parametrize("source", SOURCES)
