@@ -1,4 +1,4 @@
-"""Write what prediction needs, and nothing of Keras, to one folder: networks, settings, card."""
+"""Write networks, settings and model card to one folder, for prediction without Keras."""
 
 import json
 from pathlib import Path
@@ -19,18 +19,21 @@ from cxr.params import EvaluateParams, ImageParams, flat, read_params
 def main() -> None:
     params = read_params()
     determinism.make_deterministic(0)
-    told = {"data.source": params.data.source, "split.val_fraction": params.split.val_fraction}
-    told |= flat(evaluate=params.evaluate)
+    run_settings = {
+        "data.source": params.data.source,
+        "split.val_fraction": params.split.val_fraction,
+    }
+    run_settings |= flat(evaluate=params.evaluate)
     with replacing(paths.EXPORTED) as folder:
         folder.mkdir()
         metrics = write_networks(folder, params.image, params.evaluate)
-        about = model_card.card(model_card.read_inputs(told, metrics))
-        (folder / paths.CARD.name).write_text(about.to_markdown(), encoding="utf-8")
+        card = model_card.card(model_card.read_inputs(run_settings, metrics))
+        (folder / paths.CARD.name).write_text(card.to_markdown(), encoding="utf-8")
     write_json(paths.EXPORT, metrics)
 
 
 def write_networks(folder: Path, image: ImageParams, evaluate: EvaluateParams) -> dict[str, Any]:
-    """Networks and settings; what metrics/export.json holds."""
+    """Write networks and settings; returns the content of metrics/export.json."""
     splits = {name: open_split(paths.ARRAYS / name) for name in (*SPLITS, "stress")}
     rows = {name: open_rows(paths.features(name)) for name in splits}
     train, val = splits["train"], splits["val"]

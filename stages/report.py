@@ -1,4 +1,4 @@
-"""Write the report, index.html with pictures and report.md without, and the model card."""
+"""Write the report, as index.html with images and report.md without, and the model card."""
 
 import shutil
 

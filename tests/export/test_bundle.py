@@ -22,8 +22,8 @@ from cxr.params import read_params
 from cxr.tools.project_copy import PROJECT
 from tests.support.project import Project
 
-SIDE = 16
-IMAGES = np.random.default_rng(0).integers(0, 256, (40, SIDE, SIDE)).astype(np.uint8)
+SIZE = 16
+IMAGES = np.random.default_rng(0).integers(0, 256, (40, SIZE, SIZE)).astype(np.uint8)
 
 # A network with the layers of the real ones: scaling, test-time augmentation, shared layers, a
 # probability; and rare ones: grouped convolutions, GELU, layer and other normalization.
@@ -31,9 +31,9 @@ NETWORK = f"""
 import keras
 from keras import layers
 keras.utils.set_random_seed(0)
-image = keras.Input(({SIDE}, {SIDE}, 1), dtype="uint8", name="image")
+image = keras.Input(({SIZE}, {SIZE}, 1), dtype="uint8", name="image")
 view = keras.Input((None, None, 1), dtype="uint8")
-scaled = layers.Rescaling(1 / 255)(layers.Resizing({SIDE}, {SIDE})(view))
+scaled = layers.Rescaling(1 / 255)(layers.Resizing({SIZE}, {SIZE})(view))
 scaled = layers.Normalization(mean=[0.4], variance=[0.1])(scaled)
 maps = layers.MaxPooling2D()(layers.SeparableConv2D(8, 3, activation="relu")(scaled))
 maps = layers.Conv2D(8, 3, groups=4, activation="gelu")(layers.LayerNormalization()(maps))
@@ -49,7 +49,7 @@ from pathlib import Path
 import numpy as np
 from cxr.export import bundle
 {NETWORK}
-images = np.zeros((1, {SIDE}, {SIDE}), np.uint8)
+images = np.zeros((1, {SIZE}, {SIZE}), np.uint8)
 expected = model.predict_on_batch(images[..., None])
 bundle.export_compared(model, Path(sys.argv[1]), images, expected)
 """
@@ -95,7 +95,7 @@ def test_two_processes_write_equal_bytes(exported: Path, tmp_path: Path) -> None
 def test_input_and_output_are_named_and_the_batch_is_free(exported: Path) -> None:
     model = openvino.Core().read_model(exported)
     assert model.input("image").element_type == openvino.Type.u8
-    assert str(model.input("image").partial_shape) == f"[?,{SIDE},{SIDE},1]"
+    assert str(model.input("image").partial_shape) == f"[?,{SIZE},{SIZE},1]"
     assert str(model.output("output").partial_shape) == "[?,1]"
 
 

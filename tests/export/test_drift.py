@@ -299,7 +299,7 @@ def test_the_export_applies_the_rule_to_conditions_and_test(
 
 # --- the command ---------------------------------------------------------------------------------
 
-SIDE = 32
+SIZE = 32
 
 
 def picture(rng: np.random.Generator, positive: bool, contrast: float = 20) -> Image.Image:
@@ -311,7 +311,7 @@ def picture(rng: np.random.Generator, positive: bool, contrast: float = 20) -> I
 def build(folder: Path) -> None:
     """A network whose output is the mean gray / 255, and one with the means of rows as features."""
     for name, axes in {"bright": [1, 2], "features": [2, 3]}.items():
-        image = ops.parameter([-1, SIDE, SIDE, 1], np.uint8)
+        image = ops.parameter([-1, SIZE, SIZE, 1], np.uint8)
         mean = ops.reduce_mean(ops.convert(image, np.float32), axes, keep_dims=False)
         output = ops.divide(mean, np.float32(255)) if name == "bright" else mean
         model = openvino.Model([output], [image], name)
@@ -332,16 +332,16 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("exported")
     build(folder)
     rng = np.random.default_rng(0)
-    known = rng.normal(130, 30, (100, 1)) + rng.normal(0, 4, (100, SIDE))
+    known = rng.normal(130, 30, (100, 1)) + rng.normal(0, 4, (100, SIZE))
     ood.save(ood.fit(known.astype(np.float32)), folder / "ood_reference.npz")
-    image = read_params(PROJECT / "params.yaml").image.model_copy(update={"input_size": SIDE})
+    image = read_params(PROJECT / "params.yaml").image.model_copy(update={"input_size": SIZE})
     alone = {"threshold": THRESHOLD, "scale": {"slope": 1.0, "intercept": 0.0}}
     settings = {
         "image": image.model_dump(mode="json"),
         "recommended": "bright",
         "variants": {"bright": alone},
         "ood": {"threshold": 1.0, "false_positive_rate": {"val": 0.01, "test": 0.02}},
-        "trained_on": {"shorter_side": [SIDE, 400], "aspect_ratio": [0.8, 2.0]},
+        "trained_on": {"shorter_side": [SIZE, 400], "aspect_ratio": [0.8, 2.0]},
     }
     (folder / "settings.json").write_text(json.dumps(settings))
     images = write_images(folder / "val", 80, 1)

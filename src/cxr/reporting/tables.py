@@ -71,7 +71,7 @@ def differences(found: dict[str, Any]) -> pd.DataFrame:
 
 
 def confusion(cells: pd.DataFrame) -> pd.DataFrame:
-    """A row for each variant and threshold, from what `comparison.confusions` gives."""
+    """A row for each variant and threshold, from the result of `metrics.confusions`."""
     pairs = zip(cells["actual"], cells["predicted"], strict=True)
     wide = cells.assign(cell=[CELLS[pair] for pair in pairs]).pivot(
         index=["variant", "threshold"], columns="cell", values="images"
@@ -105,6 +105,6 @@ def calibration(columns: dict[str, Any], errors: Mapping[str, float]) -> pd.Data
 
 
 def interval_plot_data(columns: dict[str, Any], point: str) -> dict[str, dict[str, Interval]]:
-    """What `charts.metric_intervals` draws: the rates at a threshold, and ROC AUC."""
+    """Input of `charts.metric_intervals`: the rates at a threshold, and ROC AUC."""
     shown = {name: {v: columns[v][point][name] for v in VARIANTS} for name in RATES}
     return {**shown, "ROC AUC": {v: columns[v]["roc_auc"] for v in VARIANTS}}
