@@ -105,6 +105,6 @@ def calibration(columns: dict[str, Any], errors: Mapping[str, float]) -> pd.Data
 
 
 def interval_plot_data(columns: dict[str, Any], point: str) -> dict[str, dict[str, Interval]]:
-    """Input of `charts.metric_intervals`: the rates at a threshold, and ROC AUC."""
+    """What `charts.metric_intervals` draws: the rates at a threshold, and ROC AUC."""
     shown = {name: {v: columns[v][point][name] for v in VARIANTS} for name in RATES}
     return {**shown, "ROC AUC": {v: columns[v]["roc_auc"] for v in VARIANTS}}
