@@ -1,4 +1,4 @@
-"""Export networks, settings and model card for inference without Keras."""
+"""Write networks, settings and model card to one folder, for prediction without Keras."""
 
 import json
 from pathlib import Path
@@ -19,18 +19,21 @@ from cxr.params import EvaluateParams, ImageParams, flat, read_params
 def main() -> None:
     params = read_params()
     determinism.make_deterministic(0)
-    settings = {"data.source": params.data.source, "split.val_fraction": params.split.val_fraction}
-    settings |= flat(evaluate=params.evaluate)
+    run_settings = {
+        "data.source": params.data.source,
+        "split.val_fraction": params.split.val_fraction,
+    }
+    run_settings |= flat(evaluate=params.evaluate)
     with replacing(paths.EXPORTED) as folder:
         folder.mkdir()
         metrics = write_networks(folder, params.image, params.evaluate)
-        about = model_card.card(model_card.read_inputs(settings, metrics))
-        (folder / paths.CARD.name).write_text(about.to_markdown(), encoding="utf-8")
+        card = model_card.card(model_card.read_inputs(run_settings, metrics))
+        (folder / paths.CARD.name).write_text(card.to_markdown(), encoding="utf-8")
     write_json(paths.EXPORT, metrics)
 
 
 def write_networks(folder: Path, image: ImageParams, evaluate: EvaluateParams) -> dict[str, Any]:
-    """Write networks and settings to `folder`; return the content of metrics/export.json."""
+    """Write networks and settings; returns the content of metrics/export.json."""
     splits = {name: open_split(paths.ARRAYS / name) for name in (*SPLITS, "stress")}
     rows = {name: open_rows(paths.features(name)) for name in splits}
     train, val = splits["train"], splits["val"]
@@ -38,12 +41,14 @@ def write_networks(folder: Path, image: ImageParams, evaluate: EvaluateParams) -
     predictions = pd.read_csv(paths.PREDICTIONS)
     metrics = bundle.export_variants(folder, val)
     metrics["features"] = bundle.export_features(folder, val, rows["val"])
-    known = bundle.export_ood(folder, rows, val)
-    settings = bundle.settings(image, evaluate, evaluation, predictions, train.index, known)
+    metrics["ood"] = bundle.export_ood(folder, rows, val)
+    settings = bundle.settings(
+        image, evaluate, evaluation, predictions, train.index, metrics["ood"]
+    )
     write_json(folder / "settings.json", settings)
     others = {name: splits[name] for name in ("val", "stress", "test")}
     metrics["drift"] = bundle.export_reference(folder, others, rows, predictions, settings)
-    return metrics | {name: known[name] for name in ("false_alarms", "alarms")}
+    return metrics
 
 
 if __name__ == "__main__":

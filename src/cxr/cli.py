@@ -17,7 +17,7 @@ from cxr.common.files import replacing
 from cxr.data.dataset_folder import printable
 from cxr.data.images import ImageError
 from cxr.errors import CxrError, catch_every_interrupt, extra, run_stage, shortened
-from cxr.export.drift import RULE, TOO_FEW, read_reference
+from cxr.export.drift import NO_DRIFT, RULE, SIGNIFICANT, TOO_FEW, read_reference
 from cxr.inference.predict import (
     EXPLAINED,
     SUFFIXES,
@@ -124,9 +124,9 @@ def _add_drift(commands: Commands) -> None:
         description="How the radiographs of a folder differ from those that the networks were "
         "chosen on (validation): sizes, intensity, distance from the training images, predicted "
         "prevalence. Needs no labels. Writes a page and JSON, which name no file.",
-        epilog=f"{RULE} Exit code: 0, no difference found that matters, which does not show that "
-        "the answers are right; 1, an error, some files could not be read, or too few images; 2, "
-        "wrong arguments; 3, do not trust without re-evaluation.",
+        epilog=f"{RULE} Exit code: 0, {NO_DRIFT}, which does not show that the predictions are "
+        "correct; 1, an error, unreadable files, or too few images; 2, invalid arguments; 3, "
+        f"{SIGNIFICANT}.",
     )
     command.add_argument("folders", nargs="+", type=Path, metavar="FOLDER")
     _add_variant(command)
@@ -311,7 +311,7 @@ def run_drift(arguments: argparse.Namespace) -> None:
     )
     print(drift_report.table(found).to_string(index=False))
     print(f"{drift_report.verdict_text(found)}\nmore in {arguments.into / drift_report.PAGE}")
-    if found["marked"]:
+    if found["flagged"]:
         sys.exit(NO_TRUST)
     if errors or found["verdict"] == TOO_FEW:
         sys.exit(FAILED)

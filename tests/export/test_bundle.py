@@ -1,4 +1,4 @@
-"""Exported files give what Keras gives, in any batch, with equal bytes, and are kept only so."""
+"""Exported networks agree with Keras for any batch size, and have reproducible bytes."""
 
 import json
 import subprocess
@@ -22,18 +22,18 @@ from cxr.params import read_params
 from cxr.tools.project_copy import PROJECT
 from tests.support.project import Project
 
-SIDE = 16
-IMAGES = np.random.default_rng(0).integers(0, 256, (40, SIDE, SIDE)).astype(np.uint8)
+SIZE = 16
+IMAGES = np.random.default_rng(0).integers(0, 256, (40, SIZE, SIZE)).astype(np.uint8)
 
-# A network with what the real ones have: scaling, views by zoom, shared layers, a probability, and
-# what is rare among them: convolutions in groups, GELU, layer and other normalization.
+# A network with the layers of the real ones: scaling, test-time augmentation, shared layers, a
+# probability; and rare ones: grouped convolutions, GELU, layer and other normalization.
 NETWORK = f"""
 import keras
 from keras import layers
 keras.utils.set_random_seed(0)
-image = keras.Input(({SIDE}, {SIDE}, 1), dtype="uint8", name="image")
+image = keras.Input(({SIZE}, {SIZE}, 1), dtype="uint8", name="image")
 view = keras.Input((None, None, 1), dtype="uint8")
-scaled = layers.Rescaling(1 / 255)(layers.Resizing({SIDE}, {SIDE})(view))
+scaled = layers.Rescaling(1 / 255)(layers.Resizing({SIZE}, {SIZE})(view))
 scaled = layers.Normalization(mean=[0.4], variance=[0.1])(scaled)
 maps = layers.MaxPooling2D()(layers.SeparableConv2D(8, 3, activation="relu")(scaled))
 maps = layers.Conv2D(8, 3, groups=4, activation="gelu")(layers.LayerNormalization()(maps))
@@ -43,13 +43,13 @@ views = [body(image), body(layers.Cropping2D(1)(image)), body(layers.ZeroPadding
 model = keras.Model(image, layers.Average()(views))
 """
 
-ELSEWHERE = f"""
+OTHER_PROCESS = f"""
 import sys
 from pathlib import Path
 import numpy as np
 from cxr.export import bundle
 {NETWORK}
-images = np.zeros((1, {SIDE}, {SIDE}), np.uint8)
+images = np.zeros((1, {SIZE}, {SIZE}), np.uint8)
 expected = model.predict_on_batch(images[..., None])
 bundle.export_compared(model, Path(sys.argv[1]), images, expected)
 """
@@ -63,9 +63,9 @@ def network() -> keras.Model:
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The file of `network`."""
+    """The exported file of `network`."""
     file = tmp_path_factory.mktemp("exported") / "net.xml"
-    keras.Sequential([keras.layers.Dense(1)])  # counted, in the names that Keras gives
+    keras.Sequential([keras.layers.Dense(1)])  # changes the numbers in Keras's default names
     model = network()
     expected = model.predict_on_batch(IMAGES[..., np.newaxis])
     bundle.export_compared(model, file, IMAGES, expected)
@@ -74,28 +74,28 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 40])
-def test_a_file_gives_what_keras_gives_for_any_number_of_images(exported: Path, count: int) -> None:
+def test_exported_network_agrees_with_keras_for_any_batch_size(exported: Path, count: int) -> None:
     found = run_all(open_network(exported), IMAGES[:count])
     expected = network().predict_on_batch(IMAGES[:count, ..., np.newaxis])
     assert found.dtype == np.float32 and found.shape == (count, 1)
-    assert np.ptp(expected) > 1e-3 or count == 1  # not one number for all images
+    assert np.ptp(expected) > 1e-3 or count == 1  # not constant
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 @pytest.mark.slow
 def test_two_processes_write_equal_bytes(exported: Path, tmp_path: Path) -> None:
-    again = tmp_path / "net.xml"
+    second = tmp_path / "net.xml"
     environment = {"PYTHONPATH": str(PROJECT / "src"), "PYTHONHASHSEED": "1"}
-    subprocess.run([sys.executable, "-c", ELSEWHERE, again], env=environment, check=True)
+    subprocess.run([sys.executable, "-c", OTHER_PROCESS, second], env=environment, check=True)
     for suffix in (".xml", ".bin"):
-        written = again.with_suffix(suffix).read_bytes()
+        written = second.with_suffix(suffix).read_bytes()
         assert written == exported.with_suffix(suffix).read_bytes(), suffix
 
 
 def test_input_and_output_are_named_and_the_batch_is_free(exported: Path) -> None:
     model = openvino.Core().read_model(exported)
     assert model.input("image").element_type == openvino.Type.u8
-    assert str(model.input("image").partial_shape) == f"[?,{SIDE},{SIDE},1]"
+    assert str(model.input("image").partial_shape) == f"[?,{SIZE},{SIZE},1]"
     assert str(model.output("output").partial_shape) == "[?,1]"
 
 
@@ -104,17 +104,16 @@ def test_input_and_output_are_named_and_the_batch_is_free(exported: Path) -> Non
 def test_every_backbone_converts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """Compared by the spread of its features, which are tiny for random weights."""
+    """Compared after normalization to length 1: features of random weights are tiny."""
     keras.utils.set_random_seed(0)
     entry = backbones.BACKBONES[name]
     backbone = entry.build(weights=None, include_top=False)  # once: each takes seconds
     monkeypatch.setattr(backbones, "load_backbone", lambda *_: backbone)
-    side = entry.min_size
-    image = keras.Input((side, side, 1), dtype="uint8")
+    size = entry.min_size
+    image = keras.Input((size, size, 1), dtype="uint8")
     features = backbones.feature_extractor(name, tmp_path, image, "imagenet", "avg")
-    spread = keras.layers.UnitNormalization()(features)
-    model = keras.Model(image, spread)
-    images = np.random.default_rng(0).integers(0, 256, (4, side, side)).astype(np.uint8)
+    model = keras.Model(image, keras.layers.UnitNormalization()(features))
+    images = np.random.default_rng(0).integers(0, 256, (4, size, size)).astype(np.uint8)
     expected = run_all(model.predict_on_batch, images)
     found = bundle.export_compared(model, tmp_path / "net.xml", images, expected)
     assert np.abs(expected).max() > 0.01
@@ -131,7 +130,7 @@ def test_a_damaged_or_missing_file_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_other_results_than_those_of_keras_are_refused(tmp_path: Path) -> None:
+def test_outputs_that_differ_from_keras_are_an_error(tmp_path: Path) -> None:
     model = network()
     file = tmp_path / "net.xml"
     expected = model.predict_on_batch(IMAGES[..., np.newaxis])
@@ -159,18 +158,19 @@ def test_a_network_runs_without_keras(exported: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_stage_writes_all_that_prediction_needs(finished: Project) -> None:
+def test_the_stage_writes_every_file_that_prediction_needs(finished: Project) -> None:
     folder = finished.folder / paths.EXPORTED
     metrics = json.loads((finished.folder / paths.EXPORT).read_text())
     settings = json.loads((folder / "settings.json").read_text())
-    expected = {"settings.json", "model_card.md", "familiar.npz", "reference.csv"}
+    expected = {"settings.json", "model_card.md", "ood_reference.npz", "reference.csv"}
     expected |= {f"{v}{end}" for v in (*TRAINED, "features") for end in (".xml", ".bin")}
     assert {file.name for file in folder.iterdir()} == expected
-    assert set(metrics) == {*TRAINED, "features", "drift", "false_alarms", "alarms"}
+    assert set(metrics) == {*TRAINED, "features", "drift", "ood"}
+    assert metrics["ood"] == settings["ood"]
     for name in (*TRAINED, "features"):
         files = [folder / f"{name}{end}" for end in (".xml", ".bin")]
         assert metrics[name]["bytes"] == sum(file.stat().st_size for file in files)
-    assert {"test", "dark"} <= set(metrics["drift"]["marked"])
+    assert {"test", "dark"} <= set(metrics["drift"]["flagged"])
 
     evaluation = json.loads((finished.folder / paths.EVALUATION).read_text())
     params = read_params(finished.folder / "params.yaml")
@@ -184,12 +184,12 @@ def test_the_stage_writes_all_that_prediction_needs(finished: Project) -> None:
     manifest = pd.read_csv(finished.folder / paths.ARRAYS / "train/index.csv")
     ratios = manifest["width"] / manifest["height"]
     assert settings["trained_on"]["aspect_ratio"] == [ratios.min(), ratios.max()]
-    least, most = settings["trained_on"]["shorter_side"]
-    assert least == min(manifest["width"].min(), manifest["height"].min()) <= most
+    low, high = settings["trained_on"]["shorter_side"]
+    assert low == min(manifest["width"].min(), manifest["height"].min()) <= high
 
 
 @pytest.mark.slow
-def test_the_stage_gives_the_same_bytes_again(finished: Project) -> None:
+def test_the_stage_is_reproducible(finished: Project) -> None:
     outputs = finished.outputs()["export"]
     before = finished.contents(outputs)
     finished.run("dvc repro --force --single-item export")
@@ -197,8 +197,8 @@ def test_the_stage_gives_the_same_bytes_again(finished: Project) -> None:
 
 
 @pytest.mark.slow
-def test_foreign_images_are_judged_as_the_pipelines_own(finished: Project) -> None:
-    """The pipeline's test, taken for a folder that somebody else has labelled."""
+def test_external_evaluation_agrees_with_the_pipeline(finished: Project) -> None:
+    """On the pipeline's own test images, as a labeled folder."""
     raw = finished.folder / paths.raw("phantom")
     networks = external_validation.AllVariants(finished.folder / paths.EXPORTED)
     found = external_validation.evaluate(networks, labeled_folder.find(raw / "test")).images
@@ -211,6 +211,6 @@ def test_foreign_images_are_judged_as_the_pipelines_own(finished: Project) -> No
     for column in ("label", "patient"):
         assert (both[column] == both[f"{column}_expected"]).all()
     for variant in VARIANTS:
-        # What the pipeline has cached of the fine-tuned variant is in half precision.
+        # Cached activations of the fine-tuned variant are in half precision.
         tolerance = 1e-4 if variant in ("baseline", "augmented") else 5e-3
         np.testing.assert_allclose(both[variant], both[f"{variant}_expected"], atol=tolerance)

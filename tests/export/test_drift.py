@@ -1,4 +1,4 @@
-"""The rule is silent where nothing differs, and names what was planted; the command tells it."""
+"""The drift rule flags planted differences and nothing else; `cxr drift` reports them."""
 
 import json
 import os
@@ -30,27 +30,27 @@ THRESHOLD = 0.5
 
 
 def population(
-    seed: int, patients: int = 150, ill: float = 0.5, images: int = 2, alike: float = 0.5
+    seed: int, patients: int = 150, prevalence: float = 0.5, images: int = 2, alike: float = 0.5
 ) -> pd.DataFrame:
-    """Images of patients of whom the share `ill` is ill, which shows in every number; `alike`: the
-    share of the variance that images of one patient have in common.
+    """Images of patients, with features that depend on the label; `alike`: fraction of the variance
+    that images of one patient have in common.
     """
     rng = np.random.default_rng(seed)
     patient = np.repeat(np.arange(patients), images)
-    is_ill = np.repeat(rng.random(patients) < ill, images)
+    is_positive = np.repeat(rng.random(patients) < prevalence, images)
 
-    def numbers(mean: float, sd: float, when_ill: float) -> np.ndarray:
+    def numbers(mean: float, sd: float, effect: float) -> np.ndarray:
         own = np.repeat(rng.normal(size=patients), images) * alike**0.5
         noise = rng.normal(size=len(patient)) * (1 - alike) ** 0.5
-        return mean + when_ill * is_ill + sd * (own + noise)
+        return mean + effect * is_positive + sd * (own + noise)
 
     return pd.DataFrame(
         {
             "patient": patient,
-            "label": np.where(is_ill, "PNEUMONIA", "NORMAL"),
+            "label": np.where(is_positive, "PNEUMONIA", "NORMAL"),
             "shorter_side": rng.integers(256, 400, len(patient)),
             "aspect_ratio": numbers(1.2, 0.1, 0.2),
-            "grey": numbers(120, 15, 20),
+            "gray": numbers(120, 15, 20),
             "contrast": numbers(50, 5, -6),
             "distance": numbers(0.3, 0.02, 0.02),
             "probability": np.clip(numbers(0.25, 0.1, 0.5), 0, 1),
@@ -69,85 +69,85 @@ def shifted(name: str, by: float) -> Callable[[pd.DataFrame], pd.DataFrame]:
 PLANTED: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {
     "warnings": lambda images: images.assign(warned=np.arange(len(images)) % 5 == 0),
     "aspect_ratio": shifted("aspect_ratio", 0.15),
-    "grey": shifted("grey", -25),
+    "gray": shifted("gray", -25),
     "contrast": lambda images: images.assign(contrast=images["contrast"] * 0.8),
     "distance": shifted("distance", 0.03),
 }
 
 
-def test_images_like_the_reference_are_not_marked() -> None:
+def test_images_like_the_reference_are_not_flagged() -> None:
     for seed in range(1, 11):
         found = drift.compare(REFERENCE, population(seed), THRESHOLD)
-        assert (found["verdict"], found["marked"]) == (drift.NO_DRIFT, [])
+        assert (found["verdict"], found["flagged"]) == (drift.NO_DRIFT, [])
     assert found["images"] == 300 and found["rule"] == drift.RULE
 
 
 @pytest.mark.parametrize("name", PLANTED)
-def test_what_was_planted_is_marked_and_nothing_else(name: str) -> None:
+def test_a_planted_difference_is_flagged_and_nothing_else(name: str) -> None:
     found = drift.compare(REFERENCE, PLANTED[name](population(1)), THRESHOLD)
-    assert (found["verdict"], found["marked"]) == (drift.SIGNIFICANT, [name])
+    assert (found["verdict"], found["flagged"]) == (drift.SIGNIFICANT, [name])
     test = found["tests"][name]
     assert test["difference"] > drift.drift_limit(test) == max(test["floor"], test["chance"])
 
 
-@pytest.mark.parametrize("ill", [0.1, 0.9])
-def test_another_share_of_ill_patients_is_told_from_another_machine(ill: float) -> None:
-    here = population(1, ill=ill)
+@pytest.mark.parametrize("prevalence", [0.1, 0.9])
+def test_another_prevalence_is_not_another_scanner(prevalence: float) -> None:
+    here = population(1, prevalence=prevalence)
     found = drift.compare(REFERENCE, here, THRESHOLD)
-    assert found["marked"] == ["called"]
+    assert found["flagged"] == ["predicted_positive"]
     assert found["prevalence"]["here"] == pytest.approx(
         (here["label"] == LABELS[1]).mean(), abs=0.05
     )
-    darker = drift.compare(REFERENCE, PLANTED["grey"](here), THRESHOLD)
-    assert darker["marked"] == ["grey", "called"]
+    darker = drift.compare(REFERENCE, PLANTED["gray"](here), THRESHOLD)
+    assert darker["flagged"] == ["gray", "predicted_positive"]
 
 
 @pytest.mark.slow
-def test_images_of_one_patient_are_no_proof_of_another_machine(
+def test_chance_limits_allow_for_several_images_per_patient(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(drift, "HALVES", 20)
+    monkeypatch.setattr(drift, "N_HALVES", 20)
     few = population(3, patients=60, images=8, alike=0.98)
-    by_patient = drift.false_alarms(few, THRESHOLD)
+    by_patient = drift.false_positive_rate(few, THRESHOLD)
     assert by_patient is not None and by_patient <= 0.05
     halves = [few[few["patient"] % 30 < 15], few[few["patient"] % 30 >= 15]]
     limits = [
-        drift.compare(reference, halves[1], THRESHOLD)["tests"]["grey"]["chance"]
+        drift.compare(reference, halves[1], THRESHOLD)["tests"]["gray"]["chance"]
         for reference in (halves[0], halves[0].assign(patient=range(len(halves[0]))))
     ]
     assert limits[0] > 2 * limits[1]
 
 
-def test_many_images_are_compared_with_few() -> None:
-    """What chance did to the reference is not taken for a difference."""
+def test_a_large_folder_is_compared_with_a_small_reference() -> None:
+    """A small reference is itself a random sample: its chance limit is large."""
     small = population(0, patients=40)
     many = [population(seed, patients=3000) for seed in range(1, 6)]
     found = [drift.compare(small, here, THRESHOLD) for here in many]
-    assert [one["marked"] for one in found] == [[]] * 5
-    assert min(one["tests"]["grey"]["chance"] for one in found) > 0.1
+    assert [one["flagged"] for one in found] == [[]] * 5
+    assert min(one["tests"]["gray"]["chance"] for one in found) > 0.1
 
 
-def test_a_difference_that_does_not_matter_is_not_marked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drift, "DRAWS", 700)
+def test_a_significant_but_small_difference_is_not_flagged(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drift, "N_RESAMPLES", 700)
     known, here = population(0, patients=1500), population(1, patients=1500)
-    test = drift.compare(known, shifted("grey", 4)(here), THRESHOLD)["tests"]["grey"]
+    test = drift.compare(known, shifted("gray", 4)(here), THRESHOLD)["tests"]["gray"]
     assert test["chance"] < test["difference"] < test["floor"]
 
 
-def test_few_images_are_not_judged() -> None:
-    other = PLANTED["grey"](population(1)).assign(warned=True)
+def test_few_images_have_no_verdict() -> None:
+    other = PLANTED["gray"](population(1)).assign(warned=True)
     few = drift.compare(REFERENCE, other[: drift.MIN_IMAGES - 1], THRESHOLD)
-    assert (few["verdict"], few["marked"]) == (drift.TOO_FEW, [])
+    assert (few["verdict"], few["flagged"]) == (drift.TOO_FEW, [])
     enough = drift.compare(REFERENCE, other[: drift.MIN_IMAGES], THRESHOLD)
-    assert enough["verdict"] == drift.SIGNIFICANT and "warnings" in enough["marked"]
+    assert enough["verdict"] == drift.SIGNIFICANT and "warnings" in enough["flagged"]
     assert drift.compare(REFERENCE, other[:1], THRESHOLD)["verdict"] == drift.TOO_FEW
 
 
-def test_halves_that_are_too_small_tell_no_false_alarms() -> None:
-    assert drift.false_alarms(population(0, patients=25), THRESHOLD) is None
+def test_false_positive_rate_is_none_where_halves_are_too_small() -> None:
+    assert drift.false_positive_rate(population(0, patients=25), THRESHOLD) is None
 
 
-def test_distance_of_distributions_is_that_of_scipy() -> None:
+def test_ks_distance_equals_scipy() -> None:
     rng = np.random.default_rng(0)
     some, others = rng.integers(0, 20, 50) / 2, rng.integers(3, 25, 80) / 2  # with ties
     weights = np.zeros((2, 2, 130))
@@ -160,20 +160,20 @@ def test_distance_of_distributions_is_that_of_scipy() -> None:
 
 
 def test_prevalence_is_corrected_by_recall_and_specificity() -> None:
-    called = 0.3 * 0.9 + 0.7 * (1 - 0.8)
-    assert drift.prevalence(called, 0.9, 0.8) == pytest.approx(0.3)
-    assert drift.prevalence(0.1, 0.9, 0.8) == 0
-    assert drift.prevalence(0.95, 0.9, 0.8) == 1
-    assert drift.prevalence(0.5, 0.6, 0.4) is None
-    ill = np.array([True, False, False, False])
-    weights = drift.weights_to(ill, 0.4)
-    assert weights[ill].sum() / weights.sum() == pytest.approx(0.4)
+    predicted = 0.3 * 0.9 + 0.7 * (1 - 0.8)
+    assert drift.estimated_prevalence(predicted, 0.9, 0.8) == pytest.approx(0.3)
+    assert drift.estimated_prevalence(0.1, 0.9, 0.8) == 0
+    assert drift.estimated_prevalence(0.95, 0.9, 0.8) == 1
+    assert drift.estimated_prevalence(0.5, 0.6, 0.4) is None
+    positive = np.array([True, False, False, False])
+    weights = drift.weights_for(positive, 0.4)
+    assert weights[positive].sum() / weights.sum() == pytest.approx(0.4)
 
 
-def test_answers_that_tell_nothing_give_no_prevalence() -> None:
+def test_random_predictions_give_no_prevalence() -> None:
     blind = REFERENCE.assign(probability=np.resize([0.2, 0.8], len(REFERENCE)))
     found = drift.compare(blind.assign(probability=0.2), blind, THRESHOLD)
-    assert found["prevalence"]["here"] is None and found["marked"] == ["called"]
+    assert found["prevalence"]["here"] is None and found["flagged"] == ["predicted_positive"]
 
 
 # --- the reference -------------------------------------------------------------------------------
@@ -189,31 +189,31 @@ INDEX = pd.DataFrame(
 )
 
 
-def made() -> pd.DataFrame:
+def reference_table() -> pd.DataFrame:
     images = np.zeros((3, 4, 4), np.uint8)
     images[1:, :2] = 200
     chances = pd.DataFrame({"transfer": [0.1, 0.2, 0.9]}, index=[7, 8, 9])
     return drift.reference_table(INDEX, images, np.array([0.3, 0.4, 0.5]), chances)
 
 
-def test_the_reference_names_nobody() -> None:
-    found = made()
-    assert found.to_dict("list") == {
+def test_the_reference_names_no_patient_and_no_file() -> None:
+    table = reference_table()
+    assert table.to_dict("list") == {
         "patient": [0, 0, 1],
         "label": ["NORMAL", "NORMAL", "PNEUMONIA"],
         "shorter_side": [200, 200, 400],
         "aspect_ratio": [1.5, 0.8, 1.0],
-        "grey": [0, 100, 100],
+        "gray": [0, 100, 100],
         "contrast": [0, 100, 100],
         "distance": [0.3, 0.4, 0.5],
         "transfer": [0.1, 0.2, 0.9],
     }
-    assert [*drift.COLUMNS, "transfer"] == [*found]
+    assert [*drift.COLUMNS, "transfer"] == [*table]
 
 
 def test_the_reference_is_read_as_it_was_written(tmp_path: Path) -> None:
-    made().to_csv(tmp_path / drift.FILE, index=False)
-    expected = made().rename(columns={"transfer": "probability"})
+    reference_table().to_csv(tmp_path / drift.FILE, index=False)
+    expected = reference_table().rename(columns={"transfer": "probability"})
     pd.testing.assert_frame_equal(
         drift.read_reference(tmp_path, "transfer"), expected, check_dtype=False
     )
@@ -222,11 +222,11 @@ def test_the_reference_is_read_as_it_was_written(tmp_path: Path) -> None:
 DAMAGED: dict[str, str | None] = {
     "missing": None,
     "empty": "",
-    "cut": made().to_csv(index=False)[:150],
-    "without a column": made().drop(columns="grey").to_csv(index=False),
-    "without a number": made().to_csv(index=False).replace("0.4", ""),
-    "without a class": made()[:2].to_csv(index=False),
-    "with text": made().to_csv(index=False).replace("0.4", "much"),
+    "cut": reference_table().to_csv(index=False)[:150],
+    "without a column": reference_table().drop(columns="gray").to_csv(index=False),
+    "without a number": reference_table().to_csv(index=False).replace("0.4", ""),
+    "without a class": reference_table()[:2].to_csv(index=False),
+    "with text": reference_table().to_csv(index=False).replace("0.4", "much"),
     "of bytes": "\0\0\0",
 }
 
@@ -240,10 +240,10 @@ def test_a_damaged_reference_is_one_clear_error(tmp_path: Path, kind: str) -> No
         drift.read_reference(tmp_path, "transfer")
 
 
-def test_the_export_tells_what_the_rule_marks(
+def test_the_export_applies_the_rule_to_conditions_and_test(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(drift, "HALVES", 3)
+    monkeypatch.setattr(drift, "N_HALVES", 3)
     rng = np.random.default_rng(0)
     count = 120
     index = pd.DataFrame(
@@ -256,7 +256,7 @@ def test_the_export_tells_what_the_rule_marks(
     )
     images = rng.integers(100, 200, (count, 8, 8)).astype(np.uint8)
     features = rng.normal(1, 0.1, (count, 20)).astype(np.float32)
-    ood.save(ood.fit(features[::2]), tmp_path / "familiar.npz")
+    ood.save(ood.fit(features[::2]), tmp_path / "ood_reference.npz")
     ratio = index["width"].astype(int) / 256
     stress = pd.concat(
         [
@@ -283,35 +283,35 @@ def test_the_export_tells_what_the_rule_marks(
         "image": {"input_size": 256},
         "recommended": "transfer",
         "variants": {"transfer": {"threshold": THRESHOLD}},
-        "familiarity": {"limit": 9.0},
+        "ood": {"threshold": 9.0},
         "trained_on": {"aspect_ratio": [1.0, 2.0]},
     }
     found = bundle.export_reference(tmp_path, splits, rows, predictions, settings)
-    assert found["false_alarms"] == 0
-    marked = {name: set(tests) for name, tests in found["marked"].items()}
-    dark = {"grey", "contrast"}
+    assert found["false_positive_rate"] == 0
+    flagged = {name: set(tests) for name, tests in found["flagged"].items()}
+    dark = {"gray", "contrast"}
     wide = {"aspect_ratio", "warnings"}
-    assert marked == {"as it was": set(), "dark": dark, "wide": wide, "test": set()}
-    assert found["marked"]["wide"]["aspect_ratio"] == 1
+    assert flagged == {"as it was": set(), "dark": dark, "wide": wide, "test": set()}
+    assert found["flagged"]["wide"]["aspect_ratio"] == 1
     assert len(drift.read_reference(tmp_path, "ensemble")) == count
     assert "doe" not in (tmp_path / drift.FILE).read_text()
 
 
 # --- the command ---------------------------------------------------------------------------------
 
-SIDE = 32
+SIZE = 32
 
 
-def picture(rng: np.random.Generator, ill: bool, contrast: float = 20) -> Image.Image:
-    """Ill ones are bright."""
-    grey = rng.normal((170 if ill else 90) + rng.normal(0, 10), contrast, (40, 50))
-    return Image.fromarray(grey.clip(0, 255).astype(np.uint8))
+def picture(rng: np.random.Generator, positive: bool, contrast: float = 20) -> Image.Image:
+    """Positives are bright."""
+    gray = rng.normal((170 if positive else 90) + rng.normal(0, 10), contrast, (40, 50))
+    return Image.fromarray(gray.clip(0, 255).astype(np.uint8))
 
 
 def build(folder: Path) -> None:
-    """A network that gives the mean grey / 255, and one with the means of rows as features."""
+    """A network whose output is the mean gray / 255, and one with the means of rows as features."""
     for name, axes in {"bright": [1, 2], "features": [2, 3]}.items():
-        image = ops.parameter([-1, SIDE, SIDE, 1], np.uint8)
+        image = ops.parameter([-1, SIZE, SIZE, 1], np.uint8)
         mean = ops.reduce_mean(ops.convert(image, np.float32), axes, keep_dims=False)
         output = ops.divide(mean, np.float32(255)) if name == "bright" else mean
         model = openvino.Model([output], [image], name)
@@ -332,16 +332,16 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("exported")
     build(folder)
     rng = np.random.default_rng(0)
-    known = rng.normal(130, 30, (100, 1)) + rng.normal(0, 4, (100, SIDE))
-    ood.save(ood.fit(known.astype(np.float32)), folder / "familiar.npz")
-    image = read_params(PROJECT / "params.yaml").image.model_copy(update={"input_size": SIDE})
+    known = rng.normal(130, 30, (100, 1)) + rng.normal(0, 4, (100, SIZE))
+    ood.save(ood.fit(known.astype(np.float32)), folder / "ood_reference.npz")
+    image = read_params(PROJECT / "params.yaml").image.model_copy(update={"input_size": SIZE})
     alone = {"threshold": THRESHOLD, "scale": {"slope": 1.0, "intercept": 0.0}}
     settings = {
         "image": image.model_dump(mode="json"),
         "recommended": "bright",
         "variants": {"bright": alone},
-        "familiarity": {"limit": 1.0, "false_alarms": {"val": 0.01, "test": 0.02}},
-        "trained_on": {"shorter_side": [SIDE, 400], "aspect_ratio": [0.8, 2.0]},
+        "ood": {"threshold": 1.0, "false_positive_rate": {"val": 0.01, "test": 0.02}},
+        "trained_on": {"shorter_side": [SIZE, 400], "aspect_ratio": [0.8, 2.0]},
     }
     (folder / "settings.json").write_text(json.dumps(settings))
     images = write_images(folder / "val", 80, 1)
@@ -368,7 +368,7 @@ def result(into: Path) -> dict[str, object]:
     return json.loads((into / drift_report.JSON).read_text())
 
 
-def test_the_same_kind_of_images_ends_with_0(
+def test_similar_images_end_with_exit_code_0(
     exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, into = write_images(tmp_path / "site", 60, 2), tmp_path / "drift"
@@ -377,7 +377,7 @@ def test_the_same_kind_of_images_ends_with_0(
     out = capsys.readouterr().out
     assert "variant bright, 60 images, 0 could not be read, 0 files or folders skipped\n" in out
     assert f"\n{drift.NO_DRIFT}\nmore in {into / 'index.html'}\n" in out
-    assert (into / "other").is_dir()  # what else stands there is let be
+    assert (into / "other").is_dir()  # other content of the folder is kept
     found = result(into)
     assert (found["verdict"], found["images"], found["unreadable"]) == (drift.NO_DRIFT, 60, 0)
     assert found["prevalence"] == {"reference": 0.5, "here": 0.5}
@@ -386,7 +386,7 @@ def test_the_same_kind_of_images_ends_with_0(
     assert sizes["here"]["median"] == 1.25 and sizes["outside"] == 0
 
 
-def test_other_images_end_with_3_and_are_told(
+def test_drift_ends_with_exit_code_3_and_names_the_tests(
     exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, into = write_images(tmp_path / "site", 40, 2, contrast=8), tmp_path / "drift"
@@ -394,13 +394,13 @@ def test_other_images_end_with_3_and_are_told(
     assert run(exported, into, folder) == 3
     out = capsys.readouterr().out
     assert (
-        f"\n{drift.SIGNIFICANT}: " in out and drift_report.NAMES["contrast"] in out.split("\n")[-3]
+        f"\n{drift.SIGNIFICANT} (" in out and drift_report.NAMES["contrast"] in out.split("\n")[-3]
     )
     found = result(into)
-    assert "contrast" in found["marked"] and found["unreadable"] == 1
+    assert "contrast" in found["flagged"] and found["unreadable"] == 1
 
 
-def test_files_that_cannot_be_read_are_named_and_counted(
+def test_unreadable_files_are_named_on_the_terminal_and_counted(
     exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, into = write_images(tmp_path / "site", 40, 2), tmp_path / "drift"
@@ -422,7 +422,7 @@ def test_files_that_cannot_be_read_are_named_and_counted(
     )
 
 
-def test_too_few_images_end_with_1(exported: Path, tmp_path: Path) -> None:
+def test_too_few_images_end_with_exit_code_1(exported: Path, tmp_path: Path) -> None:
     folder, into = write_images(tmp_path / "site", 5, 2, contrast=8), tmp_path / "drift"
     assert run(exported, into, folder) == 1
     assert result(into)["verdict"] == drift.TOO_FEW
@@ -432,16 +432,16 @@ def test_warnings_are_counted_by_kind(exported: Path, tmp_path: Path) -> None:
     folder, into = write_images(tmp_path / "site", 30, 2), tmp_path / "drift"
     for number in range(10):
         image = Image.new("RGB", (100, 40), (128, 60, 200 - number))
-        image.save(folder / f"colour-{number}.png")
+        image.save(folder / f"color-{number}.png")
     assert run(exported, into, folder) == 3
     found = result(into)
-    assert "warnings" in found["marked"]
-    shares = {text[:10]: share for text, share in found["warnings"].items()}
-    assert shares["has colour"] == shares["width / he"] == 0.25
+    assert "warnings" in found["flagged"]
+    fractions = {text[:10]: fraction for text, fraction in found["warnings"].items()}
+    assert fractions["has colour"] == fractions["width / he"] == 0.25
     assert found["sizes"]["aspect_ratio"]["outside"] == 0.25
 
 
-def test_the_page_asks_for_nothing_and_names_no_folder(exported: Path, tmp_path: Path) -> None:
+def test_the_page_loads_nothing_and_names_no_folder(exported: Path, tmp_path: Path) -> None:
     folder = write_images(tmp_path / "jane-doe", 31, 2)
     run(exported, tmp_path / "drift", folder)
     text = (tmp_path / "drift" / drift_report.PAGE).read_text()
@@ -459,7 +459,7 @@ def test_the_page_asks_for_nothing_and_names_no_folder(exported: Path, tmp_path:
     assert drift.RULE in page.text.replace("\n", " ")
 
 
-def test_what_is_wrong_is_told_and_nothing_is_written(exported: Path, tmp_path: Path) -> None:
+def test_invalid_input_is_one_error_and_writes_nothing(exported: Path, tmp_path: Path) -> None:
     bad, into = tmp_path / "bad", tmp_path / "drift"
     bad.mkdir()
     with pytest.raises(CxrError, match="no JPEG, PNG or DICOM file in"):
@@ -475,7 +475,7 @@ def test_what_is_wrong_is_told_and_nothing_is_written(exported: Path, tmp_path: 
     assert not into.exists()
 
 
-def test_another_page_is_not_replaced(exported: Path, tmp_path: Path) -> None:
+def test_another_page_is_not_overwritten(exported: Path, tmp_path: Path) -> None:
     folder, into = write_images(tmp_path / "site", 31, 2), tmp_path / "drift"
     into.mkdir()
     (into / drift_report.PAGE).write_text("the pipeline's report")
@@ -483,12 +483,12 @@ def test_another_page_is_not_replaced(exported: Path, tmp_path: Path) -> None:
         run(exported, into, folder)
     assert [file.name for file in into.iterdir()] == [drift_report.PAGE]
     (into / drift_report.PAGE).unlink()
-    for _ in range(2):  # its own is
+    for _ in range(2):  # its own page is
         assert run(exported, into, folder) == 0
 
 
 @pytest.mark.slow
-def test_it_runs_without_keras_and_tells_the_rule(exported: Path, tmp_path: Path) -> None:
+def test_it_runs_without_tensorflow_and_help_has_the_rule(exported: Path, tmp_path: Path) -> None:
     folder = write_images(tmp_path / "site", 31, 2)
     code = "import sys; from cxr import cli; cli.main(); sys.exit('tensorflow' in sys.modules)"
     command = [sys.executable, "-c", code, "drift"]
@@ -496,5 +496,5 @@ def test_it_runs_without_keras_and_tells_the_rule(exported: Path, tmp_path: Path
     where = ["--models", str(exported), "--into", str(tmp_path / "drift")]
     done = subprocess.run([*command, folder, *where], env=environment, capture_output=True)
     assert done.returncode == 0, done.stderr
-    told = subprocess.run([*command, "--help"], env=environment, capture_output=True, text=True)
-    assert drift.RULE in told.stdout
+    shown = subprocess.run([*command, "--help"], env=environment, capture_output=True, text=True)
+    assert drift.RULE in shown.stdout

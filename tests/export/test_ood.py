@@ -1,4 +1,4 @@
-"""Images unlike those of training have a large distance; those like them seldom pass the limit."""
+"""OOD images have high scores; in-distribution images rarely exceed the threshold."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ DIMENSIONS, USED = 64, 6
 
 @pytest.fixture(scope="module")
 def features() -> np.ndarray:
-    """Rows (900, D) that differ in few directions alone, but for a little noise."""
+    """Rows (900, D) that vary in few directions, with little noise."""
     rng = np.random.default_rng(0)
     directions = rng.normal(size=(USED, DIMENSIONS))
     rows = 3 + rng.normal(size=(900, USED)) @ directions + 0.05 * rng.normal(size=(900, DIMENSIONS))
@@ -22,28 +22,28 @@ def features() -> np.ndarray:
 
 
 def fitted(monkeypatch: pytest.MonkeyPatch, rows: np.ndarray) -> FeatureSubspace:
-    monkeypatch.setattr(ood, "COMPONENTS", 8)
+    monkeypatch.setattr(ood, "MAX_COMPONENTS", 8)
     return ood.fit(rows)
 
 
-def test_what_lies_outside_of_the_training_images_is_far(
+def test_images_outside_of_the_training_subspace_exceed_the_threshold(
     monkeypatch: pytest.MonkeyPatch, features: np.ndarray
 ) -> None:
     reference = fitted(monkeypatch, features[:500])
     held_out = ood.distances(reference, features[500:])
-    limit = ood.ood_threshold(ood.distances(reference, features[500:700]))
+    threshold = ood.ood_threshold(ood.distances(reference, features[500:700]))
     others = np.random.default_rng(1).normal(size=(50, DIMENSIONS)).astype(np.float32)
-    assert ood.distances(reference, others).min() > limit
-    assert (held_out > limit).mean() < 0.04
+    assert ood.distances(reference, others).min() > threshold
+    assert (held_out > threshold).mean() < 0.04
 
 
-def test_distance_is_the_length_of_what_is_not_explained() -> None:
+def test_distance_is_the_length_of_the_residual() -> None:
     reference = FeatureSubspace(np.zeros(3, np.float32), np.eye(3, dtype=np.float32)[:1])
     rows = np.array([[5, 0, 0], [0, 2, 0], [3, 4, 0], [0, 0, 0]], np.float32)
     np.testing.assert_allclose(ood.distances(reference, rows), [0, 1, 0.8, 0], atol=1e-7)
 
 
-def test_brightness_of_all_features_together_does_not_count(
+def test_scale_of_the_features_does_not_affect_the_distance(
     monkeypatch: pytest.MonkeyPatch, features: np.ndarray
 ) -> None:
     reference = fitted(monkeypatch, features)
@@ -54,57 +54,57 @@ def test_brightness_of_all_features_together_does_not_count(
     )
 
 
-def test_components_are_orthonormal_and_the_largest(
+def test_components_are_orthonormal_and_have_the_largest_variance(
     monkeypatch: pytest.MonkeyPatch, features: np.ndarray
 ) -> None:
     reference = fitted(monkeypatch, features)
-    kept = reference.components
-    np.testing.assert_allclose(kept @ kept.T, np.eye(8), atol=1e-5)
+    components = reference.components
+    np.testing.assert_allclose(components @ components.T, np.eye(8), atol=1e-5)
     rows = features / np.linalg.norm(features, axis=1, keepdims=True)
     _, sizes, vectors = np.linalg.svd(rows - rows.mean(axis=0), full_matrices=False)
-    np.testing.assert_allclose(abs(kept[:USED] @ vectors[:USED].T), np.eye(USED), atol=1e-2)
+    np.testing.assert_allclose(abs(components[:USED] @ vectors[:USED].T), np.eye(USED), atol=1e-2)
     np.testing.assert_allclose(
         (ood.distances(reference, features) ** 2).sum(), (sizes[8:] ** 2).sum(), rtol=1e-3
     )
 
 
-def test_parts_of_the_rows_give_what_all_at_once_do(
+def test_blocks_of_rows_give_the_same_result(
     monkeypatch: pytest.MonkeyPatch, features: np.ndarray
 ) -> None:
     whole = ood.distances(fitted(monkeypatch, features), features)
-    monkeypatch.setattr(ood, "ROWS", 7)
-    parts = ood.distances(fitted(monkeypatch, features), features)
-    np.testing.assert_allclose(parts, whole, rtol=1e-4, atol=1e-6)
+    monkeypatch.setattr(ood, "BLOCK_ROWS", 7)
+    blocks = ood.distances(fitted(monkeypatch, features), features)
+    np.testing.assert_allclose(blocks, whole, rtol=1e-4, atol=1e-6)
 
 
-def test_of_few_images_few_components_are_kept(features: np.ndarray) -> None:
+def test_few_images_give_few_components(features: np.ndarray) -> None:
     assert ood.fit(features[:12]).components.shape == (3, DIMENSIONS)
 
 
-@pytest.mark.parametrize(("count", "place"), [(1, 1), (50, 50), (99, 99), (100, 100), (1000, 991)])
-def test_limit_is_the_conformal_quantile(count: int, place: int) -> None:
-    known = np.random.default_rng(0).permutation(count) + 1.0
-    assert ood.ood_threshold(known) == place
+@pytest.mark.parametrize(("count", "rank"), [(1, 1), (50, 50), (99, 99), (100, 100), (1000, 991)])
+def test_threshold_is_the_conformal_quantile(count: int, rank: int) -> None:
+    scores = np.random.default_rng(0).permutation(count) + 1.0
+    assert ood.ood_threshold(scores) == rank
 
 
-def test_limit_keeps_its_share_of_false_alarms() -> None:
+def test_threshold_has_the_nominal_false_positive_rate() -> None:
     rng = np.random.default_rng(0)
     above = [rng.normal() > ood.ood_threshold(rng.normal(size=199), 0.05) for _ in range(4000)]
     assert np.mean(above) == pytest.approx(0.05, abs=0.012)
 
 
-def test_a_reference_comes_back_from_its_file(tmp_path: Path, features: np.ndarray) -> None:
+def test_a_saved_reference_is_loaded_unchanged(tmp_path: Path, features: np.ndarray) -> None:
     reference = ood.fit(features)
-    ood.save(reference, tmp_path / "familiar.npz")
-    loaded = ood.load(tmp_path / "familiar.npz")
+    ood.save(reference, tmp_path / "ood_reference.npz")
+    loaded = ood.load(tmp_path / "ood_reference.npz")
     np.testing.assert_array_equal(loaded.mean, reference.mean)
     np.testing.assert_array_equal(loaded.components, reference.components)
 
 
 @pytest.mark.parametrize("content", [None, b"", b"nothing", b"PK\x03\x04 cut"])
 def test_a_damaged_file_is_named(tmp_path: Path, content: bytes | None) -> None:
-    path = tmp_path / "familiar.npz"
+    path = tmp_path / "ood_reference.npz"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(CxrError, match=r"familiar\.npz cannot be read: run `dvc repro export`"):
+    with pytest.raises(CxrError, match=r"ood_reference\.npz .*dvc repro export"):
         ood.load(path)

@@ -65,7 +65,7 @@ def build(folder: Path) -> Path:
         openvino.save_model(model, folder / f"{name}.xml", compress_to_fp16=False)
     features = np.random.default_rng(1).normal(0.5, 0.04, (100, SIDE)).astype(np.float32)
     reference = ood.fit(features)
-    ood.save(reference, folder / "familiar.npz")
+    ood.save(reference, folder / "ood_reference.npz")
     params = read_params(PROJECT / "params.yaml")
     asked = {"min_recall": 0.9, "prevalence": PREVALENCE, "n_bootstrap": 100}
     points = evaluated(known().assign(split="test"))
@@ -78,9 +78,9 @@ def build(folder: Path) -> Path:
             v: {"threshold": points[v]["operating_point"]["threshold"], "scale": scale}
             for v in VARIANTS
         },
-        "familiarity": {
-            "limit": float(ood.distances(reference, features).max() * 4),
-            "false_alarms": {"val": 0.01, "test": 0.02},
+        "ood": {
+            "threshold": float(ood.distances(reference, features).max() * 4),
+            "false_positive_rate": {"val": 0.01, "test": 0.02},
         },
         "trained_on": {"shorter_side": [SIDE, 400], "aspect_ratio": [0.8, 2.0]},
     }

@@ -1,4 +1,4 @@
-"""`cxr export` writes ONNX and 8-bit networks on request, and keeps only those that are as good."""
+"""`cxr export` writes ONNX and int8 networks, and keeps only accurate ones."""
 
 import shutil
 import sys
@@ -21,7 +21,7 @@ from cxr.inference import formats
 from tests.support.tiny import SIDE, export
 
 MEMBERS = ("bright", "left")  # of the variant `both`
-HALF = SIDE // 2
+MIDDLE = SIDE // 2
 
 
 def images_and_labels() -> tuple[np.ndarray, list[str]]:
@@ -29,20 +29,20 @@ def images_and_labels() -> tuple[np.ndarray, list[str]]:
     images = np.repeat(np.array([20, 200], np.uint8), 20)[:, None, None] * np.ones(
         (1, SIDE, SIDE), np.uint8
     )
-    images[-2:, :, :HALF], images[-2:, :, HALF:] = 50, 250
+    images[-2:, :, :MIDDLE], images[-2:, :, MIDDLE:] = 50, 250
     return images, ["NORMAL"] * 20 + ["PNEUMONIA"] * 20
 
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project after `dvc repro`, as far as the command needs it, as the working folder."""
+    """The files of a finished run that the command needs, in the working directory."""
     monkeypatch.chdir(tmp_path)
     images, labels = images_and_labels()
     for name in ("train", "val"):
         arrays.write_split(paths.ARRAYS / name, images, pd.DataFrame({"label": labels}))
     paths.EXPORTED.mkdir(parents=True)
     export(paths.EXPORTED)
-    for name, cut in {"bright": 0, "left": HALF}.items():
+    for name, cut in {"bright": 0, "left": MIDDLE}.items():
         image = keras.Input((SIDE, SIDE, 1), dtype="uint8", name="image")
         seen = layers.Cropping2D(((0, 0), (0, cut)))(image)
         mean = layers.GlobalAveragePooling2D()(layers.Rescaling(1 / 255)(seen))
@@ -56,7 +56,7 @@ def cxr_export(*arguments: str) -> None:
 
 
 @pytest.mark.parametrize(("variant", "networks"), [("", ("bright",)), ("both", MEMBERS)])
-def test_onnx_of_each_member_gives_what_prediction_gives(
+def test_onnx_of_each_member_agrees_with_openvino(
     project: Path, variant: str, networks: tuple[str, ...]
 ) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
@@ -73,9 +73,9 @@ def test_onnx_of_each_member_gives_what_prediction_gives(
 def test_onnx_that_differs_from_keras_is_not_kept(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    keras_gives = keras.Model.predict_on_batch
+    predict = keras.Model.predict_on_batch
     monkeypatch.setattr(
-        keras.Model, "predict_on_batch", lambda self, batch: keras_gives(self, batch) + 2e-4
+        keras.Model, "predict_on_batch", lambda self, batch: predict(self, batch) + 2e-4
     )
     with pytest.raises(CxrError, match=r"bright\.onnx differs from Keras by 0\.0002; .* not kept"):
         cxr_export("--onnx", "--into", "written")
@@ -89,12 +89,12 @@ def test_a_missing_package_is_named_with_its_extra(
     project: Path, monkeypatch: pytest.MonkeyPatch, option: str, package: str
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    told = rf"{option} needs the package {package}: pip install 'cxr\[onnx\]'"
-    with pytest.raises(CxrError, match=told):
+    message = rf"{option} needs the package {package}: pip install 'cxr\[onnx\]'"
+    with pytest.raises(CxrError, match=message):
         cxr_export(option)
 
 
-def test_a_format_has_to_be_named(project: Path) -> None:
+def test_export_without_a_format_is_an_error(project: Path) -> None:
     with pytest.raises(CxrError, match="--onnx, --int8 or both"):
         cxr_export("--variant", "both")
 
@@ -107,7 +107,7 @@ def test_a_missing_keras_model_is_named(project: Path) -> None:
 
 @pytest.fixture
 def coarse(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
-    """In place of NNCF: a network that sees the left half alone. The images it was given."""
+    """Replace NNCF by a network that sees only the left half; gives the calibration images."""
     given: list[np.ndarray] = []
 
     def quantize(source: Path, target: Path, images: np.ndarray) -> None:
@@ -121,7 +121,7 @@ def coarse(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize(("drop", "kept"), [("0.05", False), ("0.15", True)])
-def test_8_bits_are_kept_where_recall_is(
+def test_int8_is_kept_unless_recall_drops_too_much(
     project: Path,
     coarse: list[np.ndarray],
     capsys: pytest.CaptureFixture[str],
@@ -137,12 +137,12 @@ def test_8_bits_are_kept_where_recall_is(
         with pytest.raises(CxrError, match=r"recall falls by more than 0\.05"):
             cxr_export(*arguments)
         assert not Path("written").exists()
-    said = capsys.readouterr().out
-    assert "recall on validation: 1.0000 before, 0.9000 with int8" in said
-    assert "precision on validation: 1.0000 before, 1.0000 with int8" in said
+    printed = capsys.readouterr().out
+    assert "recall on validation: 1.0000 before, 0.9000 with int8" in printed
+    assert "precision on validation: 1.0000 before, 1.0000 with int8" in printed
 
 
-def test_8_bits_of_each_member_are_calibrated_on_training_images(
+def test_int8_of_each_member_is_calibrated_on_training_images(
     project: Path, coarse: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(formats, "CALIBRATION", 4)
@@ -154,16 +154,14 @@ def test_8_bits_of_each_member_are_calibrated_on_training_images(
         np.testing.assert_array_equal(calibrated_on, images[[0, 13, 26, 39]])  # of both classes
 
 
-@pytest.mark.parametrize("share", ["-0.1", "1.1", "much"])
-def test_a_recall_drop_that_is_no_share_is_refused(
-    share: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.parametrize("drop", ["-0.1", "1.1", "much"])
+def test_an_invalid_recall_drop_is_an_error(drop: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        cli.parser().parse_args(["export", "--int8", f"--max-recall-drop={share}"])
-    assert f"{share} is not from 0 to 1" in capsys.readouterr().err
+        cli.parser().parse_args(["export", "--int8", f"--max-recall-drop={drop}"])
+    assert drop in capsys.readouterr().err
 
 
-def test_nncf_gives_8_bits_near_full_precision(tmp_path: Path) -> None:
+def test_int8_by_nncf_is_close_to_full_precision(tmp_path: Path) -> None:
     pytest.importorskip("nncf")
     keras.utils.set_random_seed(0)
     image = keras.Input((SIDE, SIDE, 1), dtype="uint8")
@@ -179,8 +177,8 @@ def test_nncf_gives_8_bits_near_full_precision(tmp_path: Path) -> None:
     expected = run_all(open_network(source), images)
     assert np.ptp(expected) > 0.01
     np.testing.assert_allclose(run_all(open_network(target), images), expected, atol=0.005)
-    bytes_of = [file.with_suffix(".bin").stat().st_size for file in (source, target)]
-    assert bytes_of[1] < 0.5 * bytes_of[0]
+    sizes = [file.with_suffix(".bin").stat().st_size for file in (source, target)]
+    assert sizes[1] < 0.5 * sizes[0]
     kinds = {
         operation.get_type_name() for operation in openvino.Core().read_model(target).get_ops()
     }

@@ -341,7 +341,7 @@ DAMAGED = {
     "another way to prepare": lambda settings: settings | {"image": {"input_size": 0}},
     "a removed key": lambda settings: settings | {"image": settings["image"] | {"trim": False}},
     "no range of sizes": lambda settings: settings | {"trained_on": {}},
-    "no limit": lambda settings: settings | {"familiarity": {"false_alarms": {}}},
+    "no threshold": lambda settings: settings | {"ood": {"false_positive_rate": {}}},
 }
 
 

@@ -1,7 +1,7 @@
 """Each chart's SVG holds the labels and series that it was given.
 
 Matplotlib writes text as paths, with the text itself in a comment before them; a series is a path
-in its colour, with one point for each row.
+in its color, with one point for each row.
 """
 
 import re
@@ -31,12 +31,12 @@ def series(svg: str) -> set[str]:
     return {label.split(" (")[0] for label in labels(svg)}
 
 
-def lines(svg: str, colour: str, dashed: bool | None = None) -> list[NDArray[np.float64]]:
-    """Points (N, 2) of each curve of a colour, upwards on the page as in the data."""
+def lines(svg: str, color: str, dashed: bool | None = None) -> list[NDArray[np.float64]]:
+    """Points (N, 2) of each curve of a color, with y upwards."""
     found = []
     for points, style in re.findall(r'<path d="([^"z]*)"[^>]*style="([^"]*)"', svg):
         is_dashed = "stroke-dasharray" in style
-        if f"stroke: {colour.lower()}" in style and dashed in (None, is_dashed):
+        if f"stroke: {color.lower()}" in style and dashed in (None, is_dashed):
             numbers = re.findall(r"[ML] (-?[\d.]+) (-?[\d.]+)", points)
             found.append(np.array(numbers, float) * [1, -1])
     return [points for points in found if len(points)]
@@ -57,7 +57,7 @@ def scaled(values: Any) -> NDArray[np.float64]:
 
 @pytest.fixture(scope="module")
 def predictions() -> pd.DataFrame:
-    """24 images of each split; every variant gives other probabilities."""
+    """24 images of each split, with different probabilities for each variant."""
     rng = np.random.default_rng(4)
     label = np.tile(LABELS, 24)
     shift = np.where(label == "PNEUMONIA", 0.6, 0.4)
@@ -69,7 +69,7 @@ def predictions() -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def images() -> pd.DataFrame:
-    """11 images in each split but test, which has 7 of PNEUMONIA alone."""
+    """11 images in each split except test, which has 7, all PNEUMONIA."""
     split = np.repeat(["train", "val", "test"], [11, 11, 7])
     label = np.where((np.arange(29) % 3 == 0) & (split != "test"), "NORMAL", "PNEUMONIA")
     size = np.random.default_rng(5).normal(300, 40, 29)
@@ -129,12 +129,12 @@ def test_calibration_of_every_variant_on_test(predictions: pd.DataFrame) -> None
 
 def test_recall_and_precision_at_every_threshold(predictions: pd.DataFrame) -> None:
     svg = charts.thresholds(predictions, dict.fromkeys(VARIANTS, 0.3))
-    told = labels(svg)
-    assert {f"{variant} (dotted: operating point)" for variant in VARIANTS} <= {*told}
-    assert {"recall, val", "precision, val", "recall, test", "precision, test"} <= {*told}
-    for name, colour in (("recall", "#0072B2"), ("precision", "#D55E00")):
+    texts = labels(svg)
+    assert {f"{variant} (dotted: operating point)" for variant in VARIANTS} <= {*texts}
+    assert {"recall, val", "precision, val", "recall, test", "precision, test"} <= {*texts}
+    for name, color in (("recall", "#0072B2"), ("precision", "#D55E00")):
         for split in EVALUATED:
-            drawn = lines(svg, colour, dashed=split == "val")
+            drawn = lines(svg, color, dashed=split == "val")
             for variant in VARIANTS:
                 table = metrics.threshold_curve(*metrics.columns(predictions, split, variant))
                 assert any(is_drawn(line, table["threshold"], table[name]) for line in drawn)
@@ -180,12 +180,12 @@ def test_a_value_outside_its_interval_is_drawn() -> None:
 
 
 def test_counts_of_every_split_and_class(images: pd.DataFrame) -> None:
-    told = labels(charts.counts(images))
+    texts = labels(charts.counts(images))
     table = pd.crosstab(images["split"], images["label"])
     wanted = [str(table.loc[split, label]) for label in LABELS for split in SPLITS]
-    start = told.index(wanted[0], told.index("images"))
-    assert told[start : start + 6] == wanted
-    assert {*SPLITS, *LABELS} <= {*told}
+    start = texts.index(wanted[0], texts.index("images"))
+    assert texts[start : start + 6] == wanted
+    assert {*SPLITS, *LABELS} <= {*texts}
 
 
 def test_cells_of_every_confusion_matrix(predictions: pd.DataFrame) -> None:
@@ -218,7 +218,7 @@ def test_every_image_counts_in_a_histogram() -> None:
     assert charts.binned(few[:0], charts.bin_edges(few, 40)).sum() == 0
 
 
-def test_equal_values_are_one_bar(images: pd.DataFrame) -> None:
+def test_equal_values_give_one_bar(images: pd.DataFrame) -> None:
     svg = charts.distributions(images.assign(size=256.0), "size", "pixels")
     for label in LABELS:
         drawn = [line for line in lines(svg, charts.CLASS_COLORS[label]) if len(line) > 10]
@@ -227,19 +227,19 @@ def test_equal_values_are_one_bar(images: pd.DataFrame) -> None:
         assert all(np.ptp(line[:, 0]) > 100 for line in drawn)
 
 
-def test_the_same_data_gives_the_same_bytes(images: pd.DataFrame) -> None:
+def test_equal_data_gives_equal_bytes(images: pd.DataFrame) -> None:
     assert charts.counts(images) == charts.counts(images)
 
 
-def dots(svg: str, colour: str) -> NDArray[np.float64]:
-    """Places (N, 2) of the dots of a colour, without the one of the legend."""
-    pattern = rf'<use [^>]*x="([\d.]+)" y="([\d.]+)" style="[^"]*fill: {colour.lower()}'
+def dots(svg: str, color: str) -> NDArray[np.float64]:
+    """Positions (N, 2) of the dots of a color, without the legend's."""
+    pattern = rf'<use [^>]*x="([\d.]+)" y="([\d.]+)" style="[^"]*fill: {color.lower()}'
     return np.array(re.findall(pattern, svg), float)[:-1]
 
 
-def assert_dots(svg: str, table: pd.DataFrame, colours: dict[str, str]) -> None:
+def assert_dots(svg: str, table: pd.DataFrame, colors: dict[str, str]) -> None:
     """Each value is drawn to scale, the first row on top."""
-    drawn = {name: dots(svg, colours[str(name)]) for name in table}
+    drawn = {name: dots(svg, colors[str(name)]) for name in table}
     x = np.column_stack([drawn[name][:, 0] for name in table])
     np.testing.assert_allclose(scaled(x), scaled(table), atol=1e-3)
     for places in drawn.values():
@@ -278,7 +278,7 @@ def test_dots_of_every_group_and_variant() -> None:
     assert_dots(svg, table, charts.COLORS)
 
 
-def test_dots_of_every_number_and_split() -> None:
+def test_dots_of_every_feature_and_split() -> None:
     alone = {
         "aspect_ratio": {"train": 0.9, "val": 0.8, "test": 0.7},
         "height": {"train": 0.5, "val": 0.55, "test": 0.6},

@@ -1,4 +1,4 @@
-"""Text and tables in both forms; charts and pictures in the page alone."""
+"""Both forms have text and tables; only the page has charts and images."""
 
 from pathlib import Path
 
@@ -31,19 +31,19 @@ Some `code`.
 """
 CHART = ("A <chart>", '<svg xmlns="http://www.w3.org/2000/svg"/>', 'called "so"')
 PICTURE = ("a & b.png", np.full((8, 8), 90, np.uint8), "Radiograph: a & b.png")
-TABLE = pd.DataFrame({"name": ["x|y", "<b>"], "share": ["0.50", "**1.00**"]})
+TABLE = pd.DataFrame({"name": ["x|y", "<b>"], "fraction": ["0.50", "**1.00**"]})
 INPUTS = {"more": "<more>", "table": TABLE, "chart": CHART, "picture": PICTURE}
 DOCUMENT = Document("test.md.j2", INPUTS)
 
 
 @pytest.fixture(autouse=True)
 def template(monkeypatch: pytest.MonkeyPatch) -> None:
-    """DOCUMENT's template, beside those of the package."""
+    """Add DOCUMENT's template to those of the package."""
     loader = ChoiceLoader([DictLoader({"test.md.j2": TEMPLATE}), ENVIRONMENT.loader])
     monkeypatch.setattr(ENVIRONMENT, "loader", loader)
 
 
-def test_markdown_has_text_and_tables_alone() -> None:
+def test_markdown_has_only_text_and_tables() -> None:
     text = DOCUMENT.to_markdown()
     assert text.startswith("# All & <more>\n\n## First one\n\nSome `code`.\n\n| name")
     assert "x\\|y" in text
@@ -52,7 +52,7 @@ def test_markdown_has_text_and_tables_alone() -> None:
         assert absent not in text
 
 
-def test_page_has_everything_and_asks_for_nothing() -> None:
+def test_page_has_everything_and_loads_nothing() -> None:
     page = Page(DOCUMENT.to_html())
     charts, picture = page.all("img")
     assert charts["src"].startswith("data:image/svg+xml;base64,")
@@ -74,13 +74,13 @@ def test_text_from_data_cannot_become_markup() -> None:
 
 
 @pytest.mark.parametrize("name", ["a_b_c.png", "a`b.png", "`a``b`", "a*b*c|d.png"])
-def test_code_is_shown_letter_by_letter(name: str) -> None:
+def test_code_is_shown_literally(name: str) -> None:
     page = Page(MARKDOWN.render(code(name)))
     assert page.text.strip() == name
     assert [tag for tag, _ in page.tags] == ["p", "code"]
 
 
-def test_contents_lead_to_the_sections() -> None:
+def test_contents_link_to_the_sections() -> None:
     page = Page(DOCUMENT.to_html())
     targets = [link["href"] for link in page.all("a")]
     assert targets == ["#first-one", "#second"]
@@ -108,12 +108,12 @@ def test_a_served_page_has_no_inline_style() -> None:
         html_page("no title")
 
 
-def test_a_code_block_of_the_text_is_no_figure() -> None:
+def test_a_code_block_of_the_text_is_not_a_figure() -> None:
     page = Page(html_page("# Card\n\n```figures\n0\n```\n"))
     assert not page.all("figure") and page.all("code")
 
 
-def test_both_files_are_written_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_both_files_are_written_atomically(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     markdown, page = tmp_path / "reports/report.md", tmp_path / "reports/index.html"
     DOCUMENT.write(markdown, page)
     assert markdown.read_text() == DOCUMENT.to_markdown()

@@ -1,4 +1,4 @@
-"""The rule reads validation alone, and says how sure it is."""
+"""The rule uses only the tuning set, and the report states its uncertainty."""
 
 import itertools
 from typing import Any
@@ -54,7 +54,7 @@ def intervals(
 
 
 @pytest.mark.parametrize("best", VARIANTS)
-def test_highest_precision_on_validation_is_recommended(best: str) -> None:
+def test_highest_precision_on_the_tuning_set_is_recommended(best: str) -> None:
     precision = dict.fromkeys(VARIANTS, 0.8) | {best: 0.9}
     found = recommend(evaluation(**precision), intervals(), 0.98)
     assert found.variant == best  # though it is the worst on test
@@ -62,7 +62,7 @@ def test_highest_precision_on_validation_is_recommended(best: str) -> None:
     assert "0.900 (recall 0.990)" in found.sentences[0]
 
 
-def test_equal_precision_is_decided_by_recall_then_by_ranking() -> None:
+def test_ties_in_precision_are_broken_by_recall_then_roc_auc() -> None:
     metrics = evaluation(baseline=0.8, augmented=0.8, transfer=0.8)
     metrics["augmented"]["operating_point"]["selection"]["recall"] = 0.995
     assert best_variant(metrics) == "augmented"
@@ -71,7 +71,7 @@ def test_equal_precision_is_decided_by_recall_then_by_ranking() -> None:
     assert best_variant(metrics) == "transfer"
 
 
-def test_what_may_be_chance_is_said() -> None:
+def test_insignificant_differences_are_reported() -> None:
     metrics = evaluation(baseline=0.8, augmented=0.8, transfer=0.85)
     sure = " ".join(recommend(metrics, intervals(low=0.01), 0.98).sentences)
     unsure = " ".join(recommend(metrics, intervals(low=-0.01), 0.98).sentences)
@@ -98,8 +98,8 @@ def test_a_difference_too_small_to_print_is_told() -> None:
         pair["operating_point"]["precision"] = interval(0.0002, -0.0003, 0.04)
     metrics = evaluation(baseline=0.8, augmented=0.8, transfer=0.8002)
     text = " ".join(recommend(metrics, small, 0.98).sentences)
-    told = "less than 0.001 higher than baseline's (0 to +0.040): the 95 % CI includes 0"
-    assert told in text
+    sentence = "less than 0.001 higher than baseline's (0 to +0.040): the 95 % CI includes 0"
+    assert sentence in text
 
 
 @pytest.mark.parametrize(("best", "picks"), [("transfer", 936), ("baseline", 60)])
@@ -133,7 +133,7 @@ def test_whether_test_keeps_the_recall(
     assert ("too few" in told or "are needed" in told) == ("is reached (" in text)
 
 
-def test_patients_that_it_takes_follow_the_recall() -> None:
+def test_number_of_patients_needed_depends_on_the_recall() -> None:
     metrics = evaluation(baseline=0.8, augmented=0.8, transfer=0.85)
     shown = recommend(metrics, intervals(recall=(1, 1), ill=30), 0.9).sentences
     assert "recall of 0.9 is reached." in " ".join(shown)
@@ -141,13 +141,13 @@ def test_patients_that_it_takes_follow_the_recall() -> None:
     assert "(29) to decide whether recall of 0.9 is reached (about 30" in " ".join(few)
 
 
-def test_no_number_of_patients_shows_that_nobody_is_missed() -> None:
+def test_no_number_of_patients_shows_perfect_recall() -> None:
     metrics = evaluation(baseline=0.8, augmented=0.8, transfer=0.85)
     text = " ".join(recommend(metrics, intervals(recall=(1, 1), ill=10**6), 1.0).sentences)
     assert "(no number is enough, even without a false negative)" in text
 
 
-def test_calling_everything_ill_is_no_use() -> None:
+def test_a_variant_that_predicts_only_positives_is_unusable() -> None:
     metrics = evaluation(baseline=0.7, augmented=0.7, transfer=0.75)
     assert "usable" not in " ".join(recommend(metrics, intervals(), 0.98).sentences)
     metrics["transfer"]["operating_point"]["selection"]["specificity"] = 0

@@ -1,4 +1,4 @@
-"""The report of a finished pipeline: what it says, and how the page stands in a browser."""
+"""The report of a finished pipeline: its text and its page in a browser."""
 
 import base64
 import json
@@ -85,14 +85,15 @@ def test_numbers_are_the_measured_ones(finished: Project, markdown: str) -> None
 @pytest.mark.slow
 def test_errors_by_pathogen_count_the_test_images(finished: Project, markdown: str) -> None:
     table = pd.read_csv(finished.folder / "data/predictions.csv", keep_default_na=False)
-    ill = table[(table["split"] == "test") & (table["label"] == "PNEUMONIA")]
-    for pathogen, rows in ill.groupby("pathogen"):
-        share = (rows["baseline"] >= 0.5).mean()
-        assert re.search(rf"\| {pathogen} +\| {len(rows)} +\| {share:.3f} ", markdown)
+    positive = table[(table["split"] == "test") & (table["label"] == "PNEUMONIA")]
+    for pathogen, rows in positive.groupby("pathogen"):
+        recall = (rows["baseline"] >= 0.5).mean()
+        row = rf"\| {pathogen} +\| {len(rows)} +\| at 0.5 +\| {recall:.3f} "
+        assert re.search(row, markdown)
 
 
 @pytest.mark.slow
-def test_mistakes_are_mistakes(finished: Project, markdown: str) -> None:
+def test_listed_errors_are_misclassified(finished: Project, markdown: str) -> None:
     table = pd.read_csv(finished.folder / "data/predictions.csv").set_index("path")
     text = section(markdown, "Most confident errors")
     for part in re.split(rf"\*\*(?={'|'.join(VARIANTS)})", text)[1:]:
@@ -106,7 +107,7 @@ def test_mistakes_are_mistakes(finished: Project, markdown: str) -> None:
 
 
 @pytest.mark.slow
-def test_the_same_results_give_the_same_report(finished: Project, page: Path) -> None:
+def test_the_report_is_reproducible(finished: Project, page: Path) -> None:
     before = page.read_bytes()
     finished.run("dvc repro --force --single-item report")
     assert page.read_bytes() == before
@@ -123,13 +124,13 @@ def test_charts_are_well_formed(page: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [400, 1400])
 def test_page_in_a_browser(browser: Browser, page: Path, width: int) -> None:
-    told: list[str] = []
+    events: list[str] = []
     with browser.new_page(viewport={"width": width, "height": 900}) as tab:
-        tab.on("console", lambda message: told.append(message.text))
-        tab.on("pageerror", lambda error: told.append(str(error)))
-        tab.on("request", lambda request: told.append(request.url))
+        tab.on("console", lambda message: events.append(message.text))
+        tab.on("pageerror", lambda error: events.append(str(error)))
+        tab.on("request", lambda request: events.append(request.url))
         tab.goto(page.as_uri())
-        outside = [entry for entry in told if not entry.startswith(("data:", page.as_uri()))]
+        outside = [entry for entry in events if not entry.startswith(("data:", page.as_uri()))]
         assert outside == []
         titles = tab.locator(".charts figcaption").all_inner_texts()
         assert [t for t, start in zip(titles, CHARTS, strict=True) if not t.startswith(start)] == []
@@ -238,14 +239,14 @@ def with_index(results: ReportInputs, **columns: str) -> ReportInputs:
 
 
 def text_of(results: ReportInputs) -> str:
-    """The Markdown; it has no charts, so none are drawn."""
+    """The Markdown, without drawing charts, which it does not contain."""
     with mock.patch.object(charts, "render_svg", return_value="<svg/>"):
         return report(results).to_markdown()
 
 
 def test_figures_for_other_pages(results: ReportInputs) -> None:
-    told = results.groups.assign(kind="pathogen", label="PNEUMONIA", group="virus")
-    named = replace(results, groups=told[told["split"] == "test"].drop_duplicates("variant"))
+    virus = results.groups.assign(kind="pathogen", label="PNEUMONIA", group="virus")
+    named = replace(results, groups=virus[virus["split"] == "test"].drop_duplicates("variant"))
     styles_only = replace(results, groups=results.groups.query("kind == 'style'"))
     assert set(figures(styles_only)) == {"stress.svg", "label_alone.svg"}
     drawn = figures(named)
@@ -255,33 +256,33 @@ def test_figures_for_other_pages(results: ReportInputs) -> None:
         assert "<image" not in svg  # they go into git
 
 
-def test_settings_are_told(results: ReportInputs) -> None:
+def test_settings_are_reported(results: ReportInputs) -> None:
     text = text_of(results)
     for key in ("data.source", "split.test", "transfer.weights", "transfer.preprocessing", "seed"):
         assert f"`{key}` {results.settings[key]}" in section(text, "Recommendation")
     for source in ("phantom", "kaggle"):
         of_source = replace(results, settings={**results.settings, "data.source": source})
-        is_said = "Synthetic images" in section(text_of(of_source), "Recommendation")
-        assert is_said == (source == "phantom")
+        is_reported = "Synthetic images" in section(text_of(of_source), "Recommendation")
+        assert is_reported == (source == "phantom")
     training = section(text, "Training")
-    for told in (
+    for setting in (
         "`model`, ",
         "filters [32, 32]",
         "batch_norm false",
         "rotation 0.2",
         "pooling avg",
     ):
-        assert told in training
+        assert setting in training
     keys = [key for key in results.settings if key.split(".")[0] in ("model", "augment")]
     assert len(keys) > 10
     assert all(f" {key.split('.')[1]} " in training for key in keys)
 
 
-def test_a_training_on_three_classes_is_told(results: ReportInputs) -> None:
-    told = "loss and accuracy here are of three classes"
-    assert told in section(text_of(results), "Training")
+def test_a_training_on_three_classes_is_reported(results: ReportInputs) -> None:
+    note = "loss and accuracy here are of three classes"
+    assert note in section(text_of(results), "Training")
     settings = results.settings | {"finetune.classes": "label"}
-    assert told not in section(text_of(replace(results, settings=settings)), "Training")
+    assert note not in section(text_of(replace(results, settings=settings)), "Training")
 
 
 def test_shift_of_an_official_and_of_a_redrawn_test(results: ReportInputs) -> None:
@@ -330,7 +331,7 @@ def test_texts_hold_for_other_data(results: ReportInputs) -> None:
     assert re.search(r"(?<!\d)[+-]0\.000", text) is None
 
 
-def test_pathogens_are_left_out_where_no_name_tells_them(results: ReportInputs) -> None:
+def test_pathogens_are_omitted_if_file_names_do_not_give_them(results: ReportInputs) -> None:
     text = text_of(results)
     assert "| virus " in section(text, "Errors by pathogen and image size")
     unnamed = replace(results, predictions=results.predictions.assign(pathogen="none"))
@@ -338,25 +339,25 @@ def test_pathogens_are_left_out_where_no_name_tells_them(results: ReportInputs) 
     assert "pathogen" not in section(text, "Errors by image size")
 
 
-def test_patients_of_one_image_each_are_told(results: ReportInputs) -> None:
-    told = "Every patient has one image here"
-    assert told not in text_of(results)
+def test_patients_with_one_image_each_are_reported(results: ReportInputs) -> None:
+    note = "Every patient has one image here"
+    assert note not in text_of(results)
     splits = {
         n: Split(s.images, s.index.assign(patient=s.index["path"]))
         for n, s in results.splits.items()
     }
-    assert told in section(text_of(replace(results, splits=splits)), "Recommendation")
+    assert note in section(text_of(replace(results, splits=splits)), "Recommendation")
 
 
-def test_size_that_is_the_aspect_ratio_is_told(results: ReportInputs) -> None:
-    told = "The shorter side of every image has 200 pixels, so"
+def test_size_equivalent_to_the_aspect_ratio_is_reported(results: ReportInputs) -> None:
+    note = "The shorter side of every image has 200 pixels, so"
     assert "The shorter side" not in text_of(results)
-    assert told in text_of(with_index(results, height="200"))
+    assert note in text_of(with_index(results, height="200"))
     equal = with_index(results, height="200", width="300")
-    assert "The shorter side" not in text_of(equal)  # it has no aspect ratio to tell
+    assert "The shorter side" not in text_of(equal)  # the aspect ratio is constant
 
 
-def test_file_names_are_shown_letter_by_letter(results: ReportInputs) -> None:
+def test_file_names_are_shown_literally(results: ReportInputs) -> None:
     text = text_of(results)
     assert text.count("`test/") > 3
     assert re.search(r"[^`]test/\d", text) is None
@@ -400,12 +401,12 @@ def test_classes_of_few_patients_have_no_least_alike_images(results: ReportInput
         ([100.4, 100.6, 101.4, 101.6], ["100 pixels", "101 pixels", "102 pixels"]),
     ],
 )
-def test_thirds_of_few_or_equal_sizes(sizes: list[float], names: list[str]) -> None:
+def test_terciles_of_few_or_equal_sizes(sizes: list[float], names: list[str]) -> None:
     found = _terciles(pd.Series(sizes))
     assert found.drop_duplicates().tolist() == names
 
 
-def test_thirds_of_many_sizes() -> None:
+def test_terciles_of_many_sizes() -> None:
     found = _terciles(pd.Series(range(100, 400)).astype(float))
     names = ["100 to 199 pixels", "200 to 299 pixels", "300 to 399 pixels"]
     assert found.value_counts(sort=False).to_dict() == dict.fromkeys(names, 100)

@@ -42,10 +42,10 @@ def export(folder: Path) -> None:
     """Write the outputs of the stage `export` that prediction and the web page need."""
     build(folder)
     rng = np.random.default_rng(1)
-    features = rng.normal(128, 10, (100, SIDE)).astype(np.float32)
-    reference = ood.fit(features)
-    ood.save(reference, folder / "familiar.npz")
-    limit = float(ood.distances(reference, features).max() * 2)
+    known = rng.normal(128, 10, (100, SIDE)).astype(np.float32)
+    reference = ood.fit(known)
+    ood.save(reference, folder / "ood_reference.npz")
+    limit = float(ood.distances(reference, known).max() * 2)
     image = read_params(PROJECT / "params.yaml").image.model_copy(update={"input_size": SIDE})
     alone = {"threshold": THRESHOLD, "scale": SCALE}
     members = {"bright": SCALE, "left": {"slope": 1.0, "intercept": 0.0}}
@@ -57,7 +57,7 @@ def export(folder: Path) -> None:
             "left": alone,
             "both": {**alone, "members": members},
         },
-        "familiarity": {"limit": limit, "false_alarms": {"val": 0.01, "test": 0.02}},
+        "ood": {"threshold": limit, "false_positive_rate": {"val": 0.01, "test": 0.02}},
         "trained_on": {"shorter_side": [SIDE, 400], "aspect_ratio": [0.8, 2.0]},
     }
     (folder / "settings.json").write_text(json.dumps(settings))

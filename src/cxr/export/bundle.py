@@ -1,4 +1,4 @@
-"""What the stage `export` writes: networks that run without Keras, and all that prediction needs.
+"""Exported networks, OOD detector, drift reference and settings, for prediction without Keras.
 
 Equal models give equal bytes.
 """
@@ -27,14 +27,14 @@ from cxr.params import EvaluateParams, ImageParams
 
 Metrics = dict[str, Any]
 
-MAX_DIFFERENCE = 1e-4  # from Keras, of a probability, or as a share of the largest feature
-COMPARED = 64  # images that a network's files are compared with Keras on
-# What can go wrong with a radiograph on its way here; images uint8 (N, S, S) -> likewise.
+MAX_DIFFERENCE = 1e-4  # from Keras: of a probability, or relative to the largest feature
+COMPARED = 64  # validation images on which exported networks are compared with Keras
+# Faults that the OOD detector should detect: images uint8 (N, S, S) -> uint8 (N, S, S).
 ALTERATIONS: dict[str, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
     "upside down": lambda images: images[:, ::-1],
-    "on its side": lambda images: np.rot90(images, axes=(1, 2)),
+    "rotated 90 degrees": lambda images: np.rot90(images, axes=(1, 2)),
     "negative": lambda images: 255 - images,
-    "rows in disorder": lambda images: np.random.default_rng(0).permutation(images, axis=1),
+    "shuffled rows": lambda images: np.random.default_rng(0).permutation(images, axis=1),
 }
 
 
@@ -43,13 +43,13 @@ def export_variants(folder: Path, val: Split) -> Metrics:
 
     Args:
         folder: to write into.
-        val: validation images, some of which the files are compared with Keras on.
+        val: validation images, on some of which outputs are compared with Keras.
 
     Returns:
-        for each variant what `export_compared` gives.
+        for each variant the result of `export_compared`.
 
     Raises:
-        CxrError: a model cannot be read, or a file gives something else than Keras.
+        CxrError: a model cannot be read, or outputs differ from Keras.
     """
     images = val.images[evenly_spaced(len(val.images), COMPARED)]
     return {name: _export_variant(name, folder, images) for name in TRAINED}
@@ -62,16 +62,16 @@ def _export_variant(name: str, folder: Path, images: NDArray[np.uint8]) -> Metri
 
 
 def export_features(folder: Path, val: Split, features: NDArray[np.float32]) -> Metrics:
-    """Write the frozen backbone, as the variant transfer has it before its head: images uint8
+    """Write the frozen backbone of the variant transfer, without the head: images uint8
     (N, S, S, 1) -> features float32 (N, D).
 
     Args:
         folder: to write into.
-        val: validation images, some of which the files are compared on.
+        val: validation images, on some of which features are compared.
         features: of these images (N, D), as stage extract_features computed them.
 
     Raises:
-        CxrError: the files give other features.
+        CxrError: the exported network gives other features.
     """
     whole = load_model(paths.model("transfer"))
     backbone = keras.Model(whole.input, whole.get_layer("pooling").output)
@@ -82,55 +82,54 @@ def export_features(folder: Path, val: Split, features: NDArray[np.float32]) -> 
 def export_compared(
     model: keras.Model, file: Path, images: NDArray[np.uint8], expected: NDArray[Any]
 ) -> Metrics:
-    """Write a network's files and compare what they give with what is expected.
+    """Write a network and compare its outputs with the expected ones.
 
     Args:
-        model: uint8 (N, S, S, 1) -> float32 (N, ...), N free; so are the files.
+        model: uint8 (N, S, S, 1) -> float32 (N, ...) with free N, like the exported network.
         file: `.xml` to write, with a `.bin` in the same folder.
         images: uint8 (N, S, S).
         expected: (N, ...).
 
     Returns:
-        `difference`, the largest, as a share of the largest expected value where that is above 1;
-        `bytes` of the files.
+        `difference`, as `max_difference` gives it; `bytes` of the files.
 
     Raises:
-        CxrError: the difference is above `LARGEST_DIFFERENCE`.
+        CxrError: the difference is above `MAX_DIFFERENCE`.
     """
     import_openvino().save_model(convert(model), file, compress_to_fp16=False)
     difference = max_difference(expected, run_all(open_network(file), images))
     if not difference <= MAX_DIFFERENCE:  # nor NaN
         raise CxrError(
             f"{file.name} differs from Keras by {difference:.1g}, more than "
-            f"{MAX_DIFFERENCE:g}: the versions of OpenVINO, Keras and TensorFlow do not fit "
-            "together; install those of requirements/runtime.lock"
+            f"{MAX_DIFFERENCE:g}: the versions of OpenVINO, Keras and TensorFlow do not "
+            "match; install those of requirements/runtime.lock"
         )
     size = sum(part.stat().st_size for part in (file, file.with_suffix(".bin")))
     return {"difference": float(f"{difference:.1e}"), "bytes": size}
 
 
 def max_difference(expected: NDArray[Any], found: NDArray[Any]) -> float:
-    """Largest difference, as a share of the largest expected value where that is above 1."""
+    """Largest difference, relative to the largest expected value where that is above 1."""
     return float(np.abs(found - expected).max() / max(1.0, np.abs(expected).max()))
 
 
 def export_ood(folder: Path, features: Mapping[str, NDArray[np.float32]], val: Split) -> Metrics:
-    """Write what images of training look like, for the warning about images that do not.
+    """Write the reference of the OOD detector, fitted on the training images.
 
     Args:
         folder: to write into, with the files of `export_features`.
         features: (N, D) of the frozen backbone for `train`, `val` and `test`.
-        val: images, which are altered to see whether that is noticed.
+        val: images, some of which are altered to measure the detection rate.
 
     Returns:
-        `limit`, the distance above which an image is warned of, chosen on `val`; `false_alarms`:
-        share of the images of `val` and `test` above it; `alarms`: that of images of `val` after
-        each of `ALTERATIONS`.
+        `threshold`, the OOD score (distance) above which an image gets a warning, chosen on `val`;
+        `false_positive_rate`: fraction of `val` and `test` images above it; `detection_rate`:
+        fraction of `val` images above it after each of `ALTERATIONS`.
     """
     reference = ood.fit(features["train"])
-    ood.save(reference, folder / "familiar.npz")
-    distances = {name: ood.distances(reference, features[name]) for name in ("val", "test")}
-    limit = ood.ood_threshold(distances["val"])
+    ood.save(reference, folder / "ood_reference.npz")
+    scores = {name: ood.distances(reference, features[name]) for name in ("val", "test")}
+    threshold = ood.ood_threshold(scores["val"])
     images = val.images[evenly_spaced(len(val.images), COMPARED)]
     run = open_network(folder / "features.xml")
     altered = {
@@ -138,10 +137,14 @@ def export_ood(folder: Path, features: Mapping[str, NDArray[np.float32]], val: S
         for name, alter in ALTERATIONS.items()
     }
     return {
-        "limit": limit,
-        "false_alarms": {name: float((of > limit).mean()) for name, of in distances.items()},
-        "alarms": {name: float((of > limit).mean()) for name, of in altered.items()},
+        "threshold": threshold,
+        "false_positive_rate": _fractions_above(threshold, scores),
+        "detection_rate": _fractions_above(threshold, altered),
     }
+
+
+def _fractions_above(threshold: float, scores: Mapping[str, ood.Distances]) -> dict[str, float]:
+    return {name: float((values > threshold).mean()) for name, values in scores.items()}
 
 
 def export_reference(
@@ -151,26 +154,26 @@ def export_reference(
     predictions: pd.DataFrame,
     settings: Metrics,
 ) -> Metrics:
-    """Write what `cxr drift` compares images with, and see what its rule marks.
+    """Write the reference of `cxr drift`, and apply its rule to the other splits.
 
     Args:
-        folder: to write into, with the file of `export_familiarity`.
+        folder: to write into, with the file of `export_ood`.
         splits: `val`, which is the reference, `stress` and `test`.
         features: (N, D) of the frozen backbone for these.
-        predictions: as `evaluation.predict_all` gives them, rows in the order of the splits'.
-        settings: what `settings` gives.
+        predictions: as `predictions.predict_all` gives them, rows in the order of the splits'.
+        settings: result of `settings`.
 
     Returns:
-        by the recommended variant `false_alarms`: the share of random halves of validation that
-        are marked by the other half; `marked`: of each condition of `stress` and of `test` the
-        tests that mark it, with their differences. Nothing is chosen by it.
+        with the predictions of the recommended variant, `false_positive_rate`: fraction of random
+        halves of validation that the rule flags; `flagged`: for each condition of `stress` and for
+        `test`, the tests that flag it, with their differences. Nothing is chosen by them.
     """
-    known = ood.load(folder / "familiar.npz")
+    ood_reference = ood.load(folder / "ood_reference.npz")
     variant = settings["recommended"]
     threshold = settings["variants"][variant]["threshold"]
     tables = {}
     for name, split in splits.items():
-        distances = ood.distances(known, features[name])
+        distances = ood.distances(ood_reference, features[name])
         rows = predictions.loc[predictions["split"] == name, list(VARIANTS)]
         tables[name] = drift.reference_table(split.index, split.images, distances, rows)
     write_csv(folder / drift.FILE, tables["val"])
@@ -179,23 +182,21 @@ def export_reference(
         for table in (tables[name] for name in ("val", "stress", "test"))
     )
     others = {**dict(iter(stress.groupby(splits["stress"].index["condition"]))), "test": test}
-    marked = {}
+    flagged = {}
     for name, other in others.items():
-        found = drift.compare(val, other, threshold)
-        marked[name] = {test: found["tests"][test]["difference"] for test in found["marked"]}
-    return {"false_alarms": drift.false_alarms(val, threshold), "marked": marked}
+        result = drift.compare(val, other, threshold)
+        flagged[name] = {test: result["tests"][test]["difference"] for test in result["flagged"]}
+    return {"false_positive_rate": drift.false_positive_rate(val, threshold), "flagged": flagged}
 
 
 def _warned(table: pd.DataFrame, settings: Metrics) -> pd.Series:
-    """Which rows of a reference would have a warning: true or false for each.
-
-    That of an image's colours is left out, as the arrays are grey.
+    """Whether each image of a reference table would have a warning, except that about color: the
+    arrays are gray.
     """
-    unfamiliar = table["distance"] > settings["familiarity"]["limit"]
-    small = table["shorter_side"] < settings["image"]["input_size"]
-    return (
-        unfamiliar | small | ~table["aspect_ratio"].between(*settings["trained_on"]["aspect_ratio"])
-    )
+    is_ood = table["distance"] > settings["ood"]["threshold"]
+    is_small = table["shorter_side"] < settings["image"]["input_size"]
+    is_in_range = table["aspect_ratio"].between(*settings["trained_on"]["aspect_ratio"])
+    return is_ood | is_small | ~is_in_range
 
 
 def settings(
@@ -204,9 +205,9 @@ def settings(
     evaluation: Metrics,
     predictions: pd.DataFrame,
     train: pd.DataFrame,
-    known: Metrics,
+    ood_metrics: Metrics,
 ) -> Metrics:
-    """What prediction needs beside the networks, for settings.json.
+    """Content of settings.json: everything that prediction needs besides the networks.
 
     Args:
         image: how images are prepared.
@@ -214,12 +215,12 @@ def settings(
         evaluation: content of metrics/evaluation.json.
         predictions: as `evaluation.predict_all` gives them, with a column for each variant.
         train: index of the training images.
-        known: what `export_familiarity` gives.
+        ood_metrics: result of `export_ood`.
 
     Returns:
-        `image`; `evaluate`; `recommended`; `variants`: of each the `threshold` of its operating
-        point and the `scale` that calibrates its probability, of the ensemble also its `members`
-        with their scales; `familiarity`; `trained_on`: least and most of the training files'
+        `image`; `evaluate`; `recommended`; `variants`: for each the `threshold` of its operating
+        point and the `scale` that calibrates its probability, for the ensemble also its `members`
+        with their scales; `ood`; `trained_on`: minimum and maximum of the training files'
         `shorter_side` (pixels) and `aspect_ratio` (width / height).
     """
     variants: Metrics = {
@@ -231,12 +232,14 @@ def settings(
     }
     variants["ensemble"]["members"] = evaluation["ensemble"]["scales"]
     sides = train[["width", "height"]].astype(int)
-    seen = {"shorter_side": sides.min(axis=1), "aspect_ratio": sides["width"] / sides["height"]}
+    sizes = {"shorter_side": sides.min(axis=1), "aspect_ratio": sides["width"] / sides["height"]}
     return {
         "image": image.model_dump(),
         "evaluate": evaluate.model_dump(),
         "recommended": best_variant(evaluation),
         "variants": variants,
-        "familiarity": known,
-        "trained_on": {name: [of.min().item(), of.max().item()] for name, of in seen.items()},
+        "ood": ood_metrics,
+        "trained_on": {
+            name: [size.min().item(), size.max().item()] for name, size in sizes.items()
+        },
     }

@@ -1,8 +1,6 @@
-"""How images of another place differ from those that the networks were chosen on, and whether that
-is enough not to trust the answers there.
+"""Drift detection without labels: images of another site compared with the validation set.
 
-Nothing here needs to know who is ill there. The reference is validation, images held out from
-training: training images themselves lie nearer to the components that were fitted on them.
+Training images are no reference: they are closer to the components that were fitted on them.
 """
 
 from pathlib import Path
@@ -16,30 +14,30 @@ from cxr.common.names import LABELS
 from cxr.errors import CxrError
 from cxr.export.ood import FALSE_POSITIVE_RATE
 
-FILE = "reference.csv"  # beside the exported networks
-# The shape of the file is among them: it decides how much of the chest the square image shows.
-DISTRIBUTIONS = ("aspect_ratio", "grey", "contrast", "distance")
+FILE = "reference.csv"  # in the folder of exported networks
+# The aspect ratio of the file decides how much of the chest the square image shows.
+DISTRIBUTIONS = ("aspect_ratio", "gray", "contrast", "distance")
 COLUMNS = ("patient", "label", "shorter_side", *DISTRIBUTIONS)  # and one for each variant
 
-MIN_IMAGES = 30  # images; of fewer nothing is said
-CHANCE = 0.01  # share of folders like the reference that may be marked
-DRAWS = 2000
+MIN_IMAGES = 30  # no verdict on fewer
+CHANCE = 0.01  # fraction of folders like the reference that may be flagged
+N_RESAMPLES = 2000
 BOOTSTRAP_SEED = 1  # the same images give the same verdict
-HALVES = 100  # of the reference, by which the share that is marked is measured
-# From where on a difference matters, chosen on validation and stress validation: 0.15 is the
-# largest step of 0.05 at which each condition is marked that costs 0.05 of recall or specificity.
-FLOORS = {"warnings": 0.05, **dict.fromkeys(DISTRIBUTIONS, 0.15), "called": 0.1}
+N_HALVES = 100  # random halves of the reference that estimate the false-positive rate
+# Tolerances, chosen on the tuning set: 0.15 is the largest multiple of 0.05 with which each
+# stress-test condition that costs 0.05 of recall or specificity is flagged.
+FLOORS = {"warnings": 0.05, **dict.fromkeys(DISTRIBUTIONS, 0.15), "predicted_positive": 0.1}
 
-SIGNIFICANT = "do not trust without re-evaluation"
-NO_DRIFT = "no difference found that matters"
-TOO_FEW = f"too few images to tell, fewer than {MIN_IMAGES}"
+SIGNIFICANT = "significant drift: re-evaluate before use"
+NO_DRIFT = "no significant drift"
+TOO_FEW = f"too few images: at least {MIN_IMAGES} are needed"
 RULE = (
-    f"Of at least {MIN_IMAGES} images: {SIGNIFICANT} where the share with a warning is higher than "
-    f"{FALSE_POSITIVE_RATE:.0%} by more than {FLOORS['warnings']:g}, the share called PNEUMONIA "
-    f"differs by more than {FLOORS['called']:g}, or the distribution of width / height, mean grey, "
-    f"contrast or distance from the training images by more than {FLOORS['grey']:g} (D of "
-    "Kolmogorov and Smirnov); each also by more than chance, which alone marks about "
-    f"{CHANCE:.0%} of folders like the reference."
+    f"With at least {MIN_IMAGES} images, drift is significant if the fraction of images with a "
+    f"warning exceeds {FALSE_POSITIVE_RATE:.0%} by more than {FLOORS['warnings']:g}, the fraction "
+    f"of positive predictions differs by more than {FLOORS['predicted_positive']:g}, or the "
+    "distribution of width / height, mean gray, contrast or distance from the training images "
+    f"differs by more than {FLOORS['gray']:g} (Kolmogorov-Smirnov D). Each difference must also "
+    f"exceed chance, which flags about {CHANCE:.0%} of folders like the reference."
 )
 
 Numbers = NDArray[np.float64]
@@ -52,22 +50,22 @@ def reference_table(
     distances: Numbers,
     probabilities: pd.DataFrame,
 ) -> pd.DataFrame:
-    """What is kept of images to compare others with; it names no file and no patient.
+    """Features of images as a reference for later comparisons; it names no file and no patient.
 
     Args:
-        index: of a split: patient, label, width and height (pixels), and for images of another
-            shape than their file aspect_ratio; all text.
+        index: of a split, all text: patient, label, width and height of the file (pixels), and
+            aspect_ratio where an image has another shape than its file.
         images: uint8 (N, S, S), as the networks see them.
-        distances: (N,) from the training images, as `familiarity.distances` gives them.
+        distances: (N,) from the training images, as `ood.distances` gives them.
         probabilities: of PNEUMONIA, a column for each variant; N rows in the same order.
 
     Returns:
-        a row for each image: `patient` (a number without meaning), `label`, `shorter_side` (pixels)
-        and `aspect_ratio` (width / height), what `exposure` gives, `distance`, and the columns of
-        `probabilities`.
+        a row for each image: `patient` (a meaningless number), `label`, `shorter_side` (pixels)
+        and `aspect_ratio` (width / height), the result of `exposure`, `distance`, and the columns
+        of `probabilities`.
     """
     sides = index[["width", "height"]].astype(int)
-    found = pd.DataFrame(
+    table = pd.DataFrame(
         {
             "patient": pd.factorize(index["patient"])[0],
             "label": index["label"],
@@ -76,25 +74,25 @@ def reference_table(
         }
     ).astype({"aspect_ratio": np.float64})
     exposures = pd.DataFrame([exposure(image) for image in images])
-    found[[*exposures]] = exposures.to_numpy()
-    found["distance"] = distances
-    found[[*probabilities]] = probabilities.to_numpy()
-    return found
+    table[[*exposures]] = exposures.to_numpy()
+    table["distance"] = distances
+    table[[*probabilities]] = probabilities.to_numpy()
+    return table
 
 
 def exposure(image: NDArray[np.uint8]) -> dict[str, float]:
-    """Of an image as the networks see it the mean, `grey`, and the standard deviation, `contrast`,
-    both 0 to 255.
+    """Mean (`gray`) and standard deviation (`contrast`) of an image as the networks see it, both 0
+    to 255.
     """
-    return {"grey": float(image.mean()), "contrast": float(image.std())}
+    return {"gray": float(image.mean()), "contrast": float(image.std())}
 
 
 def read_reference(folder: Path, variant: str) -> pd.DataFrame:
-    """What `reference` gave, from the folder of exported networks; the probability of the variant
-    is the column `probability`.
+    """Read the table of `reference_table` from the folder of exported networks, with the variant's
+    probability as the column `probability`.
 
     Raises:
-        CxrError: it is missing or damaged.
+        CxrError: the file is missing or damaged.
     """
     file = folder / FILE
     try:
@@ -107,39 +105,42 @@ def read_reference(folder: Path, variant: str) -> pd.DataFrame:
     return table
 
 
-def compare(reference: pd.DataFrame, here: pd.DataFrame, threshold: float) -> DriftResult:
-    """What differs, and what follows from it by `RULE`.
+def compare(reference: pd.DataFrame, current: pd.DataFrame, threshold: float) -> DriftResult:
+    """Compare images with the reference and apply `RULE`.
 
-    Another share of ill patients moves every number that shows the disease. So that this is not
-    taken for another machine, distributions are compared with those of the reference weighted to
-    as many ill images as the answers here speak for.
+    Another prevalence changes every feature that depends on the disease. So that it is not
+    mistaken for another scanner, distributions are compared with those of the reference weighted
+    to the prevalence that the predictions indicate.
 
     Args:
         reference: as `read_reference` gives it: both labels.
-        here: a row for each image, one or more: DISTRIBUTIONS, `probability`, and `warned`, whether
-            there was a warning.
-        threshold: probability from which an image is called PNEUMONIA.
+        current: a row for each image, one or more: DISTRIBUTIONS, `probability`, and `warned`,
+            whether it has a warning.
+        threshold: probability from which the prediction is PNEUMONIA.
 
     Returns:
-        `verdict`: NO_TRUST, NOTHING or TOO_FEW; `marked`: names of the tests that led to it;
-        `rule`; `images`: how many; `tests`: of `warnings` and `called` (shares of the images) and
-        of each of DISTRIBUTIONS (medians) the `reference` and `here`, their `difference`, and the
-        limits `floor` and `chance`, both of which it has to exceed; `recall` and `specificity` of
-        the reference; `prevalence`: share of ill images in the `reference`, and `here` as
-        `prevalence` estimates it.
+        `verdict`: SIGNIFICANT, NO_DRIFT or TOO_FEW; `flagged`: names of the tests that led to it;
+        `rule`; `images`: how many; `tests`: `reference` and `here` for `warnings` and
+        `predicted_positive` (fractions of the images) and each of DISTRIBUTIONS (medians), their
+        `difference`, and the limits `floor` and `chance`, both of which it has to exceed; `recall`
+        and `specificity` of the reference; `prevalence` in the `reference`, and `here` as
+        `estimated_prevalence` gives it.
     """
-    ill = (reference["label"] == "PNEUMONIA").to_numpy()
-    called = (reference["probability"] >= threshold).to_numpy()
-    called_here = float((here["probability"] >= threshold).mean())
-    warned = float(here["warned"].mean())
-    recall, specificity = float(called[ill].mean()), float(1 - called[~ill].mean())
-    share = prevalence(called_here, recall, specificity)
-    weights = weights_to(ill, ill.mean() if share is None else share)
-    chance = chance_limits(reference, weights, called, len(here))
-    found = {
+    positive = (reference["label"] == "PNEUMONIA").to_numpy()
+    predicted = (reference["probability"] >= threshold).to_numpy()
+    predicted_rate = float(predicted.mean())
+    current_rate = float((current["probability"] >= threshold).mean())
+    warned = float(current["warned"].mean())
+    recall, specificity = float(predicted[positive].mean()), float(1 - predicted[~positive].mean())
+    prevalence = estimated_prevalence(current_rate, recall, specificity)
+    weights = weights_for(positive, positive.mean() if prevalence is None else prevalence)
+    chance = chance_limits(reference, weights, predicted, len(current))
+    differences = {
         "warnings": (FALSE_POSITIVE_RATE, warned, warned - FALSE_POSITIVE_RATE),
-        **{name: _apart(reference[name], here[name], weights) for name in DISTRIBUTIONS},
-        "called": (float(called.mean()), called_here, abs(called_here - float(called.mean()))),
+        **{
+            name: _medians_and_ks(reference[name], current[name], weights) for name in DISTRIBUTIONS
+        },
+        "predicted_positive": (predicted_rate, current_rate, abs(current_rate - predicted_rate)),
     }
     tests = {
         name: {
@@ -147,135 +148,144 @@ def compare(reference: pd.DataFrame, here: pd.DataFrame, threshold: float) -> Dr
             "floor": FLOORS[name],
             "chance": chance[name],
         }
-        for name, values in found.items()
+        for name, values in differences.items()
     }
-    enough = len(here) >= MIN_IMAGES
-    marked = [name for name, of in tests.items() if enough and of["difference"] > drift_limit(of)]
+    enough = len(current) >= MIN_IMAGES
+    flagged = [
+        name for name, test in tests.items() if enough and test["difference"] > drift_limit(test)
+    ]
     return {
-        "verdict": SIGNIFICANT if marked else NO_DRIFT if enough else TOO_FEW,
-        "marked": marked,
+        "verdict": SIGNIFICANT if flagged else NO_DRIFT if enough else TOO_FEW,
+        "flagged": flagged,
         "rule": RULE,
-        "images": len(here),
+        "images": len(current),
         "tests": tests,
         "recall": recall,
         "specificity": specificity,
-        "prevalence": {"reference": float(ill.mean()), "here": share},
+        "prevalence": {"reference": float(positive.mean()), "here": prevalence},
     }
 
 
 def drift_limit(test: dict[str, float]) -> float:
-    """What the difference of one of `compare`'s tests has to exceed."""
+    """Limit that the difference in one of `compare`'s tests has to exceed."""
     return max(test["floor"], test["chance"])
 
 
-def prevalence(called: float, recall: float, specificity: float) -> float | None:
-    """Share of ill images, 0 to 1, where the share `called` is called PNEUMONIA (Rogan and Gladen
-    1978, 10.1093/oxfordjournals.aje.a112510); None where calls tell nothing.
+def estimated_prevalence(
+    predicted_positive: float, recall: float, specificity: float
+) -> float | None:
+    """Prevalence, 0 to 1, from the fraction of positive predictions (Rogan and Gladen 1978,
+    10.1093/oxfordjournals.aje.a112510); None where predictions are no better than chance.
     """
     if recall + specificity <= 1:
         return None
-    return float(np.clip((called + specificity - 1) / (recall + specificity - 1), 0, 1))
+    return float(np.clip((predicted_positive + specificity - 1) / (recall + specificity - 1), 0, 1))
 
 
-def weights_to(ill: NDArray[np.bool_], share: float) -> Numbers:
-    """Weights (N,) that make `share` of the images ill; there have to be ill ones and others."""
-    return np.where(ill, share / ill.mean(), (1 - share) / (1 - ill.mean()))
+def weights_for(positive: NDArray[np.bool_], prevalence: float) -> Numbers:
+    """Weights (N,) of images that give this prevalence; both classes have to be present."""
+    return np.where(
+        positive, prevalence / positive.mean(), (1 - prevalence) / (1 - positive.mean())
+    )
 
 
 def chance_limits(
-    reference: pd.DataFrame, weights: Numbers, called: NDArray[np.bool_], count: int
+    reference: pd.DataFrame, weights: Numbers, predicted: NDArray[np.bool_], count: int
 ) -> dict[str, float]:
-    """The difference in each of `compare`'s tests that chance exceeds with the probability CHANCE
-    / number of tests (Bonferroni), between the reference and `count` images like it.
+    """Limit of the difference in each of `compare`'s tests, between the reference and `count`
+    images like it, that chance exceeds with probability CHANCE / number of tests (Bonferroni).
 
-    Both are drawn from the reference, by patient with replacement, as images of one patient are
-    alike; `count` images are taken for those of as many patients as in the reference. So it holds
-    for few images, and also for more than the reference has.
+    Both are resampled from the reference by patient, with replacement, because images of one
+    patient are similar; `count` images are those of as many patients as in the reference. So the
+    limits hold for few images, and for more than the reference has.
 
     Args:
         reference: as `compare` takes it.
         weights: of its images (N,), with which distributions are compared.
-        called: bool (N,), which of its images are called PNEUMONIA.
+        predicted: bool (N,), which of its images are predicted PNEUMONIA.
         count: 1 or more.
     """
     patient, names = pd.factorize(reference["patient"])
     images = np.bincount(patient)
     rng = np.random.default_rng(BOOTSTRAP_SEED)
 
-    def drawn(count: int, likely: Numbers) -> NDArray[np.int64]:
-        """How often each image is drawn, (DRAWS, N), where patients are drawn with these chances,
-        until there are about `count` images.
+    def resample(count: int, probabilities: Numbers) -> NDArray[np.int64]:
+        """How often each image is in each resample, (N_RESAMPLES, N), of about `count` images;
+        patients have these probabilities.
         """
-        patients = max(1, round(count / float(likely @ images)))
-        return rng.multinomial(patients, likely, size=DRAWS)[:, patient]
+        patients = max(1, round(count / float(probabilities @ images)))
+        return rng.multinomial(patients, probabilities, size=N_RESAMPLES)[:, patient]
 
-    even = np.full(len(names), 1 / len(names))
+    uniform = np.full(len(names), 1 / len(names))
     by_patient = np.bincount(patient, weights) / images
-    known, like_it = drawn(len(patient), even), drawn(count, even)
-    weighted_like_it = drawn(count, by_patient / by_patient.sum())
+    reference_counts, current_counts = resample(len(patient), uniform), resample(count, uniform)
+    weighted_counts = resample(count, by_patient / by_patient.sum())
     patients = max(1, round(count / images.mean()))
     differences = {
-        # Their share is chosen, not seen: the reference may have none.
-        "warnings": rng.binomial(patients, FALSE_POSITIVE_RATE, DRAWS) / patients
+        # By the nominal rate, not the observed one: the reference may have no warning.
+        "warnings": rng.binomial(patients, FALSE_POSITIVE_RATE, N_RESAMPLES) / patients
         - FALSE_POSITIVE_RATE,
         **{
-            name: ks(reference[name].to_numpy(), known * weights, weighted_like_it)
+            name: ks(reference[name].to_numpy(), reference_counts * weights, weighted_counts)
             for name in DISTRIBUTIONS
         },
-        "called": np.abs(_share(known, called) - _share(like_it, called)),
+        "predicted_positive": np.abs(
+            _fraction(reference_counts, predicted) - _fraction(current_counts, predicted)
+        ),
     }
     level = 1 - CHANCE / len(differences)
-    return {name: float(np.quantile(of, level)) for name, of in differences.items()}
+    return {name: float(np.quantile(values, level)) for name, values in differences.items()}
 
 
-def ks(values: Numbers, some: NDArray[Any], others: NDArray[Any]) -> Numbers:
-    """D of Kolmogorov and Smirnov (B,), 0 to 1: the largest distance between two cumulated
+def ks(values: Numbers, first: NDArray[Any], second: NDArray[Any]) -> Numbers:
+    """Kolmogorov-Smirnov D (B,), 0 to 1: the largest distance between two weighted cumulative
     distributions. SciPy's takes no weights.
 
     Args:
         values: (N,) of all images.
-        some: weights (B, N) of the images in one distribution, 0 or more.
-        others: likewise in the other.
+        first: weights (B, N) of the images in one distribution, 0 or more.
+        second: weights (B, N) in the other.
     """
     order = np.argsort(values)
     last = np.append(np.diff(values[order]) > 0, True)  # of equal values
-    first, second = (_cumulated(weights[:, order])[:, last] for weights in (some, others))
-    return np.abs(first - second).max(axis=1)
+    one, other = (_cumulative(weights[:, order])[:, last] for weights in (first, second))
+    return np.abs(one - other).max(axis=1)
 
 
-def false_alarms(reference: pd.DataFrame, threshold: float) -> float | None:
-    """Share of random halves of the reference, by patient, that the rule marks if the other half is
-    the reference; None where halves are too small.
+def false_positive_rate(reference: pd.DataFrame, threshold: float) -> float | None:
+    """Fraction of random halves of the reference, by patient, that the rule flags with the other
+    half as reference; None where halves are too small.
 
     Args:
         reference: as `compare` takes it, with `warned`.
-        threshold: likewise.
+        threshold: as `compare` takes it.
     """
     patients = reference["patient"].unique()
     rng = np.random.default_rng(BOOTSTRAP_SEED)
-    found = []
-    for _ in range(HALVES):
+    flagged = []
+    for _ in range(N_HALVES):
         is_first = reference["patient"].isin(rng.permutation(patients)[: len(patients) // 2])
         first, second = reference[is_first], reference[~is_first]
         if first["label"].nunique() == len(LABELS) and len(second) >= MIN_IMAGES:
-            found.append(compare(first, second, threshold)["verdict"] == SIGNIFICANT)
-    return float(np.mean(found)) if found else None
+            flagged.append(compare(first, second, threshold)["verdict"] == SIGNIFICANT)
+    return float(np.mean(flagged)) if flagged else None
 
 
-def _apart(known: pd.Series, here: pd.Series, weights: Numbers) -> tuple[float, float, float]:
-    """Both medians, and D."""
-    some, others = np.zeros((2, 1, len(known) + len(here)))
-    some[0, : len(known)] = weights
-    others[0, len(known) :] = 1
-    middle = np.quantile(known, 0.5, weights=weights, method="inverted_cdf")
-    distance = ks(np.concatenate([known, here]), some, others)[0]
-    return float(middle), float(here.median()), float(distance)
+def _medians_and_ks(
+    reference: pd.Series, current: pd.Series, weights: Numbers
+) -> tuple[float, float, float]:
+    first, second = np.zeros((2, 1, len(reference) + len(current)))
+    first[0, : len(reference)] = weights
+    second[0, len(reference) :] = 1
+    median = np.quantile(reference, 0.5, weights=weights, method="inverted_cdf")
+    distance = ks(np.concatenate([reference, current]), first, second)[0]
+    return float(median), float(current.median()), float(distance)
 
 
-def _cumulated(weights: NDArray[Any]) -> Numbers:
+def _cumulative(weights: NDArray[Any]) -> Numbers:
     sums = np.cumsum(weights, axis=1, dtype=np.float64)
     return sums / np.maximum(sums[:, -1:], np.finfo(float).tiny)
 
 
-def _share(draws: NDArray[np.int64], called: NDArray[np.bool_]) -> Numbers:
-    return draws @ called / draws.sum(axis=1)
+def _fraction(counts: NDArray[np.int64], predicted: NDArray[np.bool_]) -> Numbers:
+    return counts @ predicted / counts.sum(axis=1)

@@ -66,7 +66,7 @@ def read_inputs(settings: Metrics, export: Metrics) -> CardInputs:
 
 
 def card(inputs: CardInputs) -> Document:
-    """The whole card; the same inputs give the same document."""
+    """The model card; equal inputs give equal documents."""
     variant = inputs.variant
     columns = {split: inputs.intervals[split]["columns"][variant] for split in EVALUATED}
     points = {split: column["operating_point"] for split, column in columns.items()}

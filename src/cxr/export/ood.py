@@ -1,11 +1,11 @@
-"""How unlike the training images an image is: the part of its features that they do not explain.
+"""Out-of-distribution detection by the residual outside a subspace of the training features.
 
-Features of the frozen backbone, brought to length 1, lie near a subspace of few dimensions. An
-image of something else has a part outside of it, whose length is the distance here: the residual
-of a principal component analysis, as ViM takes it (Wang 2022, 10.1109/CVPR52688.2022.00487). It is
-the one of 96 scores compared on validation and drawn outliers that marks most of these.
+Features of the frozen backbone, scaled to length 1, lie near a subspace of few dimensions. The OOD
+score of an image is the length of its residual outside of that subspace, from a principal component
+analysis, as in ViM (Wang 2022, 10.1109/CVPR52688.2022.00487): the best of 96 scores compared on
+validation and synthetic outliers.
 
-NumPy alone, so that prediction starts at once.
+NumPy alone, so that prediction starts without TensorFlow.
 """
 
 import math
@@ -19,21 +19,21 @@ from numpy.typing import NDArray
 
 from cxr.errors import CxrError
 
-FALSE_POSITIVE_RATE = 0.01  # share of images like those of training that are warned of
-COMPONENTS = 128  # at most; more explain also what is not a radiograph
-IMAGES_PER_COMPONENT = 4  # of fewer, components are noise
-ROWS = 4096  # that are in memory at once
+FALSE_POSITIVE_RATE = 0.01  # fraction of in-distribution images with a warning
+MAX_COMPONENTS = 128  # more would also explain images that are not radiographs
+IMAGES_PER_COMPONENT = 4  # with fewer images, components are noise
+BLOCK_ROWS = 4096  # in memory at once
 
 Distances = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class FeatureSubspace:
-    """Where the training images' features lie.
+    """Principal components of the training features, scaled to length 1.
 
     Attributes:
-        mean: float32 (D,) of features of length 1.
-        components: float32 (K, D), orthonormal: the directions in which they differ most.
+        mean: float32 (D,).
+        components: float32 (K, D), orthonormal, by decreasing variance.
     """
 
     mean: NDArray[np.float32]
@@ -41,42 +41,42 @@ class FeatureSubspace:
 
 
 def fit(features: NDArray[np.float32]) -> FeatureSubspace:
-    """Learn from the features (N, D) of the training images, of which a part is read at a time."""
+    """Fit to the features (N, D) of the training images, read block by block."""
     count, width = features.shape
-    mean = sum(rows.sum(axis=0) for rows in _of_length_1(features)) / count
+    mean = sum(rows.sum(axis=0) for rows in _unit_rows(features)) / count
     covariance = np.zeros((width, width))
-    for rows in _of_length_1(features):
+    for rows in _unit_rows(features):
         covariance += (rows - mean).T @ (rows - mean)
-    vectors = np.linalg.eigh(covariance)[1][:, ::-1].T  # the largest first
-    kept = min(COMPONENTS, count // IMAGES_PER_COMPONENT)
+    vectors = np.linalg.eigh(covariance)[1][:, ::-1].T  # by decreasing variance
+    kept = min(MAX_COMPONENTS, count // IMAGES_PER_COMPONENT)
     return FeatureSubspace(mean.astype(np.float32), vectors[:kept].astype(np.float32))
 
 
 def distances(reference: FeatureSubspace, features: NDArray[np.float32]) -> Distances:
-    """Of each image (N,), 0 or more, from its features (N, D)."""
-    return np.concatenate([_residual(reference, rows) for rows in _of_length_1(features)])
+    """OOD score (N,), 0 or more, of images with features (N, D)."""
+    return np.concatenate([_residual(reference, rows) for rows in _unit_rows(features)])
 
 
-def ood_threshold(known: Distances, false_alarms: float = FALSE_POSITIVE_RATE) -> float:
-    """The distance above which an image counts as unfamiliar.
+def ood_threshold(scores: Distances, false_positive_rate: float = FALSE_POSITIVE_RATE) -> float:
+    """OOD score above which an image is out-of-distribution: a conformal quantile.
 
     Args:
-        known: of images (N,) like those of training that were not trained on. Of another one the
-            chance to be above is `false_alarms` at most, if N is at least 1 / `false_alarms`
-            (a conformal quantile).
-        false_alarms: share, 0 to 1.
+        scores: of in-distribution images (N,) that were not trained on. Another such image exceeds
+            the threshold with probability `false_positive_rate` at most, if N is at least
+            1 / `false_positive_rate`.
+        false_positive_rate: 0 to 1.
     """
-    place = math.ceil((len(known) + 1) * (1 - false_alarms))
-    return float(np.sort(known)[min(place, len(known)) - 1])
+    rank = math.ceil((len(scores) + 1) * (1 - false_positive_rate))
+    return float(np.sort(scores)[min(rank, len(scores)) - 1])
 
 
 def save(reference: FeatureSubspace, path: Path) -> None:
-    """Write an .npz file."""
+    """Write to an .npz file."""
     np.savez(path, mean=reference.mean, components=reference.components)
 
 
 def load(path: Path) -> FeatureSubspace:
-    """Read what `save` wrote.
+    """Read the file that `save` wrote.
 
     Raises:
         CxrError: the file is missing or damaged.
@@ -88,14 +88,14 @@ def load(path: Path) -> FeatureSubspace:
         raise CxrError(f"{path} cannot be read: run `dvc repro export` ({error})") from error
 
 
-def _of_length_1(features: NDArray[np.float32]) -> Iterator[NDArray[np.float64]]:
-    for first in range(0, len(features), ROWS):
-        rows = features[first : first + ROWS].astype(np.float64)
+def _unit_rows(features: NDArray[np.float32]) -> Iterator[NDArray[np.float64]]:
+    for first in range(0, len(features), BLOCK_ROWS):
+        rows = features[first : first + BLOCK_ROWS].astype(np.float64)
         lengths = np.linalg.norm(rows, axis=1, keepdims=True)
         yield rows / np.maximum(lengths, np.finfo(float).tiny)
 
 
 def _residual(reference: FeatureSubspace, rows: NDArray[np.float64]) -> Distances:
-    centred = rows - reference.mean
-    explained = centred @ reference.components.T @ reference.components
-    return np.linalg.norm(centred - explained, axis=1)
+    centered = rows - reference.mean
+    explained = centered @ reference.components.T @ reference.components
+    return np.linalg.norm(centered - explained, axis=1)

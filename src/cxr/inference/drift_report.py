@@ -26,10 +26,10 @@ NAMES = {
     "warnings": "images with a warning",
     "shorter_side": "shorter side (pixels)",
     "aspect_ratio": "width / height",
-    "grey": "mean gray",
+    "gray": "mean gray",
     "contrast": "contrast",
     "distance": "distance from the training images",
-    "called": "predicted PNEUMONIA",
+    "predicted_positive": "predicted PNEUMONIA",
     "probability": "probability of PNEUMONIA",
 }
 SPREAD = {"5 %": 0.05, "median": 0.5, "95 %": 0.95}
@@ -162,8 +162,8 @@ def document(found: DriftResult, reference: pd.DataFrame, here: pd.DataFrame) ->
 
 def verdict_text(found: DriftResult) -> str:
     """The verdict and what led to it, in one line."""
-    named = ", ".join(NAMES[name] for name in found["marked"])
-    return found["verdict"] + (f": {named}" if named else "")
+    named = ", ".join(NAMES[name] for name in found["flagged"])
+    return found["verdict"] + (f" ({named})" if named else "")
 
 
 def table(found: DriftResult) -> pd.DataFrame:
@@ -171,7 +171,7 @@ def table(found: DriftResult) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "test": NAMES[name],
-            "found": "yes" if name in found["marked"] else "no",
+            "found": "yes" if name in found["flagged"] else "no",
             "difference": f"{of['difference']:.3f}",
             "matters above": f"{drift.drift_limit(of):.3f}",
             **{side: f"{of[side]:.3g}" for side in ("reference", "here")},
@@ -201,7 +201,7 @@ def _distributions(found: DriftResult, reference: pd.DataFrame, here: pd.DataFra
     """
     prevalence = found["prevalence"]["here"]
     positive = (reference["label"] == "PNEUMONIA").to_numpy()
-    weights = drift.weights_to(positive, positive.mean() if prevalence is None else prevalence)
+    weights = drift.weights_for(positive, positive.mean() if prevalence is None else prevalence)
     figures: list[Figure] = []
     for name, title in NAMES.items():
         if name in here and name in reference:

@@ -1,6 +1,6 @@
-"""Further formats of the exported networks, on request: ONNX, and OpenVINO in 8-bit integers.
+"""Optional formats of the exported networks: ONNX, and OpenVINO in 8-bit integers.
 
-Each needs packages that nothing else here needs.
+Each needs packages of the extra `onnx`.
 """
 
 import copy
@@ -24,18 +24,18 @@ from cxr.errors import CxrError
 from cxr.evaluation import metrics
 from cxr.inference.predict import Predictor
 
-CALIBRATION = 200  # training images that the ranges of 8-bit activations are taken from
+CALIBRATION = 200  # training images that calibrate the ranges of 8-bit activations
 
 
 def write_onnx(predictor: Predictor, into: Path) -> list[Path]:
-    """Write `<network>.onnx` of a variant, of the ensemble one for each member, by Keras's export.
+    """Write `<network>.onnx` of a variant, or of each member of the ensemble, by Keras's export.
 
     Args:
         predictor: of the variant; the Keras models are in the parent of its folder.
-        into: folder to write into. Nothing is left there of a file that differs from Keras.
+        into: folder to write into. A file that differs from Keras is not kept.
 
     Returns:
-        the files.
+        the files written.
 
     Raises:
         CxrError: a package, a model or the validation images are missing, the conversion failed,
@@ -57,7 +57,7 @@ def convert_to_onnx(source: Path, target: Path, images: NDArray[np.uint8]) -> No
     """Convert a saved Keras model, and compare the outputs for `images` (N, S, S).
 
     Raises:
-        CxrError: as `write_onnx`.
+        CxrError: the conversion failed, or an output is more than 1e-4 from Keras's.
     """
     from cxr.evaluation.predictions import load_model
     from cxr.export.bundle import MAX_DIFFERENCE, max_difference
@@ -75,7 +75,7 @@ def convert_to_onnx(source: Path, target: Path, images: NDArray[np.uint8]) -> No
 
 
 def _run_onnx(file: Path, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    # Without it ONNX Runtime reports its use to its makers, and keeps files in the home for that.
+    # Otherwise ONNX Runtime sends telemetry and keeps files for it in the home directory.
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     import onnxruntime
 
@@ -86,13 +86,13 @@ def _run_onnx(file: Path, images: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 @dataclass(frozen=True)
 class Int8:
-    """What 8-bit integers cost and save.
+    """Metrics and size of a variant before and after quantization.
 
     Attributes:
         before: recall and precision on validation at the operating point, in full precision.
         after: the same with 8-bit integers.
         megabytes: of the networks before and after.
-        files: those written; empty: recall fell too much.
+        files: those written; empty if recall dropped too much.
     """
 
     before: dict[str, float]
@@ -102,14 +102,14 @@ class Int8:
 
 
 def write_int8(predictor: Predictor, models: Path, into: Path, max_recall_drop: float) -> Int8:
-    """Write `<network>_int8.xml` and `.bin` of a variant, of the ensemble for each member, by
-    post-training quantization, if validation recall at the operating point falls little by it.
+    """Write `<network>_int8.xml` and `.bin` of a variant, or of each member of the ensemble, by
+    post-training quantization, unless validation recall at the operating point drops too much.
 
     Args:
         predictor: of the variant.
         models: folder of its networks.
         into: folder to write into.
-        max_recall_drop: largest fall of recall with which files are kept, 0 to 1.
+        max_recall_drop: largest drop of recall with which files are kept, 0 to 1.
 
     Raises:
         CxrError: NNCF, or the training or validation images, are missing.
@@ -140,7 +140,7 @@ def quantize(source: Path, target: Path, images: NDArray[np.uint8]) -> None:
         target: `.xml` to write.
         images: uint8 (N, S, S), from which the ranges of activations are taken.
     """
-    openvino = import_openvino()  # ahead of NNCF, which would report its use as well
+    openvino = import_openvino()  # before NNCF, which would otherwise send telemetry
     import nncf
 
     nncf.set_log_level(logging.ERROR)

@@ -76,7 +76,7 @@ class Predictor:
         self.trained = folder.resolve().parent  # where the Keras models are that were exported
         self.networks = {name: open_network(folder / f"{name}.xml") for name in self.members}
         self.features = open_network(folder / "features.xml")
-        self.reference = ood.load(folder / "familiar.npz")
+        self.reference = ood.load(folder / "ood_reference.npz")
 
     def _take(self, settings: dict[str, Any], variant: str) -> None:
         """All that is needed of the settings."""
@@ -91,9 +91,9 @@ class Predictor:
         self.members: dict[str, dict[str, float] | None] = chosen.get(
             "members", {self.variant: None}
         )
-        known = settings["familiarity"]
-        self.limit: float = known["limit"]  # of the distance from the training images
-        self.false_alarms: dict[str, float] = known["false_alarms"]
+        known = settings["ood"]
+        self.limit: float = known["threshold"]  # of the distance from the training images
+        self.false_alarms: dict[str, float] = known["false_positive_rate"]
         self.trained_on: dict[str, list[float]] = {
             name: settings["trained_on"][name] for name in ("shorter_side", "aspect_ratio")
         }

@@ -1,4 +1,4 @@
-"""Charts as SVG text. Titles and alternative texts stand with what shows them, as `report.py`."""
+"""Charts as SVG text. Titles and alternative texts are in the templates that show them."""
 
 import io
 from collections.abc import Callable, Sequence
@@ -16,11 +16,12 @@ from cxr.common.names import EVALUATED, LABELS, REGISTRY, SPLITS, VARIANTS
 from cxr.evaluation import metrics
 from cxr.evaluation.bootstrap import Interval
 
-# Okabe and Ito (2008): told apart by colour-blind readers as well.
+# Okabe and Ito (2008): distinct for color-blind readers too.
 COLORS = {name: variant.color for name, variant in REGISTRY.items()}
 CLASS_COLORS = dict(zip(LABELS, ("#56B4E9", "#CC79A7"), strict=True))
 STYLES = {"val": "--", "test": "-"}
-SIZE = (4.4, 3.4)  # inches; a chart fills the width of a telephone
+SIZE = (4.4, 3.4)  # inches; readable at the width of a phone
+OFFSET = 0.1  # between the dots of a row, whose distance is 1
 STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.spines.top": False,
@@ -29,13 +30,13 @@ STYLE: dict[Any, Any] = {
     "grid.alpha": 0.25,
     "legend.frameon": False,
     "legend.fontsize": 8,
-    "svg.fonttype": "path",  # looks the same whatever fonts the reader has
-    "svg.hashsalt": "cxr",  # the same chart gives the same bytes
+    "svg.fonttype": "path",  # independent of installed fonts
+    "svg.hashsalt": "cxr",  # equal charts have equal bytes
 }
 
 
 def render_svg(painter: Callable[[Figure], None], size: tuple[float, float] = SIZE) -> str:
-    """SVG text of what `painter` draws on a figure of `size` inches."""
+    """Render what `painter` draws on a figure of `size` inches as SVG text."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=size, layout="constrained")
         painter(figure)
@@ -68,7 +69,7 @@ def counts(images: pd.DataFrame) -> str:
 
 
 def distributions(images: pd.DataFrame, column: str, xlabel: str) -> str:
-    """One small histogram per split, both classes, as fractions of their class."""
+    """Histograms of both classes, one panel per split, as fractions of the class."""
 
     def paint(figure: Figure) -> None:
         panels = figure.subplots(len(SPLITS), 1, sharex=True)
@@ -88,17 +89,17 @@ def distributions(images: pd.DataFrame, column: str, xlabel: str) -> str:
     return render_svg(paint, (4.4, 4.4))
 
 
-def compared(reference: pd.Series, weights: NDArray[np.float64], here: pd.Series) -> str:
+def compared(reference: pd.Series, weights: NDArray[np.float64], current: pd.Series) -> str:
     """Histograms of two sets of images as fractions: the weighted reference filled, the other as a
     line.
     """
 
     def paint(figure: Figure) -> None:
         axes = figure.add_subplot()
-        edges = bin_edges(pd.concat([reference, here]), 30)
+        edges = bin_edges(pd.concat([reference, current]), 30)
         fractions = binned(reference, edges, weights)
         axes.stairs(fractions, edges, fill=True, color="#56B4E9", label="reference")
-        axes.stairs(binned(here, edges), edges, linewidth=1.8, color="#D55E00", label="here")
+        axes.stairs(binned(current, edges), edges, linewidth=1.8, color="#D55E00", label="here")
         axes.set_ylabel("fraction of the images")
         figure.legend(loc="outside upper right", ncols=2)
 
@@ -116,8 +117,8 @@ def bin_edges(values: pd.Series, bins: int) -> NDArray[np.float64]:
 def binned(
     values: pd.Series, edges: NDArray[np.float64], weights: NDArray[np.float64] | None = None
 ) -> NDArray[np.float64]:
-    """Fraction (bins,) of the values in each bin; values beyond the edges count in the first and
-    the last bin.
+    """Fraction (bins,) of the values in each bin; the first and last bin include values beyond the
+    edges.
     """
     counts, _ = np.histogram(np.clip(values, edges[0], edges[-1]), edges, weights=weights)
     return counts / max(counts.sum(), 1e-9)
@@ -126,8 +127,8 @@ def binned(
 def metric_intervals(
     metrics: dict[str, dict[str, Interval]], xlabel: str = "value on test with 95 % interval"
 ) -> str:
-    """Points with 95 % intervals: {metric: {variant: {value, low, high}}}; a point alone where
-    there is no interval.
+    """Points with 95 % intervals: {metric: {variant: {value, low, high}}}; without error bar where
+    the interval is undefined.
     """
 
     def paint(figure: Figure) -> None:
@@ -137,7 +138,7 @@ def metric_intervals(
             axes.errorbar(
                 found["value"],
                 np.arange(len(metrics)) + 0.15 * (place - 2),
-                # A value may lie outside the quantiles of its draws.
+                # A value may lie outside its bootstrap quantiles.
                 xerr=[
                     (found["value"] - found["low"]).clip(lower=0),
                     (found["high"] - found["value"]).clip(lower=0),
@@ -178,7 +179,7 @@ def _curves(
                 style = {"linestyle": STYLES[split], "color": COLORS[variant], "linewidth": 1.4}
                 display.from_predictions(
                     *metrics.columns(predictions, split, variant),
-                    name=_named(variant, split, splits),
+                    name=_legend_entry(variant, split, splits),
                     ax=axes,
                     curve_kwargs=style,
                 )
@@ -187,9 +188,9 @@ def _curves(
     return render_svg(paint, (4.4, 4.4))
 
 
-def _named(series: str, split: str, splits: Sequence[str]) -> str:
-    """In a legend; one split alone need not be told from others."""
-    return series if len(splits) == 1 else f"{series}, {split}"
+def _legend_entry(name: str, split: str, splits: Sequence[str]) -> str:
+    """Legend entry, without the split if there is only one."""
+    return name if len(splits) == 1 else f"{name}, {split}"
 
 
 def training(histories: dict[str, pd.DataFrame], column: str, ylabel: str) -> str:
@@ -265,22 +266,22 @@ def thresholds(
         for axes, variant in zip(panels, VARIANTS, strict=True):
             for split in splits:
                 table = metrics.threshold_curve(*metrics.columns(predictions, split, variant))
-                for metric, colour in (("recall", "#0072B2"), ("precision", "#D55E00")):
+                for metric, color in (("recall", "#0072B2"), ("precision", "#D55E00")):
                     axes.plot(
                         table["threshold"],
                         table[metric],
                         STYLES[split],
-                        color=colour,
+                        color=color,
                         linewidth=1.3,
-                        label=_named(metric, split, splits),
+                        label=_legend_entry(metric, split, splits),
                     )
             axes.axvline(operating[variant], color="0.3", linewidth=1, linestyle=":")
             axes.set_title(f"{variant} (dotted: operating point)", loc="left", fontsize=9)
             axes.set_ylim(-0.02, 1.02)
-        panels[-1].legend(ncols=2, loc="lower left")
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
         panels[-1].set_xlabel("threshold")
 
-    return render_svg(paint, (4.4, 5.6))
+    return render_svg(paint, (4.4, 6.2))
 
 
 def stress(evaluation: dict[str, Any]) -> str:
@@ -303,10 +304,10 @@ def stress(evaluation: dict[str, Any]) -> str:
     return _dots(pd.DataFrame(columns), COLORS, "ROC AUC", (4.4, 4.4))
 
 
-def groups(right: pd.DataFrame) -> str:
-    """Accuracy of each variant on test by subgroup, as `styles.named_groups` gives it."""
-    rows = [f"{name}\n({n} images)" for name, n in right["images"].items()]
-    table = right[list(VARIANTS)].set_axis(rows)
+def groups(accuracy: pd.DataFrame) -> str:
+    """Accuracy of each variant on test by subgroup, as `groups.reported_groups` gives it."""
+    rows = [f"{name}\n({n} images)" for name, n in accuracy["images"].items()]
+    table = accuracy[list(VARIANTS)].set_axis(rows)
     return _dots(table, COLORS, "accuracy at the operating point")
 
 
@@ -314,29 +315,32 @@ def single_feature_auc(shift: dict[str, Any]) -> str:
     """ROC AUC of plain numbers for the label, by split; `shift` is metrics/shift.json."""
     table = pd.DataFrame(shift["label_alone"]).T[list(SPLITS)]
     table.index = table.index.str.replace("_", " ")
-    colours = dict(zip(SPLITS, ("0.2", "#56B4E9", "#D55E00"), strict=True))
-    return _dots(table, colours, "ROC AUC of the number alone for the label", chance=0.5)
+    colors = dict(zip(SPLITS, ("0.2", "#56B4E9", "#D55E00"), strict=True))
+    return _dots(table, colors, "ROC AUC of the single feature for the label", chance=0.5)
 
 
 def _dots(
     table: pd.DataFrame,
-    colours: dict[str, str],
+    colors: dict[str, str],
     xlabel: str,
     size: tuple[float, float] = SIZE,
     chance: float | None = None,
 ) -> str:
-    """A line of dots for each row of a table, a colour for each column."""
+    """A row of dots for each row of a table, a color for each column; columns are offset a little,
+    so that equal values do not hide each other.
+    """
 
     def paint(figure: Figure) -> None:
         axes = figure.add_subplot()
-        places = np.arange(len(table))
-        axes.hlines(places, table.min(axis=1), table.max(axis=1), color="0.85", zorder=1)
-        for column in table:
-            colour = colours[str(column)]
-            axes.scatter(table[column], places, 28, color=colour, label=column, zorder=2, alpha=0.9)
+        y = np.arange(len(table))
+        axes.hlines(y, table.min(axis=1), table.max(axis=1), color="0.85", zorder=1)
+        offsets = OFFSET * (np.arange(len(table.columns)) - (len(table.columns) - 1) / 2)
+        for column, offset in zip(table, offsets, strict=True):
+            color = colors[str(column)]
+            axes.scatter(table[column], y + offset, 24, color=color, label=column, zorder=2)
         if chance is not None:
             axes.axvline(chance, color="0.4", linewidth=1, linestyle=":")
-        axes.set_yticks(places, list(table.index))
+        axes.set_yticks(y, list(table.index))
         axes.set_ylim(len(table) - 0.5, -0.5)
         axes.set_xlabel(xlabel)
         figure.legend(loc="outside upper center", ncols=min(3, len(table.columns)))

@@ -1,6 +1,6 @@
-"""Reports made from Jinja2 templates of Markdown, as Markdown or as one self-contained HTML page.
+"""Reports from Jinja2 templates of Markdown, as Markdown and as one self-contained HTML page.
 
-Text and tables are the same in both; figures are on the page alone.
+Text and tables are the same in both; only the page has figures.
 """
 
 import base64
@@ -27,7 +27,7 @@ Figure = tuple[str, str | NDArray[np.uint8], str]
 
 
 def code(text: str) -> str:
-    """Markdown that shows a name letter by letter, whatever it holds."""
+    """Markdown code span that shows a name literally, whatever characters it has."""
     fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
     space = " " if "`" in text else ""
     return f"{fence}{space}{text}{space}{fence}"
@@ -47,7 +47,7 @@ def rounded(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def percent(fraction: float) -> str:
-    """As `62.5 %`, with at most one decimal."""
+    """Format a fraction, such as `62.5 %`, with at most one decimal."""
     return f"{round(100 * fraction, 1):g} %"
 
 
@@ -70,8 +70,8 @@ class Document:
     """A Markdown template with its inputs.
 
     Attributes:
-        template: name of a file in reporting/templates. Its first line is the title; it places
-            figures by `{{ figures(...) }}` with any number of `Figure`.
+        template: name of a file in reporting/templates. Its first line is the title;
+            `{{ figures(...) }}` inserts any number of `Figure`.
         inputs: values of the names in the template.
     """
 
@@ -79,18 +79,18 @@ class Document:
     inputs: Mapping[str, Any]
 
     def to_markdown(self) -> str:
-        """Text and tables."""
+        """Render text and tables."""
         return self._render(lambda *figures: "")
 
     def to_html(self) -> str:
-        """One page that loads nothing from outside itself."""
+        """Render one page that loads no other file."""
         galleries: list[Sequence[Figure]] = []
 
-        def place(*figures: Figure) -> str:
+        def insert(*figures: Figure) -> str:
             galleries.append(figures)
             return f"```figures\n{len(galleries) - 1}\n```" if figures else ""
 
-        return html_page(self._render(place), galleries)
+        return html_page(self._render(insert), galleries)
 
     def _render(self, figures: Any) -> str:
         text = ENVIRONMENT.get_template(self.template).render(self.inputs, figures=figures)
@@ -106,21 +106,21 @@ class Document:
 def html_page(
     markdown: str, galleries: Sequence[Sequence[Figure]] = (), *, served: bool = False
 ) -> str:
-    """An HTML page with a table of contents.
+    """Render Markdown as an HTML page with a table of contents.
 
     Args:
         markdown: starts with a heading of level 1, which becomes the title.
-        galleries: what the code blocks `figures` of the Markdown stand for; each block holds the
-            index of one.
-        served: whether `cxr serve` serves the page: with links to its style and main page, and
-            without inline styles, which its Content-Security-Policy forbids.
+        galleries: figures for the code blocks `figures` of the Markdown, each of which holds the
+            index of a gallery.
+        served: for `cxr serve`: with links to its style and main page, and without inline styles,
+            which its Content-Security-Policy forbids.
 
     Raises:
         ValueError: the Markdown has no title.
     """
     tokens = MARKDOWN.parse(markdown)
     if not tokens or tokens[0].tag != "h1":
-        raise ValueError("it does not start with a title")
+        raise ValueError("the Markdown does not start with a title")
     contents = []
     for position, token in enumerate(tokens):
         if token.type == "heading_open" and token.tag == "h2":
@@ -143,7 +143,7 @@ def html_page(
 
 
 def with_table(text: str, name: str, content: pd.DataFrame) -> str:
-    """A Markdown text with the table between its comments `name` and `end of name` replaced.
+    """Replace the table between the comments `name` and `end of name` of a Markdown text.
 
     Raises:
         CxrError: the text lacks one of the comments.

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -20,8 +21,8 @@ from cxr.reporting.formatting import signed
 from cxr.reporting.recommendation import recommend
 from cxr.reporting.tables import TITLES
 
-MIN_GROUP_SIZE = 10  # images; the accuracy of a smaller group says little
-N_ERRORS = 6  # shown for each variant and kind
+MIN_GROUP_SIZE = 10  # images; the accuracy of a smaller group is too uncertain
+N_ERRORS = 6  # shown for each variant and kind of error
 REPORTED_SETTINGS = (  # at the top of the report
     *("data.source", "split.test", "split.group_by", "image.input_size", "image.resize"),
     *("transfer.backbone", "transfer.weights", "transfer.preprocessing", "seed"),
@@ -40,7 +41,7 @@ class ReportInputs:
     """Results of the previous stages.
 
     Attributes:
-        settings: the parameters of the run by their full names, as `transfer.backbone`.
+        settings: the parameters of the run by their full names, such as `transfer.backbone`.
         evaluate: the parameters of the evaluation.
         splits: images and index of train, val and test.
         predictions: content of data/predictions.csv.
@@ -119,7 +120,7 @@ def read_inputs(settings: dict[str, Any], evaluate: EvaluateParams) -> ReportInp
 
 
 def report(inputs: ReportInputs) -> Document:
-    """The whole report; the same inputs give the same document."""
+    """The report; equal inputs give equal documents."""
     groups, test = reported_groups(inputs.groups), inputs.test
     values = {
         **vars(inputs),
@@ -132,7 +133,7 @@ def report(inputs: ReportInputs) -> Document:
         "operating": inputs.thresholds["operating point"],
         "prevalence": (test["label"] == "PNEUMONIA").mean(),
         "one_image_each": not inputs.files["patient"].duplicated().any(),
-        "equal_side": _equal_side(inputs.files),
+        "equal_shorter_side": _equal_shorter_side(inputs.files),
         "errors": {variant: _errors(inputs, test, variant) for variant in VARIANTS},
         "atypical": _atypical_radiographs(inputs),
         "experiments_path": paths.EXPERIMENTS,
@@ -235,7 +236,7 @@ def _training(histories: dict[str, pd.DataFrame]) -> pd.DataFrame:
 
 
 def _parameters(settings: dict[str, Any], section: str) -> list[str]:
-    """The parameters of a section, as `epochs 6`."""
+    """The parameters of a section, such as `epochs 6`."""
     found = {
         key.removeprefix(f"{section}."): list(value) if isinstance(value, tuple) else value
         for key, value in settings.items()
@@ -244,18 +245,17 @@ def _parameters(settings: dict[str, Any], section: str) -> list[str]:
     return [f"{key} {str(value).lower()}" for key, value in found.items()]
 
 
-def _equal_side(files: pd.DataFrame) -> int | None:
-    """The shorter side of all images in pixels, where the longer one alone differs."""
+def _equal_shorter_side(files: pd.DataFrame) -> int | None:
+    """Shorter side of all images in pixels if only the longer one differs, else None."""
     if files["shorter"].nunique() > 1 or files["size"].nunique() == 1:
         return None
     return round(files["shorter"].iloc[0])
 
 
 def _terciles(sizes: pd.Series) -> pd.Series:
-    """The tercile of each image by size, as `256 to 298 pixels`.
+    """Tercile of each image by size, such as `256 to 298 pixels`.
 
-    Images whose sizes are equal in whole pixels stay together, so that no two terciles have one
-    name.
+    Images of equal size in whole pixels are in one tercile, so that names are unique.
     """
     pixels = sizes.round().astype(int)
     tercile = np.ceil(3 * pixels.rank() / len(pixels))
@@ -268,20 +268,18 @@ def _terciles(sizes: pd.Series) -> pd.Series:
 def _accuracy_by(
     groups: pd.Series, title: str, inputs: ReportInputs, test: pd.DataFrame, label: str
 ) -> pd.DataFrame:
-    """Accuracy on a class's test images by group (in their order), variant and threshold."""
+    """Accuracy of each variant on a class's test images by threshold and group, in their order."""
     images = test[test["label"] == label]
-    correct = pd.DataFrame(
-        {
-            f"{variant}, {name}": (images[variant] >= threshold) == (label == "PNEUMONIA")
-            for name, thresholds in inputs.thresholds.items()
-            for variant, threshold in thresholds.items()
-        }
-    )
     of_class = groups[groups.index.isin(images.index)]
-    by_group = correct.groupby(of_class)
-    table = by_group.mean().reindex(of_class.unique()).rename_axis(title)
-    table.insert(0, "images", by_group.size())
-    return table
+    tables = []
+    for name, thresholds in inputs.thresholds.items():
+        correct = images[list(VARIANTS)].ge(pd.Series(thresholds)) == (label == "PNEUMONIA")
+        by_group = correct.groupby(of_class)
+        table = by_group.mean().reindex(of_class.unique()).rename_axis(title)
+        table.insert(0, "images", by_group.size())
+        table.insert(1, "threshold", name)
+        tables.append(table)
+    return pd.concat(tables)
 
 
 def _errors(
@@ -295,8 +293,8 @@ def _errors(
     worst = pd.concat([false_positives.head(N_ERRORS), false_negatives.head(N_ERRORS)])
     listed = worst[["path", "label"]].assign(probability=worst[variant].map("{:.4f}".format))
     radiographs = [
-        _radiograph(inputs, path, f"p = {probability}")
-        for path, probability in zip(listed["path"], listed["probability"], strict=True)
+        _radiograph(inputs, row.path, f"{row.label}, p = {row.probability}")
+        for row in listed.itertuples()
     ]
     return listed.assign(path=listed["path"].map(code)), radiographs
 
@@ -304,7 +302,7 @@ def _errors(
 def _radiograph(inputs: ReportInputs, path: str, remark: str) -> Figure:
     test = inputs.splits["test"]
     row = int(np.flatnonzero(test.index["path"] == path)[0])
-    caption = f"{path}, {remark}"
+    caption = f"{PurePosixPath(path).name}, {remark}"
     return caption, test.images[row], f"Radiograph: {caption}"
 
 
@@ -343,7 +341,7 @@ def _atypical_radiographs(inputs: ReportInputs) -> list[list[Figure]]:
     ordered = inputs.unlikeness.sort_values(["unlikeness", "path"], ascending=False)
     return [
         [
-            _radiograph(inputs, row.path, f"domain score {row.unlikeness:.3f}")
+            _radiograph(inputs, row.path, f"{label}, domain score {row.unlikeness:.3f}")
             for row in ordered[ordered["label"] == label].head(N_ERRORS).itertuples()
         ]
         for label in LABELS

@@ -71,7 +71,7 @@ def differences(found: dict[str, Any]) -> pd.DataFrame:
 
 
 def confusion(cells: pd.DataFrame) -> pd.DataFrame:
-    """A row for each variant and threshold, from what `comparison.confusions` gives."""
+    """A row for each variant and threshold, from the result of `metrics.confusions`."""
     pairs = zip(cells["actual"], cells["predicted"], strict=True)
     wide = cells.assign(cell=[CELLS[pair] for pair in pairs]).pivot(
         index=["variant", "threshold"], columns="cell", values="images"

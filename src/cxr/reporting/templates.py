@@ -5,7 +5,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
 FOLDER = Path(__file__).with_name("templates")
-STYLE = FOLDER / "style.css"  # of all pages, also of the one that `cxr serve` serves
+STYLE = FOLDER / "style.css"  # of all pages, including those of `cxr serve`
 ENVIRONMENT = Environment(
     loader=FileSystemLoader(FOLDER),
     undefined=StrictUndefined,
