@@ -11,7 +11,7 @@ import pytest
 
 from cxr.errors import CxrError, extra
 from cxr.inference import predict
-from cxr.inference.predict import ImagePrediction, Predictor
+from cxr.inference.predict import Prediction, Predictor
 from cxr.tools.project_copy import PROJECT
 from tests.support.tiny import export, grey
 
@@ -99,7 +99,7 @@ def test_installed_alone_it_predicts(installed: Installed) -> None:
     command = ("predict", "one.png", "--models", "exported", "--format", "json")
     [found] = json.loads(installed.cxr(*command).stdout)["images"]
     [(_, answer)] = predict.predict(Predictor(folder / "exported"), [folder / "one.png"])
-    assert isinstance(answer, ImagePrediction)
+    assert isinstance(answer, Prediction)
     assert found["decision"] == answer.decision
     assert found["probability"] == answer.probability
 
