@@ -337,12 +337,12 @@ def test_every_file_of_a_class_is_evaluated_or_counted(
     assert "left out: PNEUMONIA/.hidden.png: hidden" in capsys.readouterr().err
 
 
-def test_empty_files_are_no_copies(folder: Path) -> None:
+def test_empty_files_are_not_duplicates(folder: Path) -> None:
     for label in LABELS:
         (folder / label / "empty.png").write_bytes(b"")
         (folder / label / "a link to nothing.png").symlink_to("nothing")
     found = labeled_folder.find(folder)
-    assert found.copies == 0 and len(found.images) == 28
+    assert found.duplicates == 0 and len(found.images) == 28
 
 
 # --- the results ---------------------------------------------------------------------------------

@@ -114,8 +114,8 @@ def evaluate(
     Raises:
         CxrError: a class has no readable image.
     """
-    asked = {} if prevalence is None else {"prevalence": prevalence}
-    params = networks.evaluate.model_copy(update=asked)
+    requested = {} if prevalence is None else {"prevalence": prevalence}
+    params = networks.evaluate.model_copy(update=requested)
     images, unreadable = _predictions(networks, source)
     left_out = pd.concat([unreadable, source.skipped], ignore_index=True)
     metrics = measure(images, networks.thresholds, params.prevalence)
