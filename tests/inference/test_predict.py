@@ -261,18 +261,18 @@ def test_success_exits_with_0_and_does_not_import_tensorflow(exported: Path, fil
     assert "variant left" in done.stdout
 
 
-@pytest.mark.parametrize("wanted", ["json", "csv"])
+@pytest.mark.parametrize("kind", ["json", "csv"])
 def test_formats(
-    exported: Path, files: Path, wanted: str, capsys: pytest.CaptureFixture[str]
+    exported: Path, files: Path, kind: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = cli.parser().parse_args(
-        ["predict", str(files), "--format", wanted, "--models", str(exported)]
+        ["predict", str(files), "--format", kind, "--models", str(exported)]
     )
     with pytest.raises(SystemExit) as caught:
         arguments.run(arguments)
     assert caught.value.code == 1
     out = capsys.readouterr().out
-    if wanted == "json":
+    if kind == "json":
         document = json.loads(out)
         assert (document["variant"], document["threshold"]) == ("bright", THRESHOLD)
         rows = document["images"]
@@ -292,13 +292,13 @@ def test_formats(
     assert "width / height" in str(rows[4]["warnings"])
 
 
-@pytest.mark.parametrize("wanted", output.FORMATS)
-def test_unprintable_names_are_escaped(exported: Path, tmp_path: Path, wanted: str) -> None:
+@pytest.mark.parametrize("kind", output.FORMATS)
+def test_unprintable_names_are_escaped(exported: Path, tmp_path: Path, kind: str) -> None:
     folder = tmp_path / os.fsdecode(b"\xff\x1b[2J")
     folder.mkdir()
     grey(140).save(folder / "1.png")
     (folder / "2.png").write_bytes(b"no image")
-    done = cxr(exported, "predict", folder, "--format", wanted)
+    done = cxr(exported, "predict", folder, "--format", kind)
     assert done.stderr == "1 of 2 files could not be read\n"
     assert "\x1b" not in done.stdout and done.stdout.count("udcff") >= 2
     assert "cannot identify" in done.stdout and "PNEUMONIA" in done.stdout

@@ -164,12 +164,12 @@ def test_50_concurrent_requests_get_their_own_predictions(url: str) -> None:
     levels = range(100, 150)
     gate = threading.Barrier(len(levels))
 
-    def answer(level: int) -> requests.Response:
+    def send(level: int) -> requests.Response:
         gate.wait()
         return ask(url, content_as(grey(level)))
 
     with ThreadPoolExecutor(len(levels)) as pool:
-        found = list(pool.map(answer, levels))
+        found = list(pool.map(send, levels))
     assert [one.status_code for one in found] == [200] * 50
     probabilities = [one.json()["probability"] for one in found]
     assert probabilities == pytest.approx([level / 255 for level in levels], abs=1e-6)
