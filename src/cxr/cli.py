@@ -86,8 +86,8 @@ def _add_serve(commands: Commands) -> None:
     command = commands.add_parser(
         "serve",
         help="serve a local web page and JSON API for predictions",
-        description="Serve a web page that predicts JPEG, PNG and DICOM files, and the same as a "
-        "JSON API (described by /openapi.json), until Ctrl-C. Files are processed in memory and "
+        description="Serve a web page and a JSON API (described by /openapi.json) for predictions on "
+        "JPEG, PNG and DICOM files, until Ctrl-C. Files are processed in memory and "
         "not stored. Not for clinical use.",
         epilog="Exit code: 0, ended by Ctrl-C; 1, an error; 2, invalid arguments.",
     )
@@ -98,7 +98,9 @@ def _add_serve(commands: Commands) -> None:
         default="127.0.0.1",
         help="address to listen on; default: %(default)s, which no other machine can reach",
     )
-    command.add_argument("--port", type=int, default=8000, help="0: any; default: %(default)s")
+    command.add_argument(
+        "--port", type=int, default=8000, help="0: any free port; default: %(default)s"
+    )
     command.set_defaults(run=run_serve)
 
 
