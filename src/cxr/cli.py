@@ -86,9 +86,9 @@ def _add_serve(commands: Commands) -> None:
     command = commands.add_parser(
         "serve",
         help="serve a local web page and JSON API for predictions",
-        description="Serve a web page and a JSON API (described by /openapi.json) for predictions on "
-        "JPEG, PNG and DICOM files, until Ctrl-C. Files are processed in memory and "
-        "not stored. Not for clinical use.",
+        description="Serve a web page and a JSON API (described by /openapi.json) for predictions "
+        "on JPEG, PNG and DICOM files, until Ctrl-C. Files are processed in memory and not stored. "
+        "Not for clinical use.",
         epilog="Exit code: 0, ended by Ctrl-C; 1, an error; 2, invalid arguments.",
     )
     _add_variant(command)
