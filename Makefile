@@ -1,4 +1,4 @@
-# `make help` lists what there is. Each target makes .venv by itself.
+# `make help` lists the targets. Each one creates .venv if needed.
 PYTHON ?= python3
 VENV := .venv
 # TensorFlow for CPU or, with GPU=1, for NVIDIA GPUs; an environment for GPUs is kept until GPU=0.
@@ -45,10 +45,10 @@ $(DEVELOPMENT): $(RUNTIME) requirements/development.lock
 	@$(INSTALL) --require-hashes --requirement requirements/development.lock
 	@touch $@
 
-demo: $(RUNTIME) ## run the whole pipeline on generated radiographs, in demo/
+demo: $(RUNTIME) ## run the whole pipeline on synthetic radiographs, in demo/
 	@PYTHONPATH=src python -m cxr.tools.demo
 
-demo-shortcut: $(RUNTIME) ## the same where a scanner gives the label away, in demo-shortcut/
+demo-shortcut: $(RUNTIME) ## the same with a scanner that reveals the label, in demo-shortcut/
 	@PYTHONPATH=src python -m cxr.tools.demo --shortcut
 
 test: $(DEVELOPMENT) ## run the fast tests: no DVC, browser, server or long training (3 minutes)
@@ -57,17 +57,17 @@ test: $(DEVELOPMENT) ## run the fast tests: no DVC, browser, server or long trai
 test-all: $(DEVELOPMENT) ## run all tests (13 minutes)
 	@$(PYTEST)
 
-bench: $(DEVELOPMENT) ## measure speed and memory beside the notebook's way (almost two hours)
+bench: $(DEVELOPMENT) ## compare speed and memory with the notebook (almost two hours)
 	@python -m benchmarks
 	@python -m benchmarks.profiling
 
-reliability: $(DEVELOPMENT) ## kill, starve, repeat, fuzz and mutate: docs/reliability.md (an hour)
+reliability: $(DEVELOPMENT) ## kills, full disks, repeats, fuzzing, mutation testing (an hour)
 	@python -m reliability
 
 repro: $(RUNTIME) ## run the pipeline on the data that params.yaml names
 	@dvc repro
 
-summary: $(RUNTIME) ## mean and spread over seeds of the experiments since the last commit
+summary: $(RUNTIME) ## mean and standard deviation over seeds of the last commit's experiments
 	@PYTHONPATH=src python -m cxr.tools.experiments summary
 
 record: $(RUNTIME) ## add experiments to docs/experiments.csv: make record EXP="name other"
@@ -76,7 +76,7 @@ record: $(RUNTIME) ## add experiments to docs/experiments.csv: make record EXP="
 readme: $(RUNTIME) ## write the result tables of README.md, docs/results.md and docs/use.md
 	@PYTHONPATH=src python -m cxr.tools.readme
 
-pr-report: $(RUNTIME) ## what this branch changes, as Markdown: make pr-report BASE=main
+pr-report: $(RUNTIME) ## differences from a base branch, as Markdown: make pr-report BASE=main
 	@PYTHONPATH=src python -m cxr.tools.pr_report --base="$${BASE:-main}"
 
 check: $(DEVELOPMENT) ## lint, format, types and layers; workflows; vulnerabilities of dependencies
@@ -90,7 +90,7 @@ check: $(DEVELOPMENT) ## lint, format, types and layers; workflows; vulnerabilit
 	@$(MAKE) --no-print-directory audit
 
 # Accepted: CVE-2025-69872, of DVC's diskcache, unpickles its own files; they stay in the project.
-# A service that cannot be reached, or a package index without one, is no failure, but is reported.
+# A vulnerability service that cannot be reached is reported, but is not a failure.
 audit: $(DEVELOPMENT) ## look for known vulnerabilities in the locked dependencies
 	@found=$$(pip-audit $(AUDITED:%=--requirement=requirements/%.lock) --require-hashes --disable-pip \
 		--ignore-vuln CVE-2025-69872 --progress-spinner off --cache-dir $(VENV)/pip-audit 2>&1); \

@@ -376,7 +376,7 @@ def test_similar_images_end_with_exit_code_0(
     assert run(exported, into, folder) == 0
     out = capsys.readouterr().out
     assert "variant bright, 60 images, 0 could not be read, 0 files or folders skipped\n" in out
-    assert f"\n{drift.NO_DRIFT}\nmore in {into / 'index.html'}\n" in out
+    assert f"\n{drift.NO_DRIFT}\nreport: {into / 'index.html'}\n" in out
     assert (into / "other").is_dir()  # other content of the folder is kept
     found = result(into)
     assert (found["verdict"], found["images"], found["unreadable"]) == (drift.NO_DRIFT, 60, 0)
@@ -436,8 +436,8 @@ def test_warnings_are_counted_by_kind(exported: Path, tmp_path: Path) -> None:
     assert run(exported, into, folder) == 3
     found = result(into)
     assert "warnings" in found["flagged"]
-    fractions = {text[:10]: fraction for text, fraction in found["warnings"].items()}
-    assert fractions["has colour"] == fractions["width / he"] == 0.25
+    shares = {text[:10]: share for text, share in found["warnings"].items()}
+    assert shares["contains c"] == shares["width / he"] == 0.25
     assert found["sizes"]["aspect_ratio"]["outside"] == 0.25
 
 
@@ -466,11 +466,11 @@ def test_invalid_input_is_one_error_and_writes_nothing(exported: Path, tmp_path:
         run(exported, into, bad)
     for number in range(3):
         (bad / f"{number}.png").write_bytes(b"no image")
-    with pytest.raises(CxrError, match=r"none of the 3 files in .*bad could be read"):
+    with pytest.raises(CxrError, match=r"none of the 3 files in .*bad can be read"):
         run(exported, into, bad)
-    with pytest.raises(CxrError, match=r"0\.png is no folder"):
+    with pytest.raises(CxrError, match=r"0\.png is not a directory"):
         run(exported, into, bad / "0.png")
-    with pytest.raises(CxrError, match="nowhere is no folder"):
+    with pytest.raises(CxrError, match="nowhere is not a directory"):
         run(exported, into, tmp_path / "nowhere")
     assert not into.exists()
 
@@ -479,7 +479,7 @@ def test_another_page_is_not_overwritten(exported: Path, tmp_path: Path) -> None
     folder, into = write_images(tmp_path / "site", 31, 2), tmp_path / "drift"
     into.mkdir()
     (into / drift_report.PAGE).write_text("the pipeline's report")
-    with pytest.raises(CxrError, match=r"index\.html is another page, which would be lost"):
+    with pytest.raises(CxrError, match=r"index\.html is not a drift report"):
         run(exported, into, folder)
     assert [file.name for file in into.iterdir()] == [drift_report.PAGE]
     (into / drift_report.PAGE).unlink()

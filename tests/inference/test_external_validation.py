@@ -1,4 +1,4 @@
-"""`cxr evaluate`: what the pipeline says of its own test, by small networks on drawn images."""
+"""`cxr evaluate` computes what the pipeline computes, by small networks on synthetic images."""
 
 import json
 import os
@@ -23,7 +23,7 @@ from cxr.evaluation.bootstrap import bootstrap_intervals, thresholds
 from cxr.evaluation.ensemble import mean_of_calibrated
 from cxr.export import ood
 from cxr.inference import external_report, external_validation, labeled_folder
-from cxr.inference.predict import ImagePrediction, Predictor, predict
+from cxr.inference.predict import Prediction, Predictor, predict
 from cxr.params import read_params
 from cxr.tools.project_copy import PROJECT
 
@@ -37,7 +37,7 @@ PREVALENCE = 0.2
 
 
 def known() -> pd.DataFrame:
-    """Predictions of a validation, plain and stressed, that operating points are chosen on."""
+    """Predictions of a tuning set, on which operating points are chosen."""
     rng = np.random.default_rng(5)
     label = np.tile(LABELS, 30)
     shift = np.where(label == "PNEUMONIA", 0.6, 0.4)
@@ -49,12 +49,12 @@ def known() -> pd.DataFrame:
 
 
 def evaluated(test: pd.DataFrame) -> dict:
-    """What the stage evaluate makes of a table of test predictions."""
+    """Result of the stage evaluate for a table of test predictions."""
     return predictions.evaluate(pd.concat([known(), test]), 0.9, PREVALENCE)
 
 
 def build(folder: Path) -> Path:
-    """Networks that give the mean grey value / 255 of some columns; features: means of rows."""
+    """Networks that return the mean gray value / 255 of some columns; features: means of rows."""
     folder.mkdir()
     for name, (first, last) in {**COLUMNS, "features": (0, SIDE)}.items():
         image = ops.parameter([-1, SIDE, SIDE, 1], np.uint8)
@@ -67,12 +67,12 @@ def build(folder: Path) -> Path:
     reference = ood.fit(features)
     ood.save(reference, folder / "ood_reference.npz")
     params = read_params(PROJECT / "params.yaml")
-    asked = {"min_recall": 0.9, "prevalence": PREVALENCE, "n_bootstrap": 100}
+    requested = {"min_recall": 0.9, "prevalence": PREVALENCE, "n_bootstrap": 100}
     points = evaluated(known().assign(split="test"))
     scale = {"slope": 2.0, "intercept": -1.0}
     settings = {
         "image": params.image.model_copy(update={"input_size": SIDE}).model_dump(),
-        "evaluate": params.evaluate.model_copy(update=asked).model_dump(),
+        "evaluate": params.evaluate.model_copy(update=requested).model_dump(),
         "recommended": "finetuned",
         "variants": {
             v: {"threshold": points[v]["operating_point"]["threshold"], "scale": scale}
@@ -98,8 +98,8 @@ NAMES = {"NORMAL": "IM-{patient:04}-{image:04}", "PNEUMONIA": "person{patient}_v
 
 
 def draw(folder: Path, seed: int = 0) -> Path:
-    """Twelve images of each class, of nine patients each, in names of the published form; one
-    class is lighter, and the left and right of an image differ.
+    """Twelve images of each class, of nine patients each, with file names as published; one class
+    is lighter, and the left and right of an image differ.
     """
     rng = np.random.default_rng(seed)
     for label, level in zip(LABELS, (110, 140), strict=True):
@@ -124,7 +124,7 @@ def command(*arguments: object) -> None:
 
 @pytest.fixture(scope="module")
 def result(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the command wrote of `draw`. Do not change it."""
+    """Output of the command for `draw`; read-only."""
     base = tmp_path_factory.mktemp("result")
     command(draw(base / "hospital"), "--models", exported, "--into", base / "evaluated")
     return base / "evaluated"
@@ -134,19 +134,19 @@ def table_of(result: Path) -> pd.DataFrame:
     return pd.read_csv(result / "predictions.csv", float_precision="round_trip")
 
 
-# --- the numbers ---------------------------------------------------------------------------------
+# --- metrics -------------------------------------------------------------------------------------
 
 
-def test_every_variant_says_what_predict_says(exported: Path, tmp_path: Path) -> None:
+def test_probabilities_are_those_of_predict(exported: Path, tmp_path: Path) -> None:
     folder = draw(tmp_path / "hospital", seed=3)
     command(folder, "--models", exported, "--into", tmp_path / "evaluated")
     table = table_of(tmp_path / "evaluated")
     assert len(table) == 24
     for variant in VARIANTS:
         predictor = Predictor(exported, variant)
-        answers = [told for _, told in predict(predictor, [folder / f for f in table["file"]])]
-        assert all(isinstance(told, ImagePrediction) for told in answers)
-        expected = [told.probability for told in answers]
+        found = [one for _, one in predict(predictor, [folder / f for f in table["file"]])]
+        assert all(isinstance(one, Prediction) for one in found)
+        expected = [one.probability for one in found]
         np.testing.assert_allclose(table[variant], expected, atol=1e-12)
         assert table[variant].nunique() > 20
 
@@ -173,42 +173,40 @@ def test_intervals_and_plots_are_those_of_the_pipeline_byte_for_byte(result: Pat
     assert (result / "intervals.json").read_text() == text
     plots = {**metrics.curves(test), "confusion": metrics.confusions(test, points)}
     for name, plot in plots.items():
-        wanted = plot.to_csv(index=False, lineterminator="\n")
-        assert (result / "plots" / f"{name}.csv").read_text() == wanted
+        expected = plot.to_csv(index=False, lineterminator="\n")
+        assert (result / "plots" / f"{name}.csv").read_text() == expected
 
 
-def test_prevalence_can_be_asked_for(exported: Path, folder: Path, tmp_path: Path) -> None:
+def test_prevalence_can_be_set(exported: Path, folder: Path, tmp_path: Path) -> None:
     into = tmp_path / "evaluated"
     command(folder, "--models", exported, "--into", into, "--prevalence", 0.5)
     found = json.loads((into / "metrics.json").read_text())
     point = found["baseline"]["operating_point"]
-    called = point["recall"] + 1 - point["specificity"]
-    assert point["ppv"] == pytest.approx(point["recall"] / called)
+    positive = point["recall"] + 1 - point["specificity"]
+    assert point["ppv"] == pytest.approx(point["recall"] / positive)
     assert "at 50 % prevalence (`--prevalence`)" in (into / "report.md").read_text()
 
 
-@pytest.mark.parametrize("share", ["0", "1", "-0.1", "nan", "half"])
-def test_a_prevalence_is_a_share(share: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("value", ["0", "1", "-0.1", "nan", "half"])
+def test_a_prevalence_is_between_0_and_1(value: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
-        cli.parser().parse_args(["evaluate", "folder", f"--prevalence={share}"])
+        cli.parser().parse_args(["evaluate", "folder", f"--prevalence={value}"])
     assert caught.value.code == 2
     assert "is not between 0 and 1" in capsys.readouterr().err
 
 
-# --- whose images --------------------------------------------------------------------------------
+# --- patients ------------------------------------------------------------------------------------
 
 
-def test_names_of_the_published_form_tell_patients(folder: Path) -> None:
+def test_published_file_names_identify_patients(folder: Path) -> None:
     found = labeled_folder.find(folder)
     assert found.images.groupby("label")["patient"].nunique().to_dict() == dict.fromkeys(LABELS, 9)
-    assert (found.untold, found.told_by) == (0, "")
+    assert (found.unknown_patients, found.patient_source) == (0, "")
     names = found.images.set_index("file")["patient"]
     assert names["NORMAL/ward/IM-0002-0011.png"] == names["NORMAL/IM-0002-0002.png"] == "IM-0002"
 
 
-def test_any_other_image_is_a_patient_of_its_own(
-    exported: Path, folder: Path, tmp_path: Path
-) -> None:
+def test_any_other_image_counts_as_a_patient(exported: Path, folder: Path, tmp_path: Path) -> None:
     (folder / "NORMAL/IM-0000-0009.png").rename(folder / "NORMAL/a.png")
     (folder / "NORMAL/IM-0000-0000.png").rename(folder / "NORMAL/b.png")
     command(folder, "--models", exported, "--into", tmp_path / "evaluated")
@@ -225,7 +223,7 @@ def rows_of(folder: Path) -> pd.DataFrame:
     return pd.DataFrame({"file": files, "patient": [f"p{n // 2}" for n in range(len(files))]})
 
 
-def test_a_table_tells_patients(exported: Path, folder: Path, tmp_path: Path) -> None:
+def test_a_table_identifies_patients(exported: Path, folder: Path, tmp_path: Path) -> None:
     table = tmp_path / "whose.csv"
     rows = rows_of(folder).sample(frac=1, random_state=1).assign(ward="west")
     rows["file"] = "./" + rows["file"]
@@ -249,7 +247,7 @@ def test_a_table_tells_patients(exported: Path, folder: Path, tmp_path: Path) ->
     ],
     ids=["lacks a row", "no rows"],
 )
-def test_a_table_that_does_not_fit_is_refused(
+def test_a_table_that_does_not_match_is_refused(
     folder: Path, tmp_path: Path, kept: slice, error: str
 ) -> None:
     table = tmp_path / "whose.csv"
@@ -266,19 +264,21 @@ def without(folder: Path, label: str) -> None:
         file.unlink()
 
 
-def test_both_classes_are_wanted(folder: Path, tmp_path: Path) -> None:
+def test_both_classes_are_required(folder: Path, tmp_path: Path) -> None:
     without(folder, "NORMAL")
     (folder / "NORMAL/notes.txt").write_text("of patients")
     (folder / "BACTERIA").mkdir()
     Image.new("L", (40, 40)).save(folder / "BACTERIA/1.png")
-    with pytest.raises(CxrError, match=r"holds no NORMAL image: put .* into .*/NORMAL and") as told:
+    with pytest.raises(
+        CxrError, match=r"contains no NORMAL image: put .* into .*/NORMAL and"
+    ) as error:
         labeled_folder.find(folder)
-    assert "NORMAL/notes.txt (not a JPEG, PNG or DICOM file)" in str(told.value)
-    assert "BACTERIA/1.png" in str(told.value)
+    assert "NORMAL/notes.txt (not a JPEG, PNG or DICOM file)" in str(error.value)
+    assert "BACTERIA/1.png" in str(error.value)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(CxrError, match="holds no NORMAL image"):
+    with pytest.raises(CxrError, match="contains no NORMAL image"):
         labeled_folder.find(tmp_path / "empty")
-    with pytest.raises(CxrError, match="none is not a folder"):
+    with pytest.raises(CxrError, match="none is not a directory"):
         labeled_folder.find(folder / "none")
 
 
@@ -297,7 +297,7 @@ def test_one_file_in_both_classes_is_an_error(folder: Path) -> None:
         labeled_folder.find(folder)
 
 
-def test_copies_and_what_lies_elsewhere_are_told(
+def test_duplicates_and_files_elsewhere_are_reported(
     exported: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for copy in ("NORMAL/copy.png", "elsewhere.png", "VIRUS/other.png"):
@@ -310,11 +310,11 @@ def test_copies_and_what_lies_elsewhere_are_told(
     assert "25 images (13 NORMAL" in page
     data = json.loads((tmp_path / "evaluated/metrics.json").read_text())["data"]
     assert (data["elsewhere"], data["copies"], data["unknown_patients"]) == (2, 1, 1)
-    told = capsys.readouterr().err.splitlines()
-    assert "left out: VIRUS/other.png: in neither class's folder" in told
+    errors = capsys.readouterr().err.splitlines()
+    assert "left out: VIRUS/other.png: not in a class folder" in errors
 
 
-def test_every_file_of_a_class_is_evaluated_or_counted_as_left_out(
+def test_every_file_of_a_class_is_evaluated_or_counted(
     exported: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for number, name in enumerate(("a.jfif", "b.JPE", "c.img", "DOE.JOHN")):
@@ -337,18 +337,18 @@ def test_every_file_of_a_class_is_evaluated_or_counted_as_left_out(
     assert "left out: PNEUMONIA/.hidden.png: hidden" in capsys.readouterr().err
 
 
-def test_empty_files_are_no_copies(folder: Path) -> None:
+def test_empty_files_are_not_duplicates(folder: Path) -> None:
     for label in LABELS:
         (folder / label / "empty.png").write_bytes(b"")
         (folder / label / "a link to nothing.png").symlink_to("nothing")
     found = labeled_folder.find(folder)
-    assert found.copies == 0 and len(found.images) == 28
+    assert found.duplicates == 0 and len(found.images) == 28
 
 
 # --- the results ---------------------------------------------------------------------------------
 
 
-def test_the_page_names_no_file_and_asks_for_nothing(result: Path) -> None:
+def test_the_page_contains_no_file_names_and_loads_nothing(result: Path) -> None:
     page = (result / "index.html").read_text()
     assert page.count("data:image/svg+xml;base64,") == 6
     assert not re.search(r"<script|@import|url\(|<link(?! rel=\"icon\")", page)
@@ -360,7 +360,7 @@ def test_the_page_names_no_file_and_asks_for_nothing(result: Path) -> None:
         assert "Few patients: 9 with NORMAL and 9 with PNEUMONIA" in text
 
 
-def test_exactly_the_known_files(result: Path) -> None:
+def test_output_files(result: Path) -> None:
     assert {file.name for file in result.iterdir()} == external_validation.OUTPUTS
     tables = {f"{name}.csv" for name in ("roc", "precision_recall", "confusion")}
     pictures = {"intervals", "roc", "precision_recall", "confusion", "thresholds", "calibration"}
@@ -370,10 +370,10 @@ def test_exactly_the_known_files(result: Path) -> None:
     assert list(table_of(result)) == ["file", "patient", "label", *VARIANTS, "warnings"]
 
 
-def test_enough_patients_need_no_caution(
+def test_enough_patients_give_no_caution(
     exported: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(external_report, "FEW_PATIENTS", 9)
+    monkeypatch.setattr(external_report, "MIN_PATIENTS", 9)
     command(folder, "--models", exported, "--into", tmp_path / "evaluated")
     assert "Caution" not in (tmp_path / "evaluated/report.md").read_text()
 
@@ -385,7 +385,8 @@ def test_warnings_are_counted_by_class(exported: Path, folder: Path, tmp_path: P
     command(folder, "--models", exported, "--into", tmp_path / "evaluated")
     page = (tmp_path / "evaluated/report.md").read_text()
     assert re.search(
-        r"width / height is outside of 0.80 to 2.00.* \| 3 \(20 %\) *\| 0 \(0 %\)", page
+        r"width / height is outside the training range, 0.80 to 2.00.* \| 3 \(20 %\) *\| 0 \(0 %\)",
+        page,
     )
     warned = table_of(tmp_path / "evaluated").query("warnings.notna()")
     assert list(warned["file"].str[:14]) == ["NORMAL/IM-0100"] * 3
@@ -428,14 +429,14 @@ def test_a_bad_file_does_not_stop_the_others(exported: Path, folder: Path, tmp_p
 
 
 @pytest.mark.slow
-def test_nothing_is_kept_of_an_evaluation_that_is_interrupted(
+def test_an_interrupted_evaluation_leaves_no_files(
     exported: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     into = tmp_path / "new" / "evaluated"
 
     def interrupt(*_: object) -> None:
         [part] = into.parent.glob(".part-*")
-        assert (part / "metrics.json").exists()  # the half of it is written
+        assert (part / "metrics.json").exists()  # partly written
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
@@ -464,37 +465,37 @@ def test_an_earlier_evaluation_is_replaced_as_a_whole(
     assert "earlier" not in (into / "report.md").read_text()
 
 
-@pytest.mark.parametrize("held", [["notes.txt"], ["metrics.json", "notes.txt"], ["plots"]])
-def test_what_is_no_evaluation_is_not_replaced(
-    exported: Path, folder: Path, tmp_path: Path, held: list[str]
+@pytest.mark.parametrize("files", [["notes.txt"], ["metrics.json", "notes.txt"], ["plots"]])
+def test_other_folders_are_not_replaced(
+    exported: Path, folder: Path, tmp_path: Path, files: list[str]
 ) -> None:
     into = tmp_path / "evaluated"
     into.mkdir()
-    for name in held:
+    for name in files:
         (into / name).write_text("mine")
-    with pytest.raises(CxrError, match=rf"evaluated holds other things .*\({held[-1]}\)"):
+    with pytest.raises(CxrError, match=rf"evaluated contains files .*\({files[-1]}\)"):
         command(folder, "--models", exported, "--into", into)
-    with pytest.raises(CxrError, match="hospital holds other things"):
+    with pytest.raises(CxrError, match="hospital contains files"):
         command(folder, "--models", exported, "--into", folder)
-    assert sorted(file.name for file in into.iterdir()) == sorted(held)
+    assert sorted(file.name for file in into.iterdir()) == sorted(files)
 
 
 @pytest.mark.parametrize("lacking", ["evaluate", "variants"])
-def test_networks_of_another_version_are_told(exported: Path, tmp_path: Path, lacking: str) -> None:
+def test_models_of_a_different_version_are_an_error(
+    exported: Path, tmp_path: Path, lacking: str
+) -> None:
     for file in exported.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     settings = json.loads((tmp_path / "settings.json").read_text())
     kept = {"evaluate": {}, "variants": {"finetuned": settings["variants"]["finetuned"]}}
     settings[lacking] = kept[lacking]
     (tmp_path / "settings.json").write_text(json.dumps(settings))
-    with pytest.raises(
-        CxrError, match=r"settings.json is damaged or of another version: run `dvc repro export`"
-    ):
+    with pytest.raises(CxrError, match=r"settings.json is damaged .*run `dvc repro export`"):
         external_validation.AllVariants(tmp_path)
 
 
-def test_help_tells_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_lists_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         cli.parser().parse_args(["evaluate", "--help"])
     assert caught.value.code == 0
-    assert "Exit code: 0, all images were read" in capsys.readouterr().out
+    assert "Exit code: 0, every image was read" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""From files to answers, by small networks of which every output is known beforehand."""
+"""Predictions of files, by small networks with known outputs."""
 
 import argparse
 import csv
@@ -17,9 +17,9 @@ from PIL import Image
 from cxr import cli
 from cxr.data.images import ImageError
 from cxr.errors import CxrError
-from cxr.inference import predict, radiograph
+from cxr.inference import output, predict, radiograph
 from cxr.inference.dicom.tags import OTHER_MODALITY, OTHER_VIEW
-from cxr.inference.predict import ImagePrediction, Predictor
+from cxr.inference.predict import Prediction, Predictor
 from cxr.inference.radiograph import Radiograph
 from cxr.tools.project_copy import PROJECT
 from tests.support.tiny import SCALE, THRESHOLD, content_as, export, grey
@@ -34,7 +34,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def files(tmp_path: Path) -> Path:
-    """A folder of four radiographs, two files that are none and two that are left out."""
+    """A folder of four radiographs, two damaged files and two files that are skipped."""
     folder = tmp_path / "new patients"
     (folder / "below").mkdir(parents=True)
     grey(140).save(folder / "1.png")
@@ -48,23 +48,21 @@ def files(tmp_path: Path) -> Path:
     return folder
 
 
-def answer(
-    exported: Path, image: Image.Image, tmp_path: Path, variant: str = ""
-) -> ImagePrediction:
+def prediction(exported: Path, image: Image.Image, tmp_path: Path, variant: str = "") -> Prediction:
     image.save(tmp_path / "one.png")
     predictor = Predictor(exported, variant)
     [(_, found)] = predict.predict(predictor, [tmp_path / "one.png"])
-    assert isinstance(found, ImagePrediction)
+    assert isinstance(found, Prediction)
     return found
 
 
 @pytest.mark.parametrize(
     ("level", "decision"), [(101, "NORMAL"), (102, "PNEUMONIA"), (150, "PNEUMONIA")]
 )
-def test_the_decision_is_made_at_the_operating_point(
+def test_decision_at_the_operating_point(
     exported: Path, tmp_path: Path, level: int, decision: str
 ) -> None:
-    found = answer(exported, grey(level), tmp_path)
+    found = prediction(exported, grey(level), tmp_path)
     assert found.probability == pytest.approx(level / 255, abs=1e-6)
     assert found.decision == decision
 
@@ -73,7 +71,7 @@ def test_the_decision_is_made_at_the_operating_point(
 def test_confidence_is_the_calibrated_probability_of_the_decision(
     exported: Path, tmp_path: Path, level: int
 ) -> None:
-    found = answer(exported, grey(level), tmp_path)
+    found = prediction(exported, grey(level), tmp_path)
     odds = level / (255 - level)
     calibrated = 1 / (1 + np.exp(-(SCALE["slope"] * np.log(odds) + SCALE["intercept"])))
     expected = calibrated if found.decision == "PNEUMONIA" else 1 - calibrated
@@ -83,44 +81,44 @@ def test_confidence_is_the_calibrated_probability_of_the_decision(
 def test_an_ensemble_is_the_mean_of_its_calibrated_members(exported: Path, tmp_path: Path) -> None:
     image = grey(100)
     image.paste(200, (0, 0, 20, 40))
-    by_bright = answer(exported, image, tmp_path, "bright").probability
-    by_left = answer(exported, image, tmp_path, "left").probability
+    by_bright = prediction(exported, image, tmp_path, "bright").probability
+    by_left = prediction(exported, image, tmp_path, "left").probability
     logit = np.log(by_bright / (1 - by_bright))
     of_bright = 1 / (1 + np.exp(-(SCALE["slope"] * logit + SCALE["intercept"])))
-    found = answer(exported, image, tmp_path, "both").probability
+    found = prediction(exported, image, tmp_path, "both").probability
     assert found == pytest.approx((of_bright + by_left) / 2, abs=1e-5)
     assert by_left == pytest.approx(200 / 255, abs=0.01)
 
 
-def test_what_looks_like_the_training_images_has_no_warning(exported: Path, tmp_path: Path) -> None:
-    columns = np.linspace(96, 160, 40).astype(np.uint8)  # in training, rows are alike
-    found = answer(exported, Image.fromarray(np.tile(columns, (40, 1))), tmp_path)
+def test_in_distribution_images_have_no_warning(exported: Path, tmp_path: Path) -> None:
+    columns = np.linspace(96, 160, 40).astype(np.uint8)  # in training, all rows are equal
+    found = prediction(exported, Image.fromarray(np.tile(columns, (40, 1))), tmp_path)
     assert found.warnings == ()
-    assert 0 <= found.unfamiliarity <= 1
+    assert 0 <= found.ood_score <= 1
 
 
 ODD = {
-    "does not look like": Image.linear_gradient("L"),  # rows differ, as nowhere in training
-    "uses less than an eighth of the grey range": grey(128),
-    "has colours": Image.new("RGB", (40, 40), (128, 60, 200)),
-    "smaller than the 32 pixels": grey(128, (40, 31)),
-    "width / height is outside of 0.80 to 2.00": grey(128, (100, 40)),
+    "out of distribution": Image.linear_gradient("L"),  # rows differ, unlike in training
+    "uses less than an eighth of the gray range": grey(128),
+    "contains colors": Image.new("RGB", (40, 40), (128, 60, 200)),
+    "smaller than the network input (32 pixels)": grey(128, (40, 31)),
+    "width / height is outside the training range, 0.80 to 2.00": grey(128, (100, 40)),
 }
 
 
 @pytest.mark.parametrize("warning", ODD)
-def test_what_is_odd_is_told(exported: Path, tmp_path: Path, warning: str) -> None:
-    found = answer(exported, ODD[warning], tmp_path)
-    assert sum(warning in told for told in found.warnings) == 1
+def test_warnings(exported: Path, tmp_path: Path, warning: str) -> None:
+    found = prediction(exported, ODD[warning], tmp_path)
+    assert sum(warning in one for one in found.warnings) == 1
 
 
-def test_every_note_of_a_file_is_a_warning(exported: Path) -> None:
+def test_notes_of_a_file_are_warnings(exported: Path) -> None:
     notes = (OTHER_MODALITY, OTHER_VIEW)
     one = Radiograph(grey(128), 40, 40, False, notes)
     assert tuple(Predictor(exported).warnings(one, 0.5)) == notes
 
 
-def test_a_folder_is_searched_and_what_is_skipped_is_listed(files: Path) -> None:
+def test_a_folder_is_searched_and_skipped_files_are_listed(files: Path) -> None:
     (files / ".git").mkdir()
     (files / "link").symlink_to(files / "below")
     (files / "1.explained.png").write_bytes((files / "1.png").read_bytes())
@@ -130,7 +128,7 @@ def test_a_folder_is_searched_and_what_is_skipped_is_listed(files: Path) -> None
     assert found.skipped == {
         files / ".git": "hidden folder",
         files / ".7.png": "hidden",
-        files / "1.explained.png": "picture of --explain",
+        files / "1.explained.png": "heatmap of --explain",
         files / "link": "link to a folder",
         files / "notes.txt": "not a JPEG, PNG or DICOM file",
     }
@@ -145,8 +143,8 @@ BY_CONTENT = {
 }
 
 
-def test_the_first_bytes_tell_a_radiograph_whatever_its_name(tmp_path: Path) -> None:
-    by_suffix = ("a.JFIF", "b.JPE", "c.IMA", "d.dic")  # damaged: reported by whoever reads them
+def test_the_first_bytes_identify_a_radiograph_whatever_its_name(tmp_path: Path) -> None:
+    by_suffix = ("a.JFIF", "b.JPE", "c.IMA", "d.dic")  # damaged: reported when they are read
     others = {"README": b"no image" * 100, "log.1": b"no image", "empty": b"", "DICOMDIR": DICOM}
     for name, content in (BY_CONTENT | dict.fromkeys(by_suffix, b"no image") | others).items():
         (tmp_path / name).write_bytes(content)
@@ -160,7 +158,7 @@ def test_the_first_bytes_tell_a_radiograph_whatever_its_name(tmp_path: Path) -> 
     assert (named.files, named.skipped) == ([tmp_path / "README"], {})
 
 
-def test_what_cannot_be_read_is_among_the_files_of_a_folder(
+def test_unreadable_files_of_a_folder_are_listed(
     files: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (files / "gone.png").symlink_to("nowhere")
@@ -194,14 +192,14 @@ def test_a_file_larger_than_any_image_is_not_read(
 ) -> None:
     grey(128).save(tmp_path / "one.png")
     size = (tmp_path / "one.png").stat().st_size
-    monkeypatch.setattr(radiograph, "MOST_BYTES", size)
+    monkeypatch.setattr(radiograph, "MAX_BYTES", size)
     Predictor(exported).read(tmp_path / "one.png")
-    monkeypatch.setattr(radiograph, "MOST_BYTES", size - 1)
-    with pytest.raises(ImageError, match=f"one.png: more than {size - 1} bytes"):
+    monkeypatch.setattr(radiograph, "MAX_BYTES", size - 1)
+    with pytest.raises(ImageError, match=f"one.png: exceeds the limit of {size - 1} bytes"):
         Predictor(exported).read(tmp_path / "one.png")
 
 
-def test_the_trained_models_lie_above_the_folder_however_it_is_named(
+def test_the_keras_models_are_in_the_parent_folder_however_it_is_named(
     exported: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(exported)
@@ -209,7 +207,7 @@ def test_the_trained_models_lie_above_the_folder_however_it_is_named(
         assert Predictor(folder).trained == exported.parent.resolve()
 
 
-def test_as_many_answers_as_files_in_their_order(exported: Path, tmp_path: Path) -> None:
+def test_predictions_are_in_the_order_of_the_files(exported: Path, tmp_path: Path) -> None:
     paths = [tmp_path / f"{level}.png" for level in range(100, 100 + 2 * predict.BATCH + 3)]
     for number, path in enumerate(paths):
         if number % 5 == 2:
@@ -219,7 +217,7 @@ def test_as_many_answers_as_files_in_their_order(exported: Path, tmp_path: Path)
     found = list(predict.predict(Predictor(exported), paths))
     assert [path for path, _ in found] == paths
     for path, one in found:
-        if isinstance(one, ImagePrediction):
+        if isinstance(one, Prediction):
             assert one.probability == pytest.approx(int(path.stem) / 255, abs=1e-6)
         else:
             assert path.name in one
@@ -257,24 +255,24 @@ def test_one_bad_file_does_not_stop_the_others(exported: Path, files: Path) -> N
     assert lines[-1].endswith("notes.txt: not a JPEG, PNG or DICOM file")
 
 
-def test_all_well_ends_with_0_and_without_keras(exported: Path, files: Path) -> None:
+def test_success_exits_with_0_and_does_not_import_tensorflow(exported: Path, files: Path) -> None:
     done = cxr(exported, "predict", files / "1.png", "--variant", "left")
     assert done.returncode == 0, done.stderr
     assert "variant left" in done.stdout
 
 
-@pytest.mark.parametrize("wanted", ["json", "csv"])
+@pytest.mark.parametrize("kind", ["json", "csv"])
 def test_formats(
-    exported: Path, files: Path, wanted: str, capsys: pytest.CaptureFixture[str]
+    exported: Path, files: Path, kind: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = cli.parser().parse_args(
-        ["predict", str(files), "--format", wanted, "--models", str(exported)]
+        ["predict", str(files), "--format", kind, "--models", str(exported)]
     )
     with pytest.raises(SystemExit) as caught:
         arguments.run(arguments)
     assert caught.value.code == 1
     out = capsys.readouterr().out
-    if wanted == "json":
+    if kind == "json":
         document = json.loads(out)
         assert (document["variant"], document["threshold"]) == ("bright", THRESHOLD)
         rows = document["images"]
@@ -288,27 +286,25 @@ def test_formats(
         str(files / ".7.png"): "hidden",
         str(files / "notes.txt"): "not a JPEG, PNG or DICOM file",
     }
-    assert [set(row) for row in rows] == [set(cli.COLUMNS)] * 6
+    assert [set(row) for row in rows] == [set(output.COLUMNS)] * 6
     assert [bool(row["error"]) for row in rows] == [False, False, True, True, False, False]
     assert float(rows[0]["probability"]) == pytest.approx(140 / 255, abs=1e-6)
     assert "width / height" in str(rows[4]["warnings"])
 
 
-@pytest.mark.parametrize("wanted", cli.FORMATS)
-def test_a_name_that_no_terminal_bears_is_escaped(
-    exported: Path, tmp_path: Path, wanted: str
-) -> None:
+@pytest.mark.parametrize("kind", output.FORMATS)
+def test_unprintable_names_are_escaped(exported: Path, tmp_path: Path, kind: str) -> None:
     folder = tmp_path / os.fsdecode(b"\xff\x1b[2J")
     folder.mkdir()
     grey(140).save(folder / "1.png")
     (folder / "2.png").write_bytes(b"no image")
-    done = cxr(exported, "predict", folder, "--format", wanted)
+    done = cxr(exported, "predict", folder, "--format", kind)
     assert done.stderr == "1 of 2 files could not be read\n"
     assert "\x1b" not in done.stdout and done.stdout.count("udcff") >= 2
     assert "cannot identify" in done.stdout and "PNEUMONIA" in done.stdout
 
 
-def test_a_folder_of_other_files_is_told_with_what_it_holds(tmp_path: Path) -> None:
+def test_the_error_for_a_folder_without_radiographs_names_its_files(tmp_path: Path) -> None:
     for name in "abcde":
         (tmp_path / f"{name}.txt").write_text("no image")
     arguments = cli.parser().parse_args(["predict", str(tmp_path)])
@@ -320,7 +316,7 @@ def test_a_folder_of_other_files_is_told_with_what_it_holds(tmp_path: Path) -> N
 
 WRONG = {
     "no variant resnet": lambda folder: Predictor(folder, "resnet"),
-    "settings.json is missing: run `dvc repro export`": lambda folder: Predictor(folder / "none"),
+    "settings.json is missing; run `dvc repro export`": lambda folder: Predictor(folder / "none"),
     "no JPEG, PNG or DICOM file in": lambda folder: cli.run_predict(
         cli.parser().parse_args(["predict", str(folder / "empty")])
     ),
@@ -328,7 +324,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("error", WRONG)
-def test_what_is_wrong_is_told(exported: Path, error: str) -> None:
+def test_invalid_arguments_are_errors(exported: Path, error: str) -> None:
     (exported / "empty").mkdir(exist_ok=True)
     with pytest.raises(CxrError, match=error):
         WRONG[error](exported)
@@ -338,7 +334,7 @@ DAMAGED = {
     "nothing": lambda settings: {},
     "a list": lambda settings: [settings],
     "no scale": lambda settings: settings | {"variants": {"bright": {"threshold": 0.5}}},
-    "another way to prepare": lambda settings: settings | {"image": {"input_size": 0}},
+    "invalid preprocessing": lambda settings: settings | {"image": {"input_size": 0}},
     "a removed key": lambda settings: settings | {"image": settings["image"] | {"trim": False}},
     "no range of sizes": lambda settings: settings | {"trained_on": {}},
     "no threshold": lambda settings: settings | {"ood": {"false_positive_rate": {}}},
@@ -349,7 +345,7 @@ DAMAGED = {
 def test_settings_of_another_version_are_named(exported: Path, tmp_path: Path, damage: str) -> None:
     settings = json.loads((exported / "settings.json").read_text())
     (tmp_path / "settings.json").write_text(json.dumps(DAMAGED[damage](settings)))
-    with pytest.raises(CxrError, match=r"settings\.json is damaged or of another version"):
+    with pytest.raises(CxrError, match=r"settings\.json is damaged"):
         Predictor(tmp_path)
 
 
@@ -363,10 +359,10 @@ def test_a_damaged_file_is_named(exported: Path, tmp_path: Path, name: str) -> N
         Predictor(tmp_path)
 
 
-def test_a_reader_that_has_enough_is_no_error(
+def test_a_closed_pipe_ends_without_a_message(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """As `head`. Without a word, but not with exit code 0: not all was written."""
+    """As with `| head`; the exit code is not 0, because the output is incomplete."""
     read, write = os.pipe()
     os.close(read)
     with os.fdopen(write, "w") as pipe:

@@ -1,4 +1,4 @@
-"""Files of any kind: pictures, their size and range, and nothing that identifies a patient."""
+"""Reading files: pixels, size, gray range, and nothing that identifies a patient."""
 
 import logging
 import struct
@@ -21,26 +21,26 @@ from tests.support.dicom_files import content_of, dataset, grey8, picture
 # As outside of tests: warnings of libraries are not errors.
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-LITTLE = {
+FLAT = {
     "black": dataset(picture(4).astype(np.uint16), 16, WindowCenter=32768, WindowWidth=65536),
     "white": dataset(picture(), WindowCenter=-400, WindowWidth=1000),
     "flat": dataset(picture(4) + 100),
 }
 
 
-@pytest.mark.parametrize("kind", LITTLE)
-def test_grey_values_of_little_range_are_noted(tmp_path: Path, kind: str) -> None:
-    (tmp_path / "x").write_bytes(content_of(LITTLE[kind]))
-    assert read(tmp_path / "x").notes == (radiograph.LITTLE_RANGE,)
+@pytest.mark.parametrize("kind", FLAT)
+def test_low_contrast_is_noted(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "x").write_bytes(content_of(FLAT[kind]))
+    assert read(tmp_path / "x").notes == (radiograph.LOW_CONTRAST,)
 
 
-def test_12_bits_in_a_png_of_16_are_noted_unless_it_says_so(tmp_path: Path) -> None:
+def test_12_bits_in_a_16_bit_png_are_noted_without_sbit(tmp_path: Path) -> None:
     pixels = picture(12)
     marked = pixels.copy()
-    marked[0, 0] = 65535  # as a letter drawn in white; of 384 pixels it is less than 0.5 %
+    marked[0, 0] = 65535  # such as a white letter; of 384 pixels less than 0.5 %
     for name, values in (("plain.png", pixels), ("marked.png", marked)):
         Image.fromarray(values).save(tmp_path / name)
-        assert read(tmp_path / name).notes == (radiograph.LITTLE_RANGE,)
+        assert read(tmp_path / name).notes == (radiograph.LOW_CONTRAST,)
     content = (tmp_path / "plain.png").read_bytes()
     chunk = b"sBIT\x0c"
     chunk = struct.pack(">I", 1) + chunk + struct.pack(">I", zlib.crc32(chunk))
@@ -69,7 +69,7 @@ def element(group: int, number: int, kind: str, value: bytes) -> bytes:
 
 
 def with_secrets(kind: str, numeric: str = "") -> bytes:
-    """Text tags, all of a kind, hold the secret; and so does a tag that wants another value."""
+    """Text tags of a VR contain the secret, and so does a tag that needs another value."""
     made = grey8()
     made.WindowCenter, made.WindowWidth = 100, 100
     head, _, _ = content_of(made).partition(b"\x08\0\x16\0UI")
@@ -93,8 +93,8 @@ def with_secrets(kind: str, numeric: str = "") -> bytes:
     return head + b"".join(data[place] for place in sorted(data)) + pixels
 
 
-def told_by(path: Path) -> str:
-    """All that a call says: the result, or the error with what is chained to it."""
+def output_of(path: Path) -> str:
+    """Everything that a call returns: the result, or the error with its chained errors."""
     try:
         found = read(path)
         return f"{found!r} {found.image.info} {vars(found.image)} {found.notes}"
@@ -108,7 +108,7 @@ def told_by(path: Path) -> str:
     ("kind", "numeric"),
     [(kind, "") for kind in SECRET_KINDS] + [("LO", numeric) for numeric in NUMERIC],
 )
-def test_nothing_names_a_patient(
+def test_nothing_identifies_a_patient(
     kind: str,
     numeric: str,
     cut: int,
@@ -123,10 +123,10 @@ def test_nothing_names_a_patient(
     path.write_bytes(content[: len(content) - cut])
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
-        told = told_by(path)
+        found = output_of(path)
     out, err = capfd.readouterr()
-    told += f"{out} {err} {caplog.text} {[str(one.message) for one in warned]}"
-    assert "SECRET7" not in told
+    found += f"{out} {err} {caplog.text} {[str(one.message) for one in warned]}"
+    assert "SECRET7" not in found
     assert not warned and not out and not err and not caplog.text
 
 
@@ -141,49 +141,47 @@ def test_the_log_of_pydicom_is_silenced_only_while_a_file_is_read(content: bytes
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
-def test_comments_of_pictures_are_dropped(kind: str, tmp_path: Path) -> None:
+def test_comments_of_jpeg_and_png_are_dropped(kind: str, tmp_path: Path) -> None:
     exif, text = Image.Exif(), PngInfo()
     exif[0x010E] = "SECRET7"
     text.add_text("SECRET7", "SECRET7")
     options = {"comment": b"SECRET7"} if kind == "JPEG" else {"pnginfo": text}
     Image.fromarray(picture()).save(tmp_path / "x", kind, exif=exif, **options)
     assert (tmp_path / "x").read_bytes().count(b"SECRET7") >= 2
-    assert "SECRET7" not in told_by(tmp_path / "x")
+    assert "SECRET7" not in output_of(tmp_path / "x")
     read(tmp_path / "x").image.save(tmp_path / "y.png")
     assert b"SECRET7" not in (tmp_path / "y.png").read_bytes()
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
 @pytest.mark.parametrize("channels", [0, 3])
-def test_a_picture_gives_the_pixels_that_the_pipeline_trains_on(
-    kind: str, channels: int, tmp_path: Path
-) -> None:
+def test_jpeg_and_png_give_the_pixels_of_training(kind: str, channels: int, tmp_path: Path) -> None:
     Image.fromarray(picture(8, channels)).save(tmp_path / "x", kind)
     found = read(tmp_path / "x")
-    assert (found.coloured, found.notes) == (channels == 3, ())
+    assert (found.has_color, found.notes) == (channels == 3, ())
     assert (found.width, found.height) == (16, 24)
     np.testing.assert_array_equal(
         found.image, to_gray(decode((tmp_path / "x").read_bytes(), tmp_path / "x"))
     )
 
 
-def test_grey_in_three_channels_is_not_coloured(tmp_path: Path) -> None:
+def test_gray_in_three_channels_has_no_color(tmp_path: Path) -> None:
     Image.fromarray(picture()).convert("RGB").save(tmp_path / "x", "JPEG")
-    assert not read(tmp_path / "x").coloured
+    assert not read(tmp_path / "x").has_color
 
 
-@pytest.mark.parametrize("enough", [0, 20])
+@pytest.mark.parametrize("min_side", [0, 20])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_the_size_is_that_of_the_upright_original(
-    enough: int, orientation: int, tmp_path: Path
+    min_side: int, orientation: int, tmp_path: Path
 ) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     pixels = np.kron(picture(8, 3), np.ones((8, 8, 1), np.uint8))
     Image.fromarray(pixels).save(tmp_path / "x", "JPEG", exif=exif)
-    found = read(tmp_path / "x", enough)
-    wanted = (192, 128) if orientation > 4 else (128, 192)
-    assert (found.width, found.height) == wanted
+    found = read(tmp_path / "x", min_side)
+    expected = (192, 128) if orientation > 4 else (128, 192)
+    assert (found.width, found.height) == expected
     scale = found.width // found.image.width
-    assert found.image.size == (wanted[0] // scale, wanted[1] // scale)
-    assert (scale > 1, found.coloured) == (enough > 0, True)
+    assert found.image.size == (expected[0] // scale, expected[1] // scale)
+    assert (scale > 1, found.has_color) == (min_side > 0, True)

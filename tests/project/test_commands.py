@@ -1,6 +1,6 @@
 """The commands of README.md, docs/use.md and the start of docs/experiments.md work as typed.
 
-Each is parsed, and what needs neither network nor the real data is run, in order, in a clone.
+Each is parsed, and those that need neither network nor real data are run, in order, in a clone.
 """
 
 import re
@@ -90,7 +90,7 @@ def test_a_command_parses(command: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("page", [*PROJECT.glob("*.md"), *(PROJECT / "docs").rglob("*.md")])
 def test_commands_are_in_blocks_of_shell_code(page: Path) -> None:
-    """Where they are found."""
+    """So that these tests find them."""
     text = page.read_text(encoding="utf-8")
     for kind, block in re.findall(r"^ *```(\w*)\n(.*?)^ *```", text, FLAGS):
         if kind not in ("bash", "sh", "console"):
@@ -112,7 +112,7 @@ def test_commands_are_in_blocks_of_shell_code(page: Path) -> None:
         "pip install something",
     ],
 )
-def test_a_command_that_does_not_exist_is_found(command: str, tmp_path: Path) -> None:
+def test_invalid_commands_are_detected(command: str, tmp_path: Path) -> None:
     wrong = (AssertionError, DvcParserError, SystemExit, KeyError, CxrError, pytest.fail.Exception)
     with pytest.raises(wrong):
         check(command, tmp_path)
@@ -122,7 +122,7 @@ def test_a_command_that_does_not_exist_is_found(command: str, tmp_path: Path) ->
 
 
 class Clone:
-    """The finished project with all other files of the working tree, and files to judge."""
+    """The finished project with all other files of the working tree, and images to predict."""
 
     def __init__(self, project: Project) -> None:
         self.project = project
@@ -132,13 +132,13 @@ class Clone:
         (self.folder / ".venv").mkdir()
         for name in ("runtime", "runtime-development"):
             (self.folder / f".venv/{name}-installed").touch()
-        # No command below looks at what these make, and they take half of an experiment's time.
+        # No command below uses their outputs, and they take half of an experiment's time.
         project.run("dvc freeze intervals dataset_shift export report")
         project.commit("clone")
         self._add_images()
 
     def _add_images(self) -> None:
-        """Those that the commands name."""
+        """Add the images that the commands name."""
         raw = sorted((self.folder / "data/raw").rglob("*.jpeg"))
         rows = []
         for name in ("folder", "hospital"):
@@ -155,7 +155,7 @@ class Clone:
         )
 
     def run(self, command: str, codes: tuple[int, ...] = (0,)) -> str:
-        """Run a command as typed; its output."""
+        """Run a command as typed; returns its output."""
         done = subprocess.run(
             command,
             shell=True,
@@ -196,8 +196,8 @@ Way = Callable[[Clone, str], object]
 
 
 def given(_: Clone, command: str) -> None:
-    """Not run: CI runs it itself (make), it installs from the network (pip; test_installing does),
-    or the environment of this test stands for it. `test_a_command_parses` checks it.
+    """Not run, only parsed: CI runs it (make), it installs from the network (pip; tested by
+    test_installing), or the environment of this test replaces it.
     """
 
 
@@ -206,12 +206,12 @@ def as_typed(clone: Clone, command: str) -> None:
 
 
 def drift(clone: Clone, command: str) -> None:
-    """Exit code 3 says that the images differ."""
-    assert "more in drift" in clone.run(command, codes=(0, cli.NO_TRUST))
+    """Exit code 3 means that drift was found."""
+    assert "report: drift" in clone.run(command, codes=(0, cli.DRIFT_FOUND))
 
 
 def started(clone: Clone, command: str) -> None:
-    """The first one of the queue is run."""
+    """Run the first experiment of the queue."""
     waiting = re.findall(r"^([0-9a-f]{7}) .*Queued$", clone.run("dvc queue status"), re.MULTILINE)
     assert len(waiting) > 1
     clone.run(f"dvc queue remove {' '.join(waiting[1:])}")
@@ -220,7 +220,7 @@ def started(clone: Clone, command: str) -> None:
 
 
 def recorded(clone: Clone, command: str) -> None:
-    """Two experiments get the names that it has."""
+    """Rename two experiments to the names in the command."""
     names = clone.run("dvc exp list --name-only").split()
     for old, new in zip(names, ("name", "other"), strict=False):
         clone.run(f"dvc exp rename {old} {new}")
@@ -231,20 +231,20 @@ def recorded(clone: Clone, command: str) -> None:
 
 
 def served(clone: Clone, command: str) -> None:
-    """At a port that is free."""
+    """Served on a free port."""
     assert command == "cxr serve"
     with clone.server() as address, urllib.request.urlopen(address) as page:
         assert page.status == 200
 
 
 def asked(clone: Clone, command: str) -> None:
-    """Of a server at a port that is free."""
+    """Sent to a server on a free port."""
     assert PAGE_OF_SERVER in command
     with clone.server() as address:
         assert '"probability"' in clone.run(command.replace(PAGE_OF_SERVER, address))
 
 
-# A command that is not here fails the test: say how it is run.
+# A command that is missing here fails the test: add how it is run.
 WAYS: dict[str, Way] = {
     "source .venv/bin/activate": given,
     "make demo": given,
@@ -279,7 +279,7 @@ WAYS: dict[str, Way] = {
 }
 
 
-def test_each_command_has_a_way_to_be_run() -> None:
+def test_every_command_is_run_or_excluded() -> None:
     found = [command for page in PAGES for command in commands(page)]
     assert sorted(set(found) - set(WAYS)) == []
     assert sorted(set(WAYS) - set(found)) == [], "no longer in the pages"
@@ -298,9 +298,8 @@ def test_the_commands_of_a_page_run_in_order(clone: Clone, page: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(strict=True, reason="the package has no subpackages yet: remove this line then")
 def test_the_python_example_runs(clone: Clone) -> None:
-    """That of README.md, with the models and images of the clone in place of those of the demo."""
+    """The example of README.md, with models and images of the clone instead of the demo."""
     code = re.search(r"^```python\n(.*?)^```", readme := README.read_text("utf-8"), FLAGS)
     assert code
     assert OUTPUT.search(readme)

@@ -1,4 +1,4 @@
-"""The tables of the docs are those of the metrics, and all links lead somewhere."""
+"""The tables of the docs match the metrics, and all links lead to files."""
 
 import json
 import re
@@ -9,11 +9,12 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from cxr import cli, paths
+from cxr import paths
 from cxr.common.names import VARIANTS
 from cxr.data import leakage, manifest
 from cxr.errors import CxrError
 from cxr.export import drift
+from cxr.inference import output
 from cxr.reporting.document import with_table
 from cxr.tools import experiments, readme
 from cxr.tools.project_copy import PROJECT
@@ -34,7 +35,7 @@ PAGES_WITH_TABLES = {readme.README: README, readme.RESULTS: RESULTS, readme.USE:
 
 
 def written(evaluation: dict[str, Any] = EVALUATION) -> dict[Path, str]:
-    """The pages with the tables of an evaluation."""
+    """The pages with tables from an evaluation."""
     texts = dict(PAGES_WITH_TABLES)
     for page, tables in readme.tables(evaluation, INTERVALS, GROUPS, RECORD, BENCHMARKS).items():
         for name, table in tables.items():
@@ -43,17 +44,17 @@ def written(evaluation: dict[str, Any] = EVALUATION) -> dict[Path, str]:
 
 
 @pytest.mark.parametrize("page", PAGES_WITH_TABLES, ids=str)
-def test_tables_are_the_results(page: Path) -> None:
-    """`make readme` writes them."""
+def test_tables_match_the_results(page: Path) -> None:
+    """As written by `make readme`."""
     assert written()[page] == PAGES_WITH_TABLES[page]
 
 
-def test_every_variant_has_its_row() -> None:
+def test_every_variant_has_a_row() -> None:
     assert list(readme.results(EVALUATION, INTERVALS)["variant"]) == list(VARIANTS)
     assert len(readme.at_half(EVALUATION)) == len(VARIANTS) + len(readme.NOTEBOOK) + 1
 
 
-def test_another_result_is_another_table() -> None:
+def test_changed_results_change_the_tables() -> None:
     other = json.loads(json.dumps(EVALUATION))
     other["transfer"]["test"]["recall"] = 0.12345
     other["baseline"]["operating_point"]["selection"]["precision"] = 0.54321
@@ -72,15 +73,15 @@ def test_another_result_is_another_table() -> None:
     assert all(f"| {x} " in "".join(changed[readme.RESULTS]) for x in ("0.123", "0.543", "0.432"))
 
 
-def test_a_lost_comment_is_named() -> None:
+def test_missing_marker_comments_are_named() -> None:
     with pytest.raises(CxrError, match=r"<!-- results --> .* not found"):
         with_table("no table", "results", readme.results(EVALUATION, INTERVALS))
 
 
-def test_shares_of_groups() -> None:
+def test_accuracy_by_group() -> None:
     row = {"split": "test", "kind": "acquisition", "label": "NORMAL", "group": "other"}
-    shares = [row | {"images": 66, "variant": v, "right": 0.1 * n} for n, v in enumerate(VARIANTS)]
-    found = readme.by_group(pd.DataFrame(shares))
+    rows = [row | {"images": 66, "variant": v, "right": 0.1 * n} for n, v in enumerate(VARIANTS)]
+    found = readme.by_group(pd.DataFrame(rows))
     assert list(found["variant"]) == list(VARIANTS)
     assert list(found["NORMAL, other acquisition (66)"][:3]) == ["0.000", "0.100", "0.200"]
 
@@ -103,7 +104,7 @@ def test_seeds_of_the_last_commit_are_averaged() -> None:
     assert readme.over_seeds(pd.DataFrame(rows[:0], columns=experiments.COLUMNS)).empty
 
 
-def test_speed_says_what_was_missed() -> None:
+def test_missed_speed_targets_are_marked() -> None:
     row = {"what": "x", "ours": 1.0, "notebook": 2.0, "unit": "s", "ratio": 0.5, "sizes": "all"}
     row |= {"repeats": 3, "target": 0.4, "at_least": False, "reached": False}
     alone = row | {"notebook": None, "ratio": 0.3, "reached": True}
@@ -133,7 +134,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ('{"baseline": {}}', "different version"),
     ],
 )
-def test_metrics_that_make_no_table_leave_the_pages(
+def test_invalid_metrics_leave_the_pages_unchanged(
     project: Path, content: str | None, message: str
 ) -> None:
     paths.EVALUATION.unlink()
@@ -200,7 +201,7 @@ def test_the_readme_is_short() -> None:
 
 
 def names(value: Any) -> set[str]:
-    """The keys of a JSON document that are the same whatever the data and the variants."""
+    """Keys of a JSON document that do not depend on the data or the variants."""
     if not isinstance(value, dict):
         return set()
     below = set().union(*map(names, value.values()))
@@ -217,7 +218,7 @@ OF_THE_DATA = {
 
 
 def test_the_data_dictionary_is_complete() -> None:
-    """It has every column and key of the results in git."""
+    """It describes every column and key of the results in git."""
     known = set(
         re.findall("`([^`]+)`", (PROJECT / "docs/data_dictionary.md").read_text(encoding="utf-8"))
     )
@@ -226,7 +227,9 @@ def test_the_data_dictionary_is_complete() -> None:
         assert sorted(names(content) - known) == [], file
     for file in (PROJECT / "plots").rglob("*.csv"):
         assert sorted(set(pd.read_csv(file, nrows=1).columns) - known) == [], file
-    assert sorted({*manifest.COLUMNS, *leakage.COLUMNS, *drift.COLUMNS, *cli.COLUMNS} - known) == []
+    assert (
+        sorted({*manifest.COLUMNS, *leakage.COLUMNS, *drift.COLUMNS, *output.COLUMNS} - known) == []
+    )
 
 
 def test_every_make_target_named_exists() -> None:

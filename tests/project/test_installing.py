@@ -11,7 +11,7 @@ import pytest
 
 from cxr.errors import CxrError, extra
 from cxr.inference import predict
-from cxr.inference.predict import ImagePrediction, Predictor
+from cxr.inference.predict import Prediction, Predictor
 from cxr.tools.project_copy import PROJECT
 from tests.support.tiny import export, grey
 
@@ -98,10 +98,10 @@ def test_installed_package_predicts(installed: Installed) -> None:
     folder = installed.folder
     command = ("predict", "one.png", "--models", "exported", "--format", "json")
     [found] = json.loads(installed.cxr(*command).stdout)["images"]
-    [(_, prediction)] = predict.predict(Predictor(folder / "exported"), [folder / "one.png"])
-    assert isinstance(prediction, ImagePrediction)
-    assert found["decision"] == prediction.decision
-    assert found["probability"] == prediction.probability
+    [(_, answer)] = predict.predict(Predictor(folder / "exported"), [folder / "one.png"])
+    assert isinstance(answer, Prediction)
+    assert found["decision"] == answer.decision
+    assert found["probability"] == answer.probability
 
 
 @pytest.mark.slow

@@ -3,7 +3,7 @@
 import schemathesis
 from hypothesis import strategies
 
-from cxr.inference.serve import TYPES
+from cxr.inference.serve import CONTENT_TYPES
 from tests.support.tiny import content_as, grey
 
 
@@ -14,5 +14,5 @@ def images(draw: strategies.DrawFn) -> bytes:
     return content_as(image, draw(strategies.sampled_from(["PNG", "JPEG"])))
 
 
-for name in TYPES:
+for name in CONTENT_TYPES:
     schemathesis.openapi.media_type(name, images())

@@ -18,7 +18,7 @@ from cxr.params import flat, read_params
 from cxr.tools import demo, project_copy
 
 
-def test_copy_holds_what_the_pipeline_needs_and_no_results(tmp_path: Path) -> None:
+def test_a_copy_has_the_files_that_the_pipeline_needs_and_no_results(tmp_path: Path) -> None:
     project_copy.copy_project(tmp_path)
     deps = read_yaml(tmp_path / "dvc.yaml")["stages"]
     for stage in deps.values():
@@ -28,7 +28,7 @@ def test_copy_holds_what_the_pipeline_needs_and_no_results(tmp_path: Path) -> No
     assert not list(tmp_path.rglob("__pycache__"))
 
 
-def test_settings_are_valid_and_leave_the_rest(tmp_path: Path) -> None:
+def test_settings_are_valid_and_keep_other_parameters(tmp_path: Path) -> None:
     project_copy.copy_project(tmp_path)
     project_copy.set_params(tmp_path / "params.yaml", demo.SETTINGS)
     params = read_params(tmp_path / "params.yaml")
@@ -41,14 +41,14 @@ def test_settings_are_valid_and_leave_the_rest(tmp_path: Path) -> None:
     assert "# pixels" in (tmp_path / "params.yaml").read_text()
 
 
-def test_unknown_setting_is_refused(tmp_path: Path) -> None:
+def test_an_unknown_setting_is_refused(tmp_path: Path) -> None:
     project_copy.copy_project(tmp_path)
     with pytest.raises(KeyError):
         project_copy.set_params(tmp_path / "params.yaml", {"model.epoch": 3})
 
 
 def results(test: dict[str, float], stress: dict[str, float]) -> dict[str, Any]:
-    """As metrics/evaluation.json: the ROC AUC of each variant on test; of each condition in all."""
+    """Content of metrics/evaluation.json with ROC AUCs by variant on test, and by condition."""
     return {
         variant: {
             "val": {"roc_auc": 0.99},
@@ -68,22 +68,22 @@ def test_comparison_is_at_the_operating_point() -> None:
         assert row.to_dict() == {"recall": 0.9, "precision": 0.8, "accuracy": 0.7, "ROC AUC": 0.6}
 
 
-def test_finding_is_computed_from_the_results() -> None:
+def test_the_finding_is_computed_from_the_results() -> None:
     test = dict(zip(VARIANTS, (0.5, 0.6, 0.7, 0.8, 0.9), strict=True))
     evaluation = results(test, {"dark": 0.8, "borders": 0.4})
-    guards = {"label_alone": {"width": 0.51, "edges_top_right": 0.97}}
-    said = demo.shortcut_finding(evaluation, guards)
+    guards = {"single_feature_auc": {"width": 0.51, "edges_top_right": 0.97}}
+    text = demo.shortcut_finding(evaluation, guards)
     for words in (
         "0.99 on validation and 0.50 to 0.90 on test",
-        "black borders cover the edges of every image: 0.40 (borders)",
-        "edges_top_right tells the label of training images best: 0.97\n(above the bound",
+        "black borders cover the edges (borders): 0.40",
+        "training images is edges_top_right: AUC 0.97,\nabove the limit",
     ):
-        assert words in said
-    harmless = demo.shortcut_finding(evaluation, {"label_alone": {"width": 0.51}})
-    assert "width tells the label of training images best: 0.51\n(within the bound" in harmless
+        assert words in text
+    harmless = demo.shortcut_finding(evaluation, {"single_feature_auc": {"width": 0.51}})
+    assert "training images is width: AUC 0.51,\nwithin the limit" in harmless
 
 
-def test_every_stress_condition_has_words() -> None:
+def test_every_stress_condition_is_described() -> None:
     assert demo.CHANGES.keys() == CONDITIONS.keys()
 
 
@@ -95,18 +95,18 @@ def test_shortcut_changes_one_setting(tmp_path: Path) -> None:
     assert set(device.items() - plain.items()) == {("p.data.phantom.shortcut", "device")}
 
 
-def test_demo_replaces_an_earlier_one(tmp_path: Path) -> None:
+def test_the_demo_replaces_an_earlier_one(tmp_path: Path) -> None:
     (tmp_path / "demo").mkdir()
     (tmp_path / "demo/old").touch()
     assert not (prepared(tmp_path / "demo") / "old").exists()
 
 
-def test_failed_command_is_one_error(tmp_path: Path) -> None:
+def test_a_failed_command_is_one_error(tmp_path: Path) -> None:
     with pytest.raises(CxrError, match="`false` failed in "):
         demo.run(tmp_path, "false")
 
 
-def test_git_ignores_what_the_demos_write() -> None:
+def test_git_ignores_the_folders_of_the_demos() -> None:
     command = ["git", "check-ignore", "demo/x", "demo-shortcut/x"]
     found = subprocess.run(
         command, cwd=project_copy.PROJECT, capture_output=True, text=True, check=True
@@ -114,7 +114,7 @@ def test_git_ignores_what_the_demos_write() -> None:
     assert found.stdout.split() == command[2:]
 
 
-# --- the demo as it is ----------------------------------------------------------------------------
+# --- a complete run ------------------------------------------------------------------------------
 
 
 def prepared(folder: Path, shortcut: bool = False) -> Path:
@@ -123,7 +123,7 @@ def prepared(folder: Path, shortcut: bool = False) -> Path:
 
 
 def copied(folder: Path) -> dict[str, bytes]:
-    """What the demo copied into a folder, but the configuration, which it changes."""
+    """Files that the demo copied into a folder, without the configuration, which it changes."""
     copies = [folder / name for name in project_copy.PIPELINE if name != ".dvc/config"]
     files = [file for path in copies for file in (path.rglob("*") if path.is_dir() else [path])]
     return {
@@ -133,8 +133,8 @@ def copied(folder: Path) -> dict[str, bytes]:
     }
 
 
-def is_of_now(folder: Path, scratch: Path) -> bool:
-    """Whether a folder holds the complete run that `make demo` would give now."""
+def is_current(folder: Path, scratch: Path) -> bool:
+    """Whether a folder has the complete run that `make demo` would produce now."""
     if not (folder / "dvc_plots/index.html").exists():
         return False
     if copied(folder) != copied(prepared(scratch)):
@@ -147,7 +147,7 @@ def is_of_now(folder: Path, scratch: Path) -> bool:
 
 
 @pytest.mark.parametrize("change", ["none", "code", "more code", "params", "results"])
-def test_only_a_complete_run_of_now_is_used(
+def test_only_a_complete_current_run_is_reused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
     folder = prepared(tmp_path / "demo")
@@ -164,14 +164,14 @@ def test_only_a_complete_run_of_now_is_used(
     code = 1 if change == "results" else 0  # of `dvc status --quiet`
     done = subprocess.CompletedProcess([], code)
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: done)
-    assert is_of_now(folder, tmp_path / "scratch") == (change == "none")
+    assert is_current(folder, tmp_path / "scratch") == (change == "none")
 
 
 @pytest.fixture(scope="module")
 def finished_demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a run of the demo: that of `make demo`, where it is one of now."""
+    """Folder of a run of the demo: that of `make demo` if it is current."""
     scratch = tmp_path_factory.mktemp("demo")
-    if is_of_now(demo.FOLDER, scratch / "now"):
+    if is_current(demo.FOLDER, scratch / "current"):
         return demo.FOLDER
     before = (project_copy.PROJECT / "params.yaml").read_bytes()
     with pytest.MonkeyPatch.context() as patch:
@@ -183,7 +183,7 @@ def finished_demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_every_variant_is_worth_showing(finished_demo: Path, variant: str) -> None:
+def test_every_variant_learns(finished_demo: Path, variant: str) -> None:
     evaluation = json.loads((finished_demo / paths.EVALUATION).read_text())
     row = demo.comparison(evaluation).loc[variant]
     assert row["ROC AUC"] >= 0.95
@@ -192,15 +192,15 @@ def test_every_variant_is_worth_showing(finished_demo: Path, variant: str) -> No
 
 @pytest.mark.slow
 def test_last_screen(finished_demo: Path) -> None:
-    said = demo.last_screen(finished_demo, shortcut=False)
-    assert "synthetic images (not medical data)" in said
-    assert "`tiny`, trained on other synthetic images" in said
-    pages = [Path(url2pathname(urlparse(uri).path)) for uri in re.findall(r"file://\S+", said)]
+    text = demo.last_screen(finished_demo, shortcut=False)
+    assert "synthetic images (not medical data)" in text
+    assert "`tiny`, trained on other synthetic images" in text
+    pages = [Path(url2pathname(urlparse(uri).path)) for uri in re.findall(r"file://\S+", text)]
     assert [page.name for page in pages] == ["index.html"] * 2
     assert all(page.exists() for page in pages)
     for variant in VARIANTS:
-        assert re.search(rf"^{variant} +([01]\.\d+ *){{4}}$", said, re.MULTILINE)
-    assert len(said.splitlines()) < 24  # of a terminal
+        assert re.search(rf"^{variant} +([01]\.\d+ *){{4}}$", text, re.MULTILINE)
+    assert len(text.splitlines()) < 24  # of a terminal
 
 
 @pytest.mark.slow
@@ -218,7 +218,7 @@ def test_next_commands_work_as_typed(finished_demo: Path) -> None:
 
 
 @pytest.mark.slow
-def test_demo_keeps_its_files_to_itself(finished_demo: Path) -> None:
-    """Its folder is no git repository, and DVC's own cache is within."""
+def test_the_demo_writes_only_into_its_folder(finished_demo: Path) -> None:
+    """Its folder is not a git repository, and contains the cache of DVC."""
     assert not (finished_demo / ".git").exists()
     assert (finished_demo / ".dvc/tmp/site-cache/repo").is_dir()

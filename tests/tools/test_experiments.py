@@ -1,4 +1,4 @@
-"""Experiments as DVC shows them, to a summary over seeds and a record."""
+"""Summary over seeds and record of DVC experiments."""
 
 import os
 import re
@@ -36,7 +36,7 @@ from cxr.tools.project_copy import PROJECT, environment, set_params
 def run(
     name: str, seed: int, shift: float = 0.0, of: Collection[str] = ("transfer",), **more: Any
 ) -> dict[str, Any]:
-    """A run as `experiments.experiments` gives it; the numbers of some variants rise by `shift`."""
+    """A run as in `read_experiments`; `shift` is added to the metrics of some variants."""
     found = {"name": name, "commit": "1234567", "state": None, "changed": "", "seed": float(seed)}
     found["typ"] = "branch_base"
     for number, variant in enumerate(VARIANTS):
@@ -50,7 +50,7 @@ def run(
 
 
 def evaluation_of(run: dict[str, Any]) -> dict[str, Any]:
-    """Content of metrics/evaluation.json with the numbers of a run."""
+    """Content of metrics/evaluation.json with the metrics of a run."""
     found: dict[str, Any] = {}
     for key, value in run.items():
         *sections, name = key.split(".")
@@ -77,16 +77,16 @@ def test_table_has_a_row_per_experiment_and_variant() -> None:
 
 
 @pytest.mark.parametrize("state", ["Failed", "Queued", "Running"])
-def test_unfinished_runs_bring_no_numbers(state: str) -> None:
-    """DVC shows them with the numbers of the commit that they started from."""
+def test_unfinished_runs_have_no_rows(state: str) -> None:
+    """DVC shows them with the metrics of the commit that they started from."""
     assert table([run("broken", 1, state=state)]).empty
 
 
-def test_runs_without_metrics_bring_no_rows() -> None:
+def test_runs_without_metrics_have_no_rows() -> None:
     assert table([{"name": "x", "commit": "1", "changed": "", "seed": 1.0, "state": None}]).empty
 
 
-def test_summary_has_mean_and_spread_over_seeds() -> None:
+def test_summary_has_mean_and_standard_deviation_over_seeds() -> None:
     runs = [run(f"seed{n}", n, shift) for n, shift in ((1, 0.0), (2, 0.1), (3, 0.2))]
     runs.append(run("size", 1, 0.1, changed="image.input_size=128"))
     found = summary(table(runs)).set_index(["changed", "variant"])
@@ -101,7 +101,7 @@ def test_the_same_seed_counts_once() -> None:
     """An experiment with the committed seed repeats the committed run."""
     found = summary(table([run("main", 1), run("again", 1, 0.1)]))
     assert found["seeds"].tolist() == [1] * len(VARIANTS)
-    # The experiment is of that commit's code, the committed metrics may be older.
+    # The experiment ran with the code of that commit; the committed metrics may be older.
     assert found.set_index("variant").loc["transfer", "test_recall"] == "0.800"
 
 
@@ -140,7 +140,7 @@ def test_record_adds_and_replaces(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 class History:
-    """A repository of git and DVC where experiments are made without running anything."""
+    """A git and DVC repository with experiments that were not run."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -184,7 +184,7 @@ class History:
     def experiment(
         self, name: str, shift: float, of: Collection[str] = ("transfer",), **changed: object
     ) -> str:
-        """As DVC keeps it: a commit on top of the last one that no branch holds."""
+        """An experiment as DVC stores it: a commit on top of the last one, on no branch."""
         start = self.git("rev-parse HEAD")
         reference = f"refs/exps/{start[:2]}/{start[2:]}/{name}"
         set_params(self.folder / paths.PARAMS, changed)
@@ -200,8 +200,8 @@ def history(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> History:
 
 
 @pytest.mark.slow
-def test_what_an_interrupted_run_leaves_changes_nothing(history: History) -> None:
-    """To DVC the name HEAD means the commit of EXEC_BASELINE where there is one."""
+def test_leftovers_of_an_interrupted_run_change_nothing(history: History) -> None:
+    """DVC resolves HEAD to the commit of EXEC_BASELINE if there is one."""
     last = history.commit(0.1)
     reference = history.experiment("other", 0.2)
     before = summary(table(experiments.read_experiments(last_commit())))
@@ -226,21 +226,21 @@ def test_a_damaged_evaluation_is_named(history: History) -> None:
 
 @pytest.mark.slow
 def test_an_experiment_of_another_branch_is_recorded(history: History) -> None:
-    history.git("switch --quiet --create side")
-    side = history.commit(0.1)
-    history.experiment("side", 0.2)  # the branch's own name
+    history.git("switch --quiet --create other")
+    other = history.commit(0.1)
+    history.experiment("other", 0.2)  # the name of the branch
     history.git("switch --quiet main")
     history.commit(0.05)
-    record(["side"])
+    record(["other"])
     found = pd.read_csv(paths.EXPERIMENTS, dtype={"commit": str}).set_index("variant")
-    assert found["commit"].tolist() == [side[:7]] * len(VARIANTS)
+    assert found["commit"].tolist() == [other[:7]] * len(VARIANTS)
     assert found.loc["transfer", "test_recall"] == pytest.approx(0.9)
     with pytest.raises(CxrError, match="no finished experiment main"):  # a branch alone
         record(["main"])
 
 
 @pytest.mark.slow
-def test_one_name_of_several_experiments_is_refused(history: History) -> None:
+def test_a_name_of_several_experiments_is_refused(history: History) -> None:
     history.experiment("unlike", 0.3)
     old = history.experiment("same", 0.1)
     history.commit(0.05)
@@ -248,7 +248,7 @@ def test_one_name_of_several_experiments_is_refused(history: History) -> None:
     with pytest.raises(CxrError, match="same is the name of several") as caught:
         record(["same"])
     assert sorted(str(caught.value).split("\n  ")[1:]) == sorted([old, new])
-    # What the message says to do: nothing is lost by it.
+    # The command in the message keeps both.
     rename = ["dvc", "exp", "rename", "--quiet", old, "older"]
     subprocess.run(rename, cwd=history.folder, env=environment(), check=True)
     record(["same", "older"])
@@ -258,7 +258,7 @@ def test_one_name_of_several_experiments_is_refused(history: History) -> None:
 
 
 @pytest.mark.slow
-def test_tables_of_dvc_fit_the_screen(history: History) -> None:
+def test_tables_of_dvc_fit_into_160_columns(history: History) -> None:
     changed = ("baseline", "augmented")  # those that `model.epochs` changes
     for epochs in (10, 20, 30):
         setting = {"model.epochs": epochs}
@@ -268,22 +268,22 @@ def test_tables_of_dvc_fit_the_screen(history: History) -> None:
     numbers = [f"{v[0]}.{name}" for v in changed for name in ("rec", "pre", "acc", "auc", "sel")]
     assert shown[1].split() == ["Experiment", "Created", *numbers, "model.epochs"]
     assert sorted(line.split()[-1] for line in shown[3:-1]) == ["10", "20", "30", "6", "6"]
-    # What DVC's pager would let one scroll to is left out for lack of place.
+    # Without the pager, DVC omits the columns that do not fit.
     assert history.dvc("exp show --only-changed --no-pager", COLUMNS="160").splitlines() == shown
     differing = history.dvc(f"metrics diff {history.git(f'rev-parse {last}')}").splitlines()
     assert [line.split()[1] for line in differing] == ["Metric", *sorted(numbers)]
 
 
-def test_recorded_experiments_are_whole() -> None:
+def test_recorded_experiments_are_complete() -> None:
     rows = read_record(PROJECT / paths.EXPERIMENTS)
     assert list(rows.columns) == COLUMNS
     for _, found in rows.groupby("experiment"):
-        # Experiments from before a variant existed lack it.
+        # Older experiments lack newer variants.
         variants = found["variant"].tolist()
         assert variants == [variant for variant in VARIANTS if variant in variants]
         assert set(variants) >= {"baseline", "augmented", "transfer"}
     numbers = rows.drop(columns=["experiment", "commit", "changed", "seed", "variant"])
-    known = numbers.fillna(0.5)  # runs from before a number existed lack it
+    known = numbers.fillna(0.5)  # older runs lack newer metrics
     assert ((known >= 0) & (known <= 1)).all(axis=None)
     always = numbers.filter(regex="^(val|test)_(?!(accuracy|specificity)_at)|^threshold")
     assert always.notna().all(axis=None)
@@ -293,17 +293,17 @@ def test_the_page_shows_the_record() -> None:
     page = (PROJECT / "docs/experiments.md").read_text(encoding="utf-8")
     rows = read_record(PROJECT / paths.EXPERIMENTS)
     assert with_table(page, "table", experiment_table(rows)) == page
-    # Every command of the page that was run is on record with what it changed.
+    # Every command of the page that was run is recorded with its changed parameters.
     for name, changes in re.findall(r"exp run --temp -n (\w+) ((?:\\\n|.)*)", page):
         changed = set(re.findall(r"-S '?([^'\s]+)'?", changes))
         for known in rows.loc[rows["experiment"] == name, "changed"]:
             assert {c.replace("true", "True") for c in changed} == set(known.split())
 
 
-def test_failed_runs_are_told_with_their_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(experiments, "_failure_reason", lambda name: f"error: {name} fell over")
+def test_failed_runs_are_listed_with_their_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(experiments, "_failure_reason", lambda name: f"error: {name} failed")
     runs = [run("good", 1), run("bad", 2, state="Failed", changed="image.input_size=1")]
-    assert failures(runs) == ["bad (image.input_size=1, seed 2): error: bad fell over"]
+    assert failures(runs) == ["bad (image.input_size=1, seed 2): error: bad failed"]
 
 
 @pytest.mark.parametrize("state", ["no git", "no repository", "no commit"])

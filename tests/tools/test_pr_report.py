@@ -1,4 +1,4 @@
-"""The comment on a pull request, on commits of a temporary repository."""
+"""Comment on a pull request, for commits of a temporary repository."""
 
 import contextlib
 import io
@@ -28,7 +28,7 @@ COMMAND = "PYTHONPATH=src python -m cxr.tools.pr_report --base"
 
 @pytest.fixture(scope="module")
 def branch(finished: Project) -> Iterator[Project]:
-    """The finished project with another head trained and compared, uncommitted."""
+    """The finished project with another head, trained and evaluated but not committed."""
     project_copy.set_params(finished.folder / "params.yaml", {"transfer.learning_rate": 0.01})
     finished.repro("intervals")
     yield finished
@@ -37,8 +37,8 @@ def branch(finished: Project) -> Iterator[Project]:
 
 
 def comment_of(project: Project, base: str, tables: bool = True) -> str:
-    """The comment, made in this process; without DVC's tables where a test does not look at them,
-    as each takes seconds.
+    """The comment, made in this process; without the tables of DVC, which take seconds each, if a
+    test does not use them.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(project.folder)
@@ -54,16 +54,16 @@ def sections(text: str) -> dict[str, str]:
 
 
 @pytest.mark.slow
-def test_equal_sides(finished: Project) -> None:
+def test_no_differences(finished: Project) -> None:
     text = finished.run(f"{COMMAND} HEAD")
     assert text.startswith("## Results against `HEAD`\n")
     assert "On `HEAD` the recommendation is the same." in text
     found = sections(text)
     assert "None: the parameters are those of `HEAD`." in found["Parameters that differ"]
     assert "None: the metrics are those of `HEAD`." in found["Metrics that differ"]
-    assert "Is the difference real?" not in found
+    assert "Significance of the differences" not in found
     assert "(=)" in text
-    assert "(+" not in found["Test at 0.5, in brackets the change from `HEAD`"]
+    assert "(+" not in found["Test at 0.5 (change from `HEAD`)"]
 
 
 @pytest.mark.slow
@@ -85,29 +85,33 @@ def test_a_changed_parameter(branch: Project) -> None:
         ]
         for name in sorted(changed)
     ]
-    headline = found["Test at 0.5, in brackets the change from `main`"]
+    headline = found["Test at 0.5 (change from `main`)"]
     now = json.loads((branch.folder / "metrics/evaluation.json").read_text())
     old = json.loads(branch.run("git show main:metrics/evaluation.json"))
-    values = [side["transfer"]["test"]["recall"] for side in (now, old)]
+    values = [one["transfer"]["test"]["recall"] for one in (now, old)]
     assert values[0] != values[1]
     assert f"{values[0]:.3f} ({values[0] - values[1]:+.3f})" in headline
-    rows = [line for line in found["Is the difference real?"].splitlines() if "| transfer" in line]
+    rows = [
+        line
+        for line in found["Significance of the differences"].splitlines()
+        if "| transfer" in line
+    ]
     at_half = [row for row in rows if re.match(r"\| transfer +\| 0\.5 ", row)]
     assert len(at_half) == 2  # on validation and on test
     assert f"{values[0] - values[1]:+.3f} (" in at_half[1]
-    assert "| baseline" not in found["Is the difference real?"]  # it is what it was
+    assert "| baseline" not in found["Significance of the differences"]  # unchanged
 
 
 @pytest.mark.slow
-def test_predictions_of_one_side_are_not_at_hand(branch: Project) -> None:
+def test_missing_predictions_are_reported(branch: Project) -> None:
     cache = branch.folder / ".dvc/cache"
     cache.rename(branch.folder / ".dvc/elsewhere")
     try:
         text = comment_of(branch, "main")
     finally:
         (branch.folder / ".dvc/elsewhere").rename(cache)
-    told = sections(text)["Is the difference real?"]
-    assert "need the predictions of both sides: `dvc pull data/predictions.csv`" in told
+    section = sections(text)["Significance of the differences"]
+    assert "need the predictions of base and head: `dvc pull data/predictions.csv`" in section
     assert "transfer.learning_rate" in text
 
 
@@ -118,20 +122,22 @@ def test_other_images_are_not_paired(branch: Project) -> None:
     predictions.rename(predictions.with_suffix(".kept"))
     try:
         table[table["path"] != table["path"].iloc[-1]].to_csv(predictions, index=False)
-        told = sections(comment_of(branch, "main", tables=False))["Is the difference real?"]
+        section = sections(comment_of(branch, "main", tables=False))[
+            "Significance of the differences"
+        ]
     finally:
         predictions.with_suffix(".kept").replace(predictions)
-    assert "The test images are not the same on both sides" in told
-    assert "The validation images" not in told
+    assert "The test images of base and head differ" in section
+    assert "The validation images" not in section
 
 
 @pytest.mark.slow
 def test_new_metrics(finished: Project) -> None:
-    """The first commit has no metrics at all."""
+    """The first commit has no metrics."""
     text = comment_of(finished, "main~1")
-    assert "`main~1` has no metrics of every variant to compare with" in text
+    assert "`main~1` does not have the metrics of every variant" in text
     assert "(new)" in text
-    assert "Is the difference real?" not in text
+    assert "Significance of the differences" not in text
 
 
 @pytest.mark.slow
@@ -146,9 +152,9 @@ def test_missing_metrics(finished: Project, name: str) -> None:
 
 
 @pytest.mark.slow
-def test_mistakes_are_told(finished: Project) -> None:
+def test_errors(finished: Project) -> None:
     text = finished.run(f"{COMMAND} nowhere", check=False)
-    assert "error: nowhere is no commit here; bring it with `git fetch origin nowhere`" in text
+    assert "error: nowhere is not a commit here; get it with `git fetch origin nowhere`" in text
     (finished.folder / "metrics/evaluation.json").write_text("<<<<<<< HEAD")
     try:
         text = finished.run(f"{COMMAND} main", check=False)
@@ -164,7 +170,7 @@ def test_mistakes_are_told(finished: Project) -> None:
         (0.5, 0.5, "0.500 (=)"),
         (0.75, 0.5, "0.750 (+0.250)"),
         (0.5, 0.75, "0.500 (-0.250)"),
-        (0.5001, 0.5, "0.500 (=)"),  # never a sign before 0
+        (0.5001, 0.5, "0.500 (=)"),  # no sign before 0
         (0.5, None, "0.500 (new)"),
         (None, 0.5, "missing (was 0.500)"),
         (None, None, "missing"),
@@ -179,8 +185,8 @@ def stand_in(path: Path, script: str) -> None:
     path.chmod(0o755)
 
 
-def asked_of_python(folder: Path, target: str, **variables: str) -> list[str]:
-    """The arguments that a target of the Makefile gives to Python, run in `folder`."""
+def arguments_of(folder: Path, target: str, **variables: str) -> list[str]:
+    """Arguments that a target of the Makefile passes to Python, run in `folder`."""
     shutil.copy(PROJECT / "Makefile", folder)
     (folder / ".venv/bin").mkdir(parents=True, exist_ok=True)
     stand_in(folder / ".venv/bin/python", 'for argument in "$@"; do echo "$argument"; done')
@@ -196,17 +202,17 @@ def asked_of_python(folder: Path, target: str, **variables: str) -> list[str]:
 @pytest.mark.parametrize(
     "name", ["$(touch${IFS}made)", "$(shell touch made)", "`touch made`", "a;touch made"]
 )
-def test_the_name_of_a_branch_is_no_command(tmp_path: Path, name: str) -> None:
-    assert asked_of_python(tmp_path, "pr-report", BASE=name)[-1] == f"--base={name}"
-    asked_of_python(tmp_path, "record", EXP=name)
+def test_branch_names_are_not_executed(tmp_path: Path, name: str) -> None:
+    assert arguments_of(tmp_path, "pr-report", BASE=name)[-1] == f"--base={name}"
+    arguments_of(tmp_path, "record", EXP=name)
     assert not (tmp_path / "made").exists()
 
 
-def test_names_given_to_make(tmp_path: Path) -> None:
-    assert asked_of_python(tmp_path, "pr-report")[-1] == "--base=main"
-    assert asked_of_python(tmp_path, "record", EXP="a b*")[-3:] == ["record", "a", "b*"]
+def test_arguments_of_make(tmp_path: Path) -> None:
+    assert arguments_of(tmp_path, "pr-report")[-1] == "--base=main"
+    assert arguments_of(tmp_path, "record", EXP="a b*")[-3:] == ["record", "a", "b*"]
     (tmp_path / "b1").touch()
-    assert asked_of_python(tmp_path, "record", EXP="a b*")[-1] == "b*"
+    assert arguments_of(tmp_path, "record", EXP="a b*")[-1] == "b*"
 
 
 LOCK = """\
@@ -220,7 +226,7 @@ PARAMS = "seed: 1\nmodel:\n  epochs: 6\n  filters: [4, 8]\nevaluate:\n  min_reca
 
 @pytest.fixture
 def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with parameters and a record of the run that used them."""
+    """A folder with parameters and the lock file of a run that used them."""
     monkeypatch.chdir(tmp_path)
     paths.PARAMS.write_text(PARAMS)
     paths.LOCK.write_text(LOCK)
@@ -228,33 +234,33 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_results_of_these_parameters_bring_no_warning(small: Path) -> None:
+def test_results_of_the_same_parameters_give_no_warning(small: Path) -> None:
     assert _stale(None, "here") == ""
     paths.LOCK.unlink()  # nothing was run
     assert _stale(None, "here") == ""
 
 
 @pytest.mark.parametrize(
-    ("path", "old", "new", "told"),
+    ("path", "old", "new", "keys"),
     [
         (paths.PARAMS, "epochs: 6", "epochs: 7", "`model.epochs`"),
         (paths.PARAMS, "[4, 8]", "[4]", "`model.filters`"),
         (paths.PARAMS, "epochs: 6", "steps: 6", "`model.epochs`, `model.steps`"),
-        # Only one of the two stages was run with the seed of params.yaml.
+        # Only one of the two stages ran with the seed of params.yaml.
         (paths.LOCK, "{seed: 1, model", "{seed: 2, model", "`seed`"),
         (paths.LOCK, "{seed: 1, eval", "{seed: 2, eval", "`seed`"),
     ],
 )
-def test_results_of_other_parameters_bring_a_warning(
-    small: Path, path: Path, old: str, new: str, told: str
+def test_results_of_other_parameters_give_a_warning(
+    small: Path, path: Path, old: str, new: str, keys: str
 ) -> None:
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new))
-    assert f"here were made with other parameters** ({told}): " in _stale(None, "here")
+    assert f"here were made with other parameters** ({keys}): " in _stale(None, "here")
 
 
-def test_the_other_side_is_warned_of_as_well(small: Path) -> None:
+def test_stale_results_of_the_base_give_a_warning(small: Path) -> None:
     paths.PARAMS.write_text(PARAMS.replace("epochs: 6", "epochs: 7"))
     identity = "-c user.name=tests -c user.email=tests@example.org"
     command = f"git init -q && git add . && git {identity} commit -q -m stale"
@@ -265,16 +271,16 @@ def test_the_other_side_is_warned_of_as_well(small: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["<<<<<<< HEAD", "[[1, 2]]", '"text"', "", "{"])
-def test_files_that_hold_no_keys_are_refused(small: Path, text: str) -> None:
+def test_files_without_keys_are_refused(small: Path, text: str) -> None:
     for path in (paths.EVALUATION, paths.INTERVALS, paths.LOCK):
         path.write_text(text)
         with pytest.raises(CxrError, match=f"^{path} cannot be read"):
             _read(path, None)
 
 
-def test_a_lock_of_another_layout_is_refused(small: Path) -> None:
+def test_a_lock_file_of_another_structure_is_refused(small: Path) -> None:
     paths.LOCK.write_text("stages: [train]\n")
-    with pytest.raises(CxrError, match=r"dvc\.lock is not as DVC writes it"):
+    with pytest.raises(CxrError, match=r"dvc\.lock is not a lock file of DVC"):
         _stale(None, "here")
 
 
@@ -290,7 +296,7 @@ PREDICTIONS = pd.DataFrame(
     ("before", "lost"),
     [({variant: {} for variant in VARIANTS}, "operating_point"), (OPERATING, "transfer")],
 )
-def test_sides_of_other_code_are_not_paired(
+def test_results_of_different_versions_are_not_paired(
     small: Path, monkeypatch: pytest.MonkeyPatch, before: dict[str, Any], lost: str
 ) -> None:
     old = io.StringIO(PREDICTIONS.drop(columns=lost, errors="ignore").to_csv(index=False))
@@ -298,12 +304,12 @@ def test_sides_of_other_code_are_not_paired(
     shutil.copy(PROJECT / paths.PARAMS, paths.PARAMS)
     paths.PREDICTIONS.parent.mkdir()
     PREDICTIONS.to_csv(paths.PREDICTIONS, index=False)
-    told = _paired(OPERATING | {"majority": {}}, before, "main", "1234567")
-    assert told.endswith(f"not made by the same code ('{lost}' is missing on one).")
+    text = _paired(OPERATING | {"majority": {}}, before, "main", "1234567")
+    assert text.endswith(f"produced by different versions ('{lost}' is missing in one).")
 
 
 @pytest.mark.slow
-def test_results_of_other_parameters_are_told_first(finished: Project) -> None:
+def test_the_warning_of_other_parameters_comes_first(finished: Project) -> None:
     params = finished.folder / "params.yaml"
     project_copy.set_params(params, {"transfer.learning_rate": 0.1, "evaluate.min_recall": 0.5})
     try:
@@ -313,4 +319,4 @@ def test_results_of_other_parameters_are_told_first(finished: Project) -> None:
     warning, recommendation = text.split("\n\n")[1:3]
     assert warning.startswith("> **The results here were made with other parameters** (")
     assert "(`evaluate.min_recall`, `transfer.learning_rate`)" in warning
-    assert "0.98" in recommendation  # what the recorded run was made for
+    assert "0.98" in recommendation  # of the recorded run

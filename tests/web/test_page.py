@@ -1,4 +1,4 @@
-"""The page in Chromium: with a mouse, by the keyboard alone, and as a screen reader sees it."""
+"""The web page in Chromium: with a mouse, by keyboard alone, and in the accessibility tree."""
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -27,18 +27,18 @@ const make = URL.createObjectURL, end = URL.revokeObjectURL;
 URL.createObjectURL = (blob) => { window.urls += 1; return make.call(URL, blob); };
 URL.revokeObjectURL = (url) => { window.urls -= 1; end.call(URL, url); };
 """
-# Of all text that is shown: the least contrast with what is behind it (WCAG 2.2).
+# Number of visible texts, and the lowest contrast with their background (WCAG 2.2).
 CONTRAST = """() => {
-  const parts = (colour) => colour.match(/[\\d.]+/g).map(Number);
-  const light = (colour) => {
-    const [r, g, b] = parts(colour).map((v) => v / 255)
+  const parts = (color) => color.match(/[\\d.]+/g).map(Number);
+  const light = (color) => {
+    const [r, g, b] = parts(color).map((v) => v / 255)
       .map((v) => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
     return 0.2126 * r + 0.7152 * g + 0.0722 * b;
   };
   const behind = (element) => {
     for (; element; element = element.parentElement) {
-      const colour = getComputedStyle(element).backgroundColor;
-      if (parts(colour)[3] !== 0) return colour;
+      const color = getComputedStyle(element).backgroundColor;
+      if (parts(color)[3] !== 0) return color;
     }
   };
   const found = [];
@@ -66,7 +66,7 @@ def url(exported: Path) -> Iterator[str]:
 
 @pytest.fixture
 def opened(browser: Browser, url: str) -> Iterator[Opened]:
-    """Opens the page; in the end nothing was asked of others, and no error was met."""
+    """Opens the page; finally checks that no other site was requested and no error occurred."""
     pages, wrong = [], []
 
     def open_page(**options: Any) -> Page:
@@ -74,31 +74,31 @@ def opened(browser: Browser, url: str) -> Iterator[Opened]:
         pages.append(page)
         page.add_init_script(COUNT)
         page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on("console", lambda said: said.type == "error" and wrong.append(said.text))
-        page.on("request", lambda asked: note(asked))
+        page.on("console", lambda message: message.type == "error" and wrong.append(message.text))
+        page.on("request", lambda request: note(request))
         page.goto(url)
-        expect(page.locator("#model")).to_contain_text("“bright” says PNEUMONIA from a")
+        expect(page.locator("#model")).to_contain_text("Model: bright. It predicts PNEUMONIA")
         expect(page.locator("#model")).to_contain_text("0.400")
         return page
 
-    def note(asked: Any) -> None:
-        if not asked.url.startswith((url, "blob:")):
-            wrong.append(asked.url)
-        if NAME in f"{asked.url}{asked.headers}" or NAME.encode() in (
-            asked.post_data_buffer or b""
+    def note(request: Any) -> None:
+        if not request.url.startswith((url, "blob:")):
+            wrong.append(request.url)
+        if NAME in f"{request.url}{request.headers}" or NAME.encode() in (
+            request.post_data_buffer or b""
         ):
             wrong.append("a file's name was sent")
 
     yield open_page
     for page in pages:
         page.close()
-    # What a test refuses on purpose is noted by Chromium, too.
+    # Chromium also reports the requests that a test aborts on purpose.
     assert [text for text in wrong if not text.startswith("Failed to load resource")] == []
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Four radiographs, one file that is none, and four that are skipped."""
+    """Four radiographs, a damaged file, and four files that are skipped."""
     found = tmp_path / "patients"
     (found / "below").mkdir(parents=True)
     grey(140).save(found / f"{NAME}.png")
@@ -114,31 +114,31 @@ def folder(tmp_path: Path) -> Path:
 
 
 def shown(page: Page) -> dict[str, str]:
-    """What is said of each file."""
+    """Text shown for each file."""
     texts = page.locator("#results li").filter(has=page.locator("h3")).all_inner_texts()
     return {name: rest for name, _, rest in (text.partition("\n") for text in texts)}
 
 
 def done(page: Page, text: str) -> None:
     expect(page.locator("#progress")).to_have_text(text)
-    expect(page.get_by_role("status").filter(has_text=text)).to_have_count(1)  # is also told
+    expect(page.get_by_role("status").filter(has_text=text)).to_have_count(1)  # announced
 
 
 def check_all(page: Page, prefix: str) -> None:
-    """Of the files in `folder`."""
-    done(page, "5 of 5 done: 3 PNEUMONIA, 1 NORMAL, 1 without an answer. 4 skipped.")
+    """Check the predictions of the files in `folder`."""
+    done(page, "5 of 5 done: 3 PNEUMONIA, 1 NORMAL, 1 failed. 4 skipped.")
     found = shown(page)
     assert list(found) == [f"{prefix}{name}" for name in NAMES]
     page.get_by_text("Skipped: 4").click()
     assert page.locator("#skipped-names li").all_inner_texts() == [
         f"{prefix}.hidden.png: hidden",
-        f"{prefix}below/DICOMDIR: table of contents of a DICOM medium",
+        f"{prefix}below/DICOMDIR: index of a DICOM medium",
         f"{prefix}below/README: not a JPEG, PNG or DICOM file",
         f"{prefix}notes.txt: not a JPEG, PNG or DICOM file",
     ]
     for name, text in NAMES.items():
-        for wanted in text:
-            assert wanted in found[f"{prefix}{name}"]
+        for part in text:
+            assert part in found[f"{prefix}{name}"]
 
 
 NAMES = {
@@ -150,20 +150,20 @@ NAMES = {
 }
 
 
-def test_a_folder_is_chosen(opened: Opened, folder: Path) -> None:
+def test_choosing_a_folder(opened: Opened, folder: Path) -> None:
     page = opened()
     page.get_by_label("Choose a folder").set_input_files(folder)
     check_all(page, "patients/")
 
 
-def test_a_folder_is_dropped(opened: Opened, folder: Path) -> None:
+def test_dropping_a_folder(opened: Opened, folder: Path) -> None:
     page = opened()
     drop(page, folder)
     check_all(page, "patients/")
 
 
-# Each folder gives its first entries and then an error. Readers have no name of their own to patch.
-BREAKS_OFF = """() => {
+# Each folder returns its first entries and then an error. The class of readers has no global name.
+FAILING_READER = """() => {
   const items = DataTransferItem.prototype, entryOf = items.webkitGetAsEntry;
   items.webkitGetAsEntry = function () {
     const entry = entryOf.call(this);
@@ -177,26 +177,28 @@ BREAKS_OFF = """() => {
 }"""
 
 
-def test_a_folder_whose_list_breaks_off_gives_what_it_gave(opened: Opened, folder: Path) -> None:
+def test_an_unreadable_folder_is_reported_with_the_files_read_before(
+    opened: Opened, folder: Path
+) -> None:
     page = opened()
-    page.evaluate(BREAKS_OFF)
+    page.evaluate(FAILING_READER)
     drop(page, folder)
-    done(page, "7 of 7 done: 3 PNEUMONIA, 1 NORMAL, 3 without an answer. 4 skipped.")
+    done(page, "7 of 7 done: 3 PNEUMONIA, 1 NORMAL, 3 failed. 4 skipped.")
     found = shown(page)
     assert {f"patients/{name}" for name in NAMES} < set(found)
     for name in ("patients", "patients/below"):
         assert "cannot be read" in found[name]
 
 
-def test_files_are_dropped_whatever_their_suffix(opened: Opened, folder: Path) -> None:
+def test_dropping_files_with_any_suffix(opened: Opened, folder: Path) -> None:
     page = opened()
     drop(page, folder / "notes.txt", folder / f"{NAME}.png")
-    done(page, "2 of 2 done: 1 PNEUMONIA, 0 NORMAL, 1 without an answer.")
+    done(page, "2 of 2 done: 1 PNEUMONIA, 0 NORMAL, 1 failed.")
     assert "cannot identify" in shown(page)["notes.txt"]
 
 
 def drop(page: Page, *paths: Path) -> None:
-    """As from the desktop: beside the frame, as the whole page takes it."""
+    """Drop files outside the frame, which the page accepts as well."""
     session = page.context.new_cdp_session(page)
     data = {"items": [], "files": list(map(str, paths)), "dragOperationsMask": 1}
     for kind in ("dragEnter", "dragOver", "drop"):
@@ -206,7 +208,7 @@ def drop(page: Page, *paths: Path) -> None:
 def test_the_bar_shows_probability_and_operating_point(opened: Opened, folder: Path) -> None:
     page = opened()
     page.get_by_label("Choose files").set_input_files(folder / f"{NAME}.png")
-    done(page, "1 of 1 done: 1 PNEUMONIA, 0 NORMAL, 0 without an answer.")
+    done(page, "1 of 1 done: 1 PNEUMONIA, 0 NORMAL, 0 failed.")
     bar, value, mark = (
         page.locator(f".{name}").bounding_box() for name in ("bar", "value", "mark")
     )
@@ -214,22 +216,22 @@ def test_the_bar_shows_probability_and_operating_point(opened: Opened, folder: P
     assert (mark["x"] - bar["x"]) / bar["width"] == pytest.approx(0.4, abs=0.01)
 
 
-def test_warnings_are_told_in_words(opened: Opened, tmp_path: Path) -> None:
+def test_warnings_are_listed(opened: Opened, tmp_path: Path) -> None:
     Image.new("RGB", (40, 40), (128, 60, 200)).save(tmp_path / "one.png")
     page = opened()
     page.get_by_label("Choose files").set_input_files(tmp_path / "one.png")
-    expect(page.get_by_role("list", name="Warnings")).to_contain_text("Warning: has colours")
+    expect(page.get_by_role("list", name="Warnings")).to_contain_text("Warning: contains colors")
 
 
-def test_all_of_it_by_keyboard_alone(opened: Opened, folder: Path) -> None:
+def test_keyboard_only(opened: Opened, folder: Path) -> None:
     page = opened()
     with page.expect_file_chooser() as chooser:
         press(page, "Tab", "Choose files")
         assert outlined(page)
         page.keyboard.press("Enter")
     chooser.value.set_files([folder / f"{NAME}.png", folder / "below/IM000010"])
-    done(page, "2 of 2 done: 2 PNEUMONIA, 0 NORMAL, 0 without an answer.")
-    for name in ("Choose a folder", "Clear", "Show where, IM000010", f"Show where, {NAME}.png"):
+    done(page, "2 of 2 done: 2 PNEUMONIA, 0 NORMAL, 0 failed.")
+    for name in ("Choose a folder", "Clear", "Heatmap, IM000010", f"Heatmap, {NAME}.png"):
         press(page, "Tab", name)
         assert outlined(page)
     page.keyboard.press("Enter")
@@ -248,7 +250,7 @@ def test_all_of_it_by_keyboard_alone(opened: Opened, folder: Path) -> None:
 
 
 def press(page: Page, key: str, name: str) -> None:
-    """A key that brings the focus to an element of this name."""
+    """Press a key and check that an element of this name then has the focus."""
     page.keyboard.press(key)
     session = page.context.new_cdp_session(page)
     nodes = session.send("Accessibility.getFullAXTree")["nodes"]
@@ -261,8 +263,8 @@ def has(node: dict[str, Any], name: str) -> bool:
 
 
 def outlined(page: Page) -> bool:
-    """Whether one sees where the focus is."""
-    # Of an input that is not to be seen, its label is marked.
+    """Whether the focused element has a visible outline."""
+    # For a hidden input, its label has the outline.
     seen = page.locator("label:focus-within, :focus-visible").first
     style = "(element) => { const { outlineStyle, outlineWidth } = getComputedStyle(element);"
     style += " return outlineStyle === 'solid' && parseFloat(outlineWidth) >= 2; }"
@@ -270,60 +272,60 @@ def outlined(page: Page) -> bool:
 
 
 def check_pictures(page: Page, name: str) -> None:
-    expect(page.get_by_role("img", name=f"{name} as the network sees it")).to_be_visible()
-    expect(page.get_by_role("img", name=f"{name} under a map of colours")).to_be_visible()
+    expect(page.get_by_role("img", name=f"Network input of {name}")).to_be_visible()
+    expect(page.get_by_role("img", name=f"Grad-CAM heatmap of {name}")).to_be_visible()
     sizes = page.locator("figure img").evaluate_all("(all) => all.map((one) => one.naturalWidth)")
     assert sizes == [32, 32]
-    assert page.evaluate("window.urls") == 0  # made, and let go
+    assert page.evaluate("window.urls") == 0  # all revoked
 
 
 def check_card(page: Page) -> None:
     expect(page.get_by_role("heading", level=1)).to_have_text("Model card: bright")
     expect(page.get_by_role("cell", name="<b>0.9</b>")).to_be_visible()
-    page.get_by_role("link", name="Judge radiographs").click()
+    page.get_by_role("link", name="Predict radiographs").click()
     expect(page.get_by_role("heading", level=1)).to_have_text("Pneumonia on chest radiographs")
 
 
-def test_the_pictures_stand_side_by_side(opened: Opened, folder: Path) -> None:
+def test_input_and_heatmap_are_side_by_side(opened: Opened, folder: Path) -> None:
     page = opened(viewport={"width": 360, "height": 740})
     page.get_by_label("Choose files").set_input_files(folder / f"{NAME}.png")
-    page.get_by_role("button", name="Show where").click()
+    page.get_by_role("button", name="Heatmap").click()
     check_pictures(page, f"{NAME}.png")
-    seen, overlay = (box.bounding_box() for box in page.locator("figure img").all())
-    assert seen["y"] == overlay["y"]
-    assert seen["x"] + seen["width"] <= overlay["x"]
+    network_input, overlay = (box.bounding_box() for box in page.locator("figure img").all())
+    assert network_input["y"] == overlay["y"]
+    assert network_input["x"] + network_input["width"] <= overlay["x"]
 
 
 @pytest.mark.slow
-def test_the_page_works_behind_a_base_path(browser: Browser, exported: Path, folder: Path) -> None:
+def test_base_path(browser: Browser, exported: Path, folder: Path) -> None:
     with running(exported, base="/tools/cxr") as address:
         page = browser.new_page()
         page.goto(f"{address}/")
         page.get_by_label("Choose files").set_input_files(folder / f"{NAME}.png")
-        done(page, "1 of 1 done: 1 PNEUMONIA, 0 NORMAL, 0 without an answer.")
+        done(page, "1 of 1 done: 1 PNEUMONIA, 0 NORMAL, 0 failed.")
         page.get_by_role("link", name="Model card").click()
         check_card(page)
         assert page.url == f"{address}/"
         page.close()
 
 
-def test_without_a_server_the_page_says_so(opened: Opened, folder: Path) -> None:
+def test_a_server_that_does_not_respond_is_reported(opened: Opened, folder: Path) -> None:
     page = opened()
     page.route("**/api/predict", lambda route: route.abort())
     page.get_by_label("Choose files").set_input_files(folder / f"{NAME}.png")
-    done(page, "1 of 1 done: 0 PNEUMONIA, 0 NORMAL, 1 without an answer.")
-    assert "the server does not answer" in shown(page)[f"{NAME}.png"]
+    done(page, "1 of 1 done: 0 PNEUMONIA, 0 NORMAL, 1 failed.")
+    assert "the server does not respond" in shown(page)[f"{NAME}.png"]
 
 
-def test_a_busy_server_is_asked_again(opened: Opened, folder: Path) -> None:
+def test_requests_to_a_busy_server_are_retried(opened: Opened, folder: Path) -> None:
     page = opened()
     busy = {"status": 503, "headers": {"Retry-After": "0.01"}, "json": {"detail": "busy"}}
     page.route("**/api/predict", lambda route: route.fulfill(**busy), times=3)
     page.get_by_label("Choose files").set_input_files(folder / f"{NAME}.png")
-    done(page, "1 of 1 done: 1 PNEUMONIA, 0 NORMAL, 0 without an answer.")
+    done(page, "1 of 1 done: 1 PNEUMONIA, 0 NORMAL, 0 failed.")
 
 
-def test_what_is_cleared_is_not_asked_any_more(opened: Opened, folder: Path) -> None:
+def test_clearing_cancels_waiting_requests(opened: Opened, folder: Path) -> None:
     page = opened()
     held = []
     page.route("**/api/predict", lambda route: held.append(route))
@@ -339,11 +341,11 @@ def test_what_is_cleared_is_not_asked_any_more(opened: Opened, folder: Path) -> 
     assert len(held) == 2
     page.unroute("**/api/predict")
     page.get_by_label("Choose files").set_input_files(folder / f"{NAME}.png")
-    done(page, "1 of 1 done: 1 PNEUMONIA, 0 NORMAL, 0 without an answer.")
+    done(page, "1 of 1 done: 1 PNEUMONIA, 0 NORMAL, 0 failed.")
     assert list(shown(page)) == [f"{NAME}.png"]
 
 
-def test_a_folder_without_radiographs_is_told(opened: Opened, tmp_path: Path) -> None:
+def test_a_folder_without_radiographs_is_reported(opened: Opened, tmp_path: Path) -> None:
     (tmp_path / "none").mkdir()
     (tmp_path / "none/notes.txt").write_text("no image")
     page = opened()
@@ -353,14 +355,14 @@ def test_a_folder_without_radiographs_is_told(opened: Opened, tmp_path: Path) ->
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [360, 1280])
-def test_it_can_be_read(opened: Opened, folder: Path, width: int, scheme: str) -> None:
+def test_legibility(opened: Opened, folder: Path, width: int, scheme: str) -> None:
     (folder / f"{'a long name ' * 9}{'x' * 80}.png").write_bytes(b"")
-    Image.new("RGB", (40, 40), (128, 60, 200)).save(folder / "colours.png")
+    Image.new("RGB", (40, 40), (128, 60, 200)).save(folder / "colors.png")
     page = opened(viewport={"width": width, "height": 740}, color_scheme=scheme)
     expect(page.get_by_text("Not for clinical use.")).to_be_in_viewport()
     page.get_by_label("Choose a folder").set_input_files(folder)
     expect(page.locator("#progress")).to_contain_text("7 of 7 done")
-    page.get_by_role("button", name="Show where").first.click()
+    page.get_by_role("button", name="Heatmap").first.click()
     expect(page.locator("figure img")).to_have_count(2)
     check_legible(page, width)
     page.get_by_role("link", name="Model card").click()

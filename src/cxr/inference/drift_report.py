@@ -1,6 +1,6 @@
-"""Features of new images compared with the reference of `drift`, as a page and as JSON.
+"""Drift report: features of new images compared with the reference, as a page and as JSON.
 
-Neither holds names of files, folders or patients, only their numbers.
+Neither contains names of files, folders or patients.
 """
 
 from collections.abc import Iterable
@@ -15,7 +15,7 @@ from cxr.errors import CxrError
 from cxr.evaluation.metrics import predictive_values
 from cxr.export import drift
 from cxr.export.drift import DriftResult
-from cxr.inference.predict import ImagePrediction, Predictor, read_batches
+from cxr.inference.predict import Prediction, Predictor, read_batches
 from cxr.inference.radiograph import Radiograph
 from cxr.progress import track
 from cxr.reporting import charts
@@ -44,31 +44,32 @@ ADVICE = {
 
 
 def measure(predictor: Predictor, files: Iterable[Path]) -> tuple[pd.DataFrame, list[str]]:
-    """What is compared, of each file that can be read.
+    """Features of each readable file.
 
     Returns:
         a row for each image: `shorter_side` (pixels) and `aspect_ratio` (width / height) of the
-        file, what `drift.exposure` gives, `distance`, `probability`, `warnings` (tuple of text) and
-        `warned`, whether there are any; and the errors of the files that cannot be read.
+        file, `drift.exposure`, `distance`, `probability`, `warnings` (tuple of text) and `warned`,
+        whether there are any; and the errors of the unreadable files.
     """
     rows: list[dict[str, Any]] = []
     errors: list[str] = []
     for batch in read_batches(predictor, track(files, "measure")):
         errors += [found for _, found in batch if isinstance(found, str)]
-        if good := [found for _, found in batch if isinstance(found, Radiograph)]:
-            rows += map(lambda *pair: _row(predictor, *pair), good, predictor.answers(good))
+        if readable := [found for _, found in batch if isinstance(found, Radiograph)]:
+            predictions = predictor.predict_batch(readable)
+            rows += map(lambda *pair: _row(predictor, *pair), readable, predictions)
     return pd.DataFrame(rows), errors
 
 
-def _row(predictor: Predictor, one: Radiograph, answer: ImagePrediction) -> dict[str, Any]:
+def _row(predictor: Predictor, one: Radiograph, prediction: Prediction) -> dict[str, Any]:
     return {
         "shorter_side": min(one.width, one.height),
         "aspect_ratio": one.width / one.height,
-        **drift.exposure(predictor.prepared(one)),
-        "distance": answer.unfamiliarity * predictor.limit,
-        "probability": answer.probability,
-        "warnings": answer.warnings,
-        "warned": bool(answer.warnings),
+        **drift.exposure(predictor.preprocess(one)),
+        "distance": prediction.ood_score * predictor.ood_threshold,
+        "probability": prediction.probability,
+        "warnings": prediction.warnings,
+        "warned": bool(prediction.warnings),
     }
 
 
@@ -79,21 +80,21 @@ def summary(
     unreadable: int,
     skipped: int,
 ) -> DriftResult:
-    """All that drift.json holds.
+    """Content of drift.json.
 
     Args:
-        predictor: that measured.
-        reference: as `drift.read_reference` gives it.
-        here: rows of `measure`, one or more.
-        unreadable: number of files without a row.
+        predictor: the predictor used by `measure`.
+        reference: from `drift.read_reference`.
+        here: rows of `measure`, at least one.
+        unreadable: number of unreadable files.
         skipped: number of files and folders that were not read.
 
     Returns:
-        `variant`; what `drift.compare` gives; `unreadable`; `skipped`; `precision`: of the
-        `reference`, and `here` for the share of ill images that is estimated, where recall and
-        specificity hold (null where it cannot be); `sizes`: of `shorter_side` and `aspect_ratio`
-        some quantiles of the `reference` and `here`, and the share of images `outside` the range of
-        the training files; `warnings`: the share of images with each, the most frequent first.
+        `variant`; the result of `drift.compare`; `unreadable`; `skipped`; `precision`: of the
+        `reference`, and `here` at the estimated prevalence if recall and specificity hold (null if
+        it cannot be estimated); `sizes`: quantiles of `shorter_side` and `aspect_ratio` of the
+        `reference` and `here`, and the fraction of images `outside` the training range; `warnings`:
+        the fraction of images with each warning, the most frequent first.
     """
     compared = drift.compare(reference, here, predictor.threshold)
     rates = compared["recall"], compared["specificity"]
@@ -103,8 +104,8 @@ def summary(
         "unreadable": unreadable,
         "skipped": skipped,
         "precision": {
-            name: None if share is None else float(predictive_values(*rates, share)["ppv"])
-            for name, share in compared["prevalence"].items()
+            name: None if p is None else float(predictive_values(*rates, p)["ppv"])
+            for name, p in compared["prevalence"].items()
         },
         "sizes": {
             name: {
@@ -123,26 +124,26 @@ def _spread(values: pd.Series) -> dict[str, float]:
 
 
 def write(into: Path, found: DriftResult, reference: pd.DataFrame, here: pd.DataFrame) -> None:
-    """Write PAGE and JSON to a folder, each whole or not at all; the rest of the folder stays."""
+    """Write PAGE and JSON to a folder, each atomically; other files there are kept."""
     with replacing(into / PAGE) as part:
         part.write_text(document(found, reference, here).to_html(), encoding="utf-8")
     write_json(into / JSON, found)
 
 
 def check_replaceable(folder: Path) -> None:
-    """See that PAGE in a folder, if there is one, is that of an earlier comparison.
+    """Check that PAGE in a folder, if there is one, is an earlier drift report.
 
     Raises:
-        CxrError: it is not.
+        CxrError: it is another page.
     """
     if (folder / PAGE).exists() and not (folder / JSON).exists():
         raise CxrError(
-            f"{folder / PAGE} is another page, which would be lost; name another folder with --into"
+            f"{folder / PAGE} is not a drift report and would be lost; set another --into"
         )
 
 
 def document(found: DriftResult, reference: pd.DataFrame, here: pd.DataFrame) -> Document:
-    """The whole page; arguments as those of `write`."""
+    """The page; arguments as in `write`."""
     values = {
         **found,
         "verdict": verdict_text(found),
@@ -151,8 +152,8 @@ def document(found: DriftResult, reference: pd.DataFrame, here: pd.DataFrame) ->
             "tests": table(found),
             "sizes": _sizes(found),
             "warnings": pd.DataFrame(
-                {"warning": name, "images": percent(share)}
-                for name, share in found["warnings"].items()
+                {"warning": name, "images": percent(fraction)}
+                for name, fraction in found["warnings"].items()
             ),
         },
         "distributions": _distributions(found, reference, here),
@@ -161,20 +162,20 @@ def document(found: DriftResult, reference: pd.DataFrame, here: pd.DataFrame) ->
 
 
 def verdict_text(found: DriftResult) -> str:
-    """The verdict and what led to it, in one line."""
-    named = ", ".join(NAMES[name] for name in found["flagged"])
-    return found["verdict"] + (f" ({named})" if named else "")
+    """The verdict and the significant tests, in one line."""
+    marked = ", ".join(NAMES[name] for name in found["flagged"])
+    return found["verdict"] + (f": {marked}" if marked else "")
 
 
 def table(found: DriftResult) -> pd.DataFrame:
-    """The tests as text, a row each."""
+    """A row of text for each test."""
     return pd.DataFrame(
         {
             "test": NAMES[name],
-            "found": "yes" if name in found["flagged"] else "no",
+            "drift": "yes" if name in found["flagged"] else "no",
             "difference": f"{of['difference']:.3f}",
-            "matters above": f"{drift.drift_limit(of):.3f}",
-            **{side: f"{of[side]:.3g}" for side in ("reference", "here")},
+            "limit": f"{drift.drift_limit(of):.3f}",
+            **{images: f"{of[images]:.3g}" for images in ("reference", "here")},
         }
         for name, of in found["tests"].items()
     )
@@ -185,9 +186,9 @@ def _sizes(found: DriftResult) -> pd.DataFrame:
         {
             "size": NAMES[name],
             **{
-                f"{side}: {quantile}": f"{value:.4g}"
-                for side in ("reference", "here")
-                for quantile, value in of[side].items()
+                f"{images}: {quantile}": f"{value:.4g}"
+                for images in ("reference", "here")
+                for quantile, value in of[images].items()
             },
             "outside of training": percent(of["outside"]),
         }
@@ -196,8 +197,8 @@ def _sizes(found: DriftResult) -> pd.DataFrame:
 
 
 def _distributions(found: DriftResult, reference: pd.DataFrame, here: pd.DataFrame) -> list[Figure]:
-    """A histogram of each measured number; those of `drift.DISTRIBUTIONS` have the reference
-    weighted to the prevalence that is estimated here.
+    """A histogram of each feature; for `drift.DISTRIBUTIONS` the reference is weighted to the
+    prevalence estimated here.
     """
     prevalence = found["prevalence"]["here"]
     positive = (reference["label"] == "PNEUMONIA").to_numpy()

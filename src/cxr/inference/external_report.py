@@ -1,5 +1,5 @@
-"""Inputs of the report of an external evaluation. It names no file, as file names may identify
-patients, and shows no radiograph.
+"""Report of an external validation. It contains no file names, which may identify patients, and no
+radiographs.
 """
 
 from pathlib import Path
@@ -16,23 +16,23 @@ from cxr.reporting.document import Document, percent
 from cxr.reporting.formatting import span
 from cxr.reporting.recommendation import recall_statement
 
-# Of each class, for an external validation: a rule of thumb that is rather too low (Snell 2021,
+# Per class, for an external validation: a rule of thumb that is often too low (Snell 2021,
 # 10.1016/j.jclinepi.2021.02.011).
-FEW_PATIENTS = 100
-SPLITS = ("test",)  # what the charts are drawn of
+MIN_PATIENTS = 100
+SPLITS = ("test",)  # of the charts
 
 
 def write(found: Evaluation, folder: Path) -> None:
     """Write index.html and report.md, and the charts also as files, into an existing folder."""
-    drawn = draw(found)
-    report(found, drawn).write(folder / "report.md", folder / "index.html")
-    for name, svg in drawn.items():
+    svgs = render_charts(found)
+    report(found, svgs).write(folder / "report.md", folder / "index.html")
+    for name, svg in svgs.items():
         with replacing(folder / "plots" / f"{name}.svg") as part:
             part.write_text(svg, encoding="utf-8")
 
 
 def short(found: Evaluation) -> str:
-    """A table for the terminal: each variant at its operating point, the recommended one first."""
+    """Table for the terminal: each variant at its operating point, the recommended one first."""
     columns = found.intervals["columns"]
     table = tables.metrics(columns, "operating_point")
     table["ROC AUC"] = [span(columns[variant]["roc_auc"]) for variant in table["variant"]]
@@ -44,12 +44,12 @@ def short(found: Evaluation) -> str:
     return "\n".join([_population(found), "", text, "", _selection(found)])
 
 
-def report(found: Evaluation, drawn: dict[str, str]) -> Document:
+def report(found: Evaluation, svgs: dict[str, str]) -> Document:
     """The whole report.
 
     Args:
         found: the results.
-        drawn: what `draw` gives.
+        svgs: charts from `render_charts`.
     """
     data, columns = found.metrics["data"], found.intervals["columns"]
     point = columns[found.recommended]["operating_point"]
@@ -62,22 +62,22 @@ def report(found: Evaluation, drawn: dict[str, str]) -> Document:
         "operating": _operating(found),
         "recall": recall_statement(point["recall"], positives, minimum, "there are"),
         "values": {name: span(point[name]) for name in ("ppv", "npv")},
-        "few": [label for label in LABELS if data[label]["patients"] < FEW_PATIENTS],
-        "few_patients": FEW_PATIENTS,
+        "few": [label for label in LABELS if data[label]["patients"] < MIN_PATIENTS],
+        "few_patients": MIN_PATIENTS,
         "skipped": len(found.left_out) - found.unreadable,
         "prevalence": found.metrics["majority"]["accuracy"],
         "tables": _tables(found, columns),
-        "charts": drawn,
+        "charts": svgs,
     }
     return Document("external.md.j2", values)
 
 
-def draw(found: Evaluation) -> dict[str, str]:
+def render_charts(found: Evaluation) -> dict[str, str]:
     """All charts as SVG text by name."""
     images = found.images
     points = tables.interval_plot_data(found.intervals["columns"], "operating_point")
     return {
-        "intervals": charts.metric_intervals(points, "value with 95 % interval"),
+        "intervals": charts.metric_intervals(points, "value with 95 % CI"),
         "roc": charts.roc(images, SPLITS),
         "precision_recall": charts.precision_recall(images, SPLITS),
         "confusion": charts.confusions(metrics.confusions(images, found.metrics)),
@@ -119,7 +119,7 @@ def _selection(found: Evaluation) -> str:
 
 
 def _warnings(images: pd.DataFrame) -> pd.DataFrame:
-    """How many images of each class have each warning; empty if none has any."""
+    """Number of images of each class with each warning; empty without warnings."""
     listed = images[["label", "warnings"]].explode("warnings").dropna()
     sizes = images["label"].value_counts()
     return pd.DataFrame(

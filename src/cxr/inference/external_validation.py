@@ -1,7 +1,7 @@
-"""External validation: every exported variant on the labelled images of any folder.
+"""External validation: every exported variant on the labeled images of any folder.
 
-Metrics, curves and intervals come from the functions of the pipeline. Thresholds are those that
-were chosen on the pipeline's own validation, so nothing is chosen on the new images.
+Metrics, curves and intervals are computed by the functions of the pipeline. Thresholds are those
+chosen on its tuning set, so nothing is chosen on the new images.
 """
 
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ from cxr.params import EvaluateParams
 from cxr.progress import track
 
 METRICS = Path("metrics.json")
-# All that an evaluation's folder may hold: one that holds anything else is not replaced.
+# All files of an evaluation: a folder with any other file is not replaced.
 OUTPUTS = {
     *("index.html", "report.md", str(METRICS), "intervals.json", "predictions.csv"),
     *("left_out.csv", "plots"),
@@ -33,13 +33,13 @@ OUTPUTS = {
 
 
 class AllVariants:
-    """Every trained variant of an exported folder, each network run once for an image.
+    """All trained variants; each network runs once per image, also for the ensemble.
 
     Args:
-        folder: that the stage `export` wrote.
+        folder: exported models, as written by the stage `export`.
 
     Raises:
-        CxrError: it is not complete, damaged, or of another version.
+        CxrError: the folder is incomplete, damaged, or from a different version.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -57,43 +57,43 @@ class AllVariants:
             name: opened.get(name) or open_network(folder / f"{name}.xml") for name in TRAINED
         }
 
-    def answers(self, radiographs: list[Radiograph]) -> list[dict[str, Any]]:
-        """Of each the probability of every trained variant, and `warnings`."""
-        images = self.predictor.stacked(radiographs)
+    def predict_batch(self, radiographs: list[Radiograph]) -> list[dict[str, Any]]:
+        """For each radiograph the probability of every trained variant, and `warnings`."""
+        images = self.predictor.preprocess_batch(radiographs)
         table = pd.DataFrame(
             {name: run(images)[:, 0].astype(np.float64) for name, run in self.networks.items()}
         )
-        unfamiliarities = self.predictor.unfamiliarities(images)
+        ood_scores = self.predictor.ood_scores(images)
         table["warnings"] = [
             tuple(self.predictor.warnings(*pair))
-            for pair in zip(radiographs, unfamiliarities, strict=True)
+            for pair in zip(radiographs, ood_scores, strict=True)
         ]
         return table.to_dict("records")
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was found.
+    """Result of an external validation.
 
     Attributes:
-        source: the folder's images.
-        recommended: variant, chosen on the pipeline's own validation.
-        evaluate: parameters of the pipeline's evaluation, with the prevalence that was asked for.
-        false_alarms: share of the pipeline's own images, by split, that are called unfamiliar.
-        images: the readable ones: columns file, patient, label, a probability for each of
-            `VARIANTS`, warnings (tuple of sentences), and split, which is `test` everywhere: they
-            are to these networks what the pipeline's test is.
-        left_out: columns file, reason; what the classes' folders hold besides: images that could
-            not be read, then files that are no images.
-        unreadable: number of images that could not be read.
+        source: images of the folder.
+        recommended: variant, chosen on the tuning set of the pipeline.
+        evaluate: parameters of the pipeline's evaluation, with the requested prevalence.
+        false_positive_rate: fraction of the pipeline's images, by split, with an out-of-distribution
+            warning.
+        images: readable images: columns file, patient, label, a probability for each of
+            `VARIANTS`, warnings (tuple of sentences), and split, always `test`.
+        left_out: columns file, reason; other files in the class folders: unreadable images, then
+            files that are not images.
+        unreadable: number of unreadable images.
         metrics: content of metrics.json.
-        intervals: as `intervals` gives them.
+        intervals: result of `bootstrap_intervals`.
     """
 
     source: LabeledImages
     recommended: str
     evaluate: EvaluateParams
-    false_alarms: Mapping[str, float]
+    false_positive_rate: Mapping[str, float]
     images: pd.DataFrame
     left_out: pd.DataFrame
     unreadable: int
@@ -104,18 +104,18 @@ class Evaluation:
 def evaluate(
     networks: AllVariants, source: LabeledImages, prevalence: float | None = None
 ) -> Evaluation:
-    """Run every variant over the images and measure it.
+    """Predict the images with every variant and compute all metrics.
 
     Args:
         networks: the exported variants.
         source: the images.
-        prevalence: share of ill patients, for the predictive values; None: the pipeline's.
+        prevalence: fraction of positives for the predictive values; None: the pipeline's.
 
     Raises:
         CxrError: a class has no readable image.
     """
-    asked = {} if prevalence is None else {"prevalence": prevalence}
-    params = networks.evaluate.model_copy(update=asked)
+    requested = {} if prevalence is None else {"prevalence": prevalence}
+    params = networks.evaluate.model_copy(update=requested)
     images, unreadable = _predictions(networks, source)
     left_out = pd.concat([unreadable, source.skipped], ignore_index=True)
     metrics = measure(images, networks.thresholds, params.prevalence)
@@ -123,15 +123,15 @@ def evaluate(
         "left_out": len(left_out),
         "unreadable": len(unreadable),
         "elsewhere": len(source.elsewhere),
-        "copies": source.copies,
-        "unknown_patients": source.untold,
+        "copies": source.duplicates,
+        "unknown_patients": source.unknown_patients,
         "prevalence": params.prevalence,
     }
     return Evaluation(
         source=source,
         recommended=networks.predictor.variant,
         evaluate=params,
-        false_alarms=networks.predictor.false_alarms,
+        false_positive_rate=networks.predictor.false_positive_rate,
         images=images,
         left_out=left_out,
         unreadable=len(unreadable),
@@ -143,16 +143,16 @@ def evaluate(
 
 
 def _predictions(networks: AllVariants, source: LabeledImages) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The readable images with their predictions, and the others with the reasons."""
+    """Readable images with their predictions, and unreadable ones with the reasons."""
     paths = [source.folder / path for path in source.images["path"]]
-    answers = predict(networks, paths)
-    found = [told for _, told in track(answers, "evaluate", len(paths))]
-    is_read = pd.Series([not isinstance(told, str) for told in found])
+    predictions = predict(networks, paths)
+    found = [one for _, one in track(predictions, "evaluate", len(paths))]
+    is_read = pd.Series([not isinstance(one, str) for one in found])
     listed = source.images[["file", "patient", "label"]]
     reasons = [
-        told.removeprefix(f"{path}: ")
-        for path, told in zip(paths, found, strict=True)
-        if isinstance(told, str)
+        one.removeprefix(f"{path}: ")
+        for path, one in zip(paths, found, strict=True)
+        if isinstance(one, str)
     ]
     left_out = listed[~is_read].assign(reason=reasons).reset_index(drop=True)
     for label in LABELS:
@@ -163,7 +163,7 @@ def _predictions(networks: AllVariants, source: LabeledImages) -> tuple[pd.DataF
                 f"{first['file']}: {first['reason']}"
             )
     images = listed[is_read].reset_index(drop=True)
-    table = pd.DataFrame([told for told in found if not isinstance(told, str)])
+    table = pd.DataFrame([one for one in found if not isinstance(one, str)])
     table["ensemble"] = ensemble.mean_of_calibrated(table, networks.members)
     columns = [*VARIANTS, "warnings"]
     return images.assign(split="test").join(table[columns]), left_out[["file", "reason"]]
@@ -178,7 +178,7 @@ def measure(
     Args:
         images: columns label and the probability of each variant.
         operating: threshold of each variant.
-        prevalence: share of ill patients, 0 to 1.
+        prevalence: fraction of positives, 0 to 1.
     """
     result: dict[str, Any] = {}
     for variant in VARIANTS:
@@ -208,10 +208,10 @@ def _counts(images: pd.DataFrame) -> dict[str, Any]:
 
 
 def check_replaceable(folder: Path) -> None:
-    """See that writing an evaluation to a folder replaces nothing but an earlier one.
+    """Check that a folder contains nothing but an earlier evaluation.
 
     Raises:
-        CxrError: something else is there.
+        CxrError: it contains other files.
     """
     if not folder.exists():
         return
@@ -219,13 +219,13 @@ def check_replaceable(folder: Path) -> None:
     if found and not {str(METRICS)} <= found <= OUTPUTS:
         other = ", ".join(sorted(found - OUTPUTS)[:3] or sorted(found))
         raise CxrError(
-            f"{folder} holds other things than an earlier evaluation ({other}), which would be "
-            "lost; name another folder with --into"
+            f"{folder} contains files that are not of an earlier evaluation ({other}) and would be "
+            "lost; set another folder with --into"
         )
 
 
 def write(found: Evaluation, folder: Path) -> None:
-    """Write tables and numbers into an existing folder."""
+    """Write tables and metrics into an existing folder."""
     images = found.images.assign(warnings=found.images["warnings"].map("; ".join))
     write_csv(folder / "predictions.csv", images.drop(columns="split"))
     write_csv(folder / "left_out.csv", found.left_out)

@@ -1,4 +1,4 @@
-"""The images of a folder that holds NORMAL and PNEUMONIA, and whose they are."""
+"""List labeled images in folders NORMAL and PNEUMONIA, with their patients."""
 
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
@@ -18,44 +18,44 @@ from cxr.inference.radiograph import bytes_of
 
 @dataclass(frozen=True)
 class LabeledImages:
-    """What lies in a folder.
+    """Labeled images of a folder.
 
     Attributes:
-        folder: that was searched.
-        images: columns path (PurePosixPath, relative to the folder), file (the same as text that is
-            safe to print), label, patient; sorted by path.
-        told_by: who tells the patients: a file's name, or empty: the names of the images.
-        untold: number of images that count as a patient of their own, as nothing tells whose.
-        copies: number of images that are the same file as another one.
-        skipped: columns file (as in `images`), reason; what the classes' folders hold besides.
-        elsewhere: columns file, reason; images and skipped files in neither class's folder.
+        folder: the searched folder.
+        images: columns path (PurePosixPath, relative to the folder), file (the same as printable
+            text), label, patient; sorted by path.
+        patient_source: name of the file that identifies the patients; empty: the image names do.
+        unknown_patients: number of images whose patient is unknown; each counts as a patient.
+        duplicates: number of images that are identical to an earlier one.
+        skipped: columns file (as in `images`), reason; other files in the class folders.
+        elsewhere: columns file, reason; images and other files outside the class folders.
     """
 
     folder: Path
     images: pd.DataFrame
-    told_by: str
-    untold: int
-    copies: int
+    patient_source: str
+    unknown_patients: int
+    duplicates: int
     skipped: pd.DataFrame
     elsewhere: pd.DataFrame
 
 
 def find(folder: Path, patients: Path | None = None) -> LabeledImages:
-    """List the images below NORMAL and PNEUMONIA of a folder; none is decoded yet.
+    """List the images in NORMAL and PNEUMONIA of a folder, without decoding them.
 
     Args:
-        folder: the images lie in its folders NORMAL and PNEUMONIA (in any case of letters), or in
-            folders below these.
+        folder: folder with the images in NORMAL and PNEUMONIA (case-insensitive) or in subfolders
+            of these.
         patients: CSV with the columns file (relative to `folder`) and patient, a row for each
-            image. Without it, names in the published data set's form tell the patient, and any
-            other image counts as a patient of its own.
+            image. Without it, file names in the form of the published data set identify the
+            patient, and any other image counts as a patient.
 
     Raises:
-        CxrError: no folder, a class without images, a file in both classes, or rows that do not
-            fit the images.
+        CxrError: the folder is missing, a class has no images, a file is in both classes, or the
+            rows do not match the images.
     """
     if not folder.is_dir():
-        raise CxrError(f"{folder} is not a folder")
+        raise CxrError(f"{folder} is not a directory")
     listing = list_radiographs([folder])
     reasons = dict.fromkeys(listing.files, "") | listing.skipped
     below = pd.DataFrame({"path": list(reasons), "reason": list(reasons.values())}, dtype=object)
@@ -70,45 +70,45 @@ def find(folder: Path, patients: Path | None = None) -> LabeledImages:
     for label in LABELS:
         if not (images["label"] == label).any():
             raise CxrError(
-                f"{folder} holds no {label} image: put JPEG, PNG or DICOM files into "
+                f"{folder} contains no {label} image: put JPEG, PNG or DICOM files into "
                 f"{folder}/NORMAL and {folder}/PNEUMONIA{_found_instead(skipped, elsewhere)}"
             )
     if patients is None:
-        # A name that tells none gives its path.
+        # `identify` returns the path if a name does not identify the patient.
         images["patient"] = [
             identify(PurePosixPath(file), label)[0]
             for file, label in zip(images["file"], images["label"], strict=True)
         ]
-        untold = int((images["patient"] == images["file"]).sum())
+        unknown = int((images["patient"] == images["file"]).sum())
     else:
         patient_of = read_patients(patients, images["path"], "file")
         if not patient_of:
             raise CxrError(f"{patients} has no rows: it needs one for each image of {folder}")
         images["patient"] = images["file"].map(patient_of)
-        untold = 0
+        unknown = 0
     return LabeledImages(
         folder,
         images,
-        told_by=patients.name if patients else "",
-        untold=untold,
-        copies=_count_copies(folder, images),
+        patient_source=patients.name if patients else "",
+        unknown_patients=unknown,
+        duplicates=_count_duplicates(folder, images),
         skipped=skipped,
-        elsewhere=elsewhere.replace({"reason": {"": "in neither class's folder"}}),
+        elsewhere=elsewhere.replace({"reason": {"": "not in a class folder"}}),
     )
 
 
 def _found_instead(*tables: pd.DataFrame) -> str:
-    """For an error: what is there; empty: nothing."""
+    """Other files in the folder, for an error; empty if there are none."""
     found = pd.concat(tables)
     named = [f"{row.file} ({row.reason})" if row.reason else row.file for row in found.itertuples()]
     return f". Found instead: {first_names(named)}" if named else ""
 
 
-def _count_copies(folder: Path, images: pd.DataFrame) -> int:
-    """Number of images that are the same file as one before.
+def _count_duplicates(folder: Path, images: pd.DataFrame) -> int:
+    """Number of images that are identical to an earlier one.
 
     Raises:
-        CxrError: some are in both classes.
+        CxrError: identical images are in both classes.
     """
     with ThreadPoolExecutor() as pool:
         digests = pd.Series(list(pool.map(lambda path: _digest(folder / path), images["path"])))
@@ -116,15 +116,15 @@ def _count_copies(folder: Path, images: pd.DataFrame) -> int:
     if (labels > 1).any():
         pairs = images["file"][labels > 1].groupby(digests).agg(" = ".join)
         raise CxrError(
-            f"{folder} holds the same file as NORMAL and as PNEUMONIA: {first_names(pairs)}. "
-            "Remove the one that is wrong."
+            f"{folder} contains identical images as NORMAL and PNEUMONIA: {first_names(pairs)}. "
+            "Remove the wrong ones."
         )
     return int(digests.duplicated().sum())
 
 
 def _digest(path: Path) -> str:
-    """Equal for equal files; of one that cannot be read or is empty its path, which is no image's
-    digest: it is told of where it is decoded.
+    """Equal for identical files; the path of an unreadable or empty file, which is reported when it
+    is decoded.
     """
     try:
         found = bytes_of(path)

@@ -1,6 +1,7 @@
-"""Files in, answers out, by the networks that the stage `export` wrote.
+"""Inference with the exported models.
 
-Neither Keras nor TensorFlow is imported: OpenVINO gives the first answer within seconds.
+Keras and TensorFlow are not imported, so the first prediction of a process takes OpenVINO about a
+second.
 """
 
 import json
@@ -9,12 +10,12 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, NoReturn, Protocol, TypeVar
+from typing import Any, Literal, NoReturn, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, Field
 
-from cxr.common.names import LABELS
 from cxr.compute.runtimes import open_network
 from cxr.data.dataset_folder import IMAGE_SUFFIXES, printable
 from cxr.data.images import ImageError
@@ -26,64 +27,65 @@ from cxr.inference import radiograph
 from cxr.inference.radiograph import Radiograph
 from cxr.params import ImageParams
 
-Told = TypeVar("Told")
+T = TypeVar("T")
 
-SETTINGS = "settings.json"  # beside the exported networks
-BATCH = 8  # images: on two cores larger ones are no faster
-# Files in a folder that have one are taken even where their first bytes are damaged.
+SETTINGS = "settings.json"  # in the folder of exported models
+BATCH = 8  # images: larger batches are not faster on two cores
+# A file in a folder with one of these suffixes is read even if its first bytes are damaged.
 SUFFIXES = frozenset({*IMAGE_SUFFIXES, ".jfif", ".jpe", ".dcm", ".dicom", ".dic", ".ima"})
-EXPLAINED = ".explained.png"  # how the pictures end that `cxr predict --explain` writes
+HEATMAP_SUFFIX = ".explained.png"  # of the files that `cxr predict --explain` writes
 
 
-@dataclass(frozen=True)
-class ImagePrediction:
-    """What is said of one radiograph.
+class Prediction(BaseModel, frozen=True):
+    """Prediction for one radiograph. Not for clinical use."""
 
-    Attributes:
-        probability: of PNEUMONIA, as the network gives it, 0 to 1.
-        decision: NORMAL or PNEUMONIA, at the operating point that was chosen on validation.
-        confidence: calibrated probability that the decision is right, 0 to 1, where as many
-            patients are ill as in validation.
-        unfamiliarity: distance from the training images, as a share of the distance at which the
-            warning begins.
-        warnings: why not to trust the answer; empty where nothing is odd.
-    """
-
-    probability: float
-    decision: str
-    confidence: float
-    unfamiliarity: float
-    warnings: tuple[str, ...]
+    probability: float = Field(ge=0, le=1, description="Network output for PNEUMONIA.")
+    decision: Literal["NORMAL", "PNEUMONIA"] = Field(
+        description="PNEUMONIA if the probability is at least the threshold."
+    )
+    confidence: float = Field(
+        ge=0,
+        le=1,
+        description="Calibrated probability that the decision is right, at the prevalence of "
+        "validation.",
+    )
+    ood_score: float = Field(
+        ge=0,
+        description="Out-of-distribution score: distance from the training images relative to its "
+        "threshold; above 1 there is a warning.",
+    )
+    warnings: tuple[str, ...] = Field(description="Reasons not to trust the prediction.")
+    variant: str = Field(description="Name of the model.")
+    threshold: float = Field(ge=0, le=1, description="Operating point of the variant.")
 
 
 class Predictor:
-    """One variant, ready to answer.
+    """One exported variant.
 
     Args:
-        folder: that the stage `export` wrote.
-        variant: name; empty: the recommended one.
+        folder: exported models, as written by the stage `export`.
+        variant: name; empty: the recommended variant.
 
     Raises:
-        CxrError: the folder is not complete, damaged, or has no such variant.
+        CxrError: the folder is incomplete or damaged, or has no such variant.
     """
 
     def __init__(self, folder: Path, variant: str = "") -> None:
         settings = read_settings(folder)
         try:
-            self._take(settings, variant)
+            self._load_settings(settings, variant)
         except (KeyError, TypeError, ValueError) as error:
             raise damaged_error(folder) from error
-        self.trained = folder.resolve().parent  # where the Keras models are that were exported
+        self.trained = folder.resolve().parent  # folder of the Keras models
         self.networks = {name: open_network(folder / f"{name}.xml") for name in self.members}
         self.features = open_network(folder / "features.xml")
         self.reference = ood.load(folder / "ood_reference.npz")
 
-    def _take(self, settings: dict[str, Any], variant: str) -> None:
-        """All that is needed of the settings."""
+    def _load_settings(self, settings: dict[str, Any], variant: str) -> None:
         variants = settings["variants"]
         self.variant = variant or settings["recommended"]
         if self.variant not in variants:
-            raise CxrError(f"no variant {self.variant}; there are {', '.join(variants)}")
+            raise CxrError(f"no variant {self.variant}; available: {', '.join(variants)}")
         self.image = ImageParams(**settings["image"])
         chosen = variants[self.variant]
         self.threshold: float = chosen["threshold"]
@@ -91,103 +93,101 @@ class Predictor:
         self.members: dict[str, dict[str, float] | None] = chosen.get(
             "members", {self.variant: None}
         )
-        known = settings["ood"]
-        self.limit: float = known["threshold"]  # of the distance from the training images
-        self.false_alarms: dict[str, float] = known["false_positive_rate"]
+        self.ood_threshold: float = settings["ood"]["threshold"]
+        self.false_positive_rate: dict[str, float] = settings["ood"]["false_positive_rate"]
         self.trained_on: dict[str, list[float]] = {
             name: settings["trained_on"][name] for name in ("shorter_side", "aspect_ratio")
         }
         self.settings = settings
 
     def read(self, path: Path) -> Radiograph:
-        """A file, decoded no larger than needed; raises as `radiograph.read` does."""
+        """Read a file, decoded no larger than needed; raises as `radiograph.read` does."""
         return radiograph.read(path, self.image.decode_size)
 
-    def decoded(self, content: bytes, path: Path) -> Radiograph:
-        """As `read`, from a file's bytes; the path names it in errors."""
+    def decode(self, content: bytes, path: Path) -> Radiograph:
+        """Like `read`, from the bytes of a file; errors name `path`."""
         return radiograph.from_bytes(content, path, self.image.decode_size)
 
-    def prepared(self, one: Radiograph) -> NDArray[np.uint8]:
-        """As the networks see it: uint8 (S, S)."""
+    def preprocess(self, one: Radiograph) -> NDArray[np.uint8]:
+        """Network input for one radiograph, uint8 (S, S)."""
         return prepare(one.image, self.image)
 
-    def answers(self, radiographs: list[Radiograph]) -> list[ImagePrediction]:
-        """An answer for each of some radiographs, which are seen at once."""
-        images = self.stacked(radiographs)
+    def preprocess_batch(self, radiographs: list[Radiograph]) -> NDArray[np.uint8]:
+        """Network input, uint8 (N, S, S, 1)."""
+        return np.stack([self.preprocess(one) for one in radiographs])[..., np.newaxis]
+
+    def predict_batch(self, radiographs: list[Radiograph]) -> list[Prediction]:
+        """Predict one or more radiographs in a single batch, in order."""
+        images = self.preprocess_batch(radiographs)
         probabilities = self.probabilities(images)
         calibrated = calibrate(probabilities, self.scale)
-        unfamiliarities = self.unfamiliarities(images)
+        ood_scores = self.ood_scores(images)
         return [
-            self._answer(*row)
-            for row in zip(radiographs, probabilities, calibrated, unfamiliarities, strict=True)
+            self._prediction(*row)
+            for row in zip(radiographs, probabilities, calibrated, ood_scores, strict=True)
         ]
 
-    def stacked(self, radiographs: list[Radiograph]) -> NDArray[np.uint8]:
-        """As the networks see them: (N, S, S, 1)."""
-        return np.stack([self.prepared(one) for one in radiographs])[..., np.newaxis]
-
-    def unfamiliarities(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
-        """(N,) for images (N, S, S, 1), each as `Answer` has it."""
-        distances = ood.distances(self.reference, self.features(images))
-        return distances / self.limit
+    def ood_scores(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """`Prediction.ood_score` (N,) of network inputs, uint8 (N, S, S, 1)."""
+        return ood.distances(self.reference, self.features(images)) / self.ood_threshold
 
     def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
-        """Of PNEUMONIA (N,) for images (N, S, S, 1) as the networks see them."""
+        """Probability of PNEUMONIA (N,) of network inputs, uint8 (N, S, S, 1)."""
         found = []
         for name, scale in self.members.items():
             alone = self.networks[name](images)[:, 0].astype(np.float64)
             found.append(alone if scale is None else calibrate(alone, scale))
         return np.mean(found, axis=0)
 
-    def _answer(
-        self, one: Radiograph, probability: float, calibrated: float, unfamiliarity: float
-    ) -> ImagePrediction:
-        is_ill = probability >= self.threshold
-        return ImagePrediction(
+    def _prediction(
+        self, one: Radiograph, probability: float, calibrated: float, ood_score: float
+    ) -> Prediction:
+        is_positive = probability >= self.threshold
+        return Prediction(
             probability=float(probability),
-            decision=LABELS[int(is_ill)],
-            confidence=float(calibrated if is_ill else 1 - calibrated),
-            unfamiliarity=float(unfamiliarity),
-            warnings=tuple(self.warnings(one, unfamiliarity)),
+            decision="PNEUMONIA" if is_positive else "NORMAL",
+            confidence=float(calibrated if is_positive else 1 - calibrated),
+            ood_score=float(ood_score),
+            warnings=tuple(self.warnings(one, ood_score)),
+            variant=self.variant,
+            threshold=self.threshold,
         )
 
-    def warnings(self, one: Radiograph, unfamiliarity: float) -> Iterator[str]:
-        """Why not to trust an answer; the same for every variant."""
-        if unfamiliarity > 1:
-            yield "does not look like the chest radiographs that the network was trained on"
-        if one.coloured:
-            yield "has colours, a radiograph has none"
+    def warnings(self, one: Radiograph, ood_score: float) -> Iterator[str]:
+        """Reasons not to trust a prediction; the same for every variant."""
+        if ood_score > 1:
+            yield "out of distribution: unlike the chest radiographs of the training set"
+        if one.has_color:
+            yield "contains colors, unlike a radiograph"
         if min(one.width, one.height) < self.image.input_size:
-            yield f"smaller than the {self.image.input_size} pixels that the network sees"
+            yield f"smaller than the network input ({self.image.input_size} pixels)"
         low, high = self.trained_on["aspect_ratio"]
         if not low <= one.width / one.height <= high:
-            yield f"width / height is outside of {low:.2f} to {high:.2f}, as in training"
+            yield f"width / height is outside the training range, {low:.2f} to {high:.2f}"
         yield from one.notes
 
 
-class BatchPredictor(Protocol[Told]):
-    """Reads files and tells something of each, as a `Predictor` does."""
+class BatchPredictor(Protocol[T]):
+    """Reads files and returns one result for each, such as `Predictor`."""
 
     def read(self, path: Path) -> Radiograph: ...
 
-    def answers(self, radiographs: list[Radiograph]) -> list[Told]: ...
+    def predict_batch(self, radiographs: list[Radiograph]) -> list[T]: ...
 
 
-def predict(
-    predictor: BatchPredictor[Told], files: Iterable[Path]
-) -> Iterator[tuple[Path, Told | str]]:
-    """Each file with its answer, or with the error for which there is none, in order."""
+def predict(predictor: BatchPredictor[T], files: Iterable[Path]) -> Iterator[tuple[Path, T | str]]:
+    """Each file with its prediction, or with the error message if it cannot be read, in order."""
     for batch in read_batches(predictor, files):
-        good = [found for _, found in batch if isinstance(found, Radiograph)]
-        answers = iter(predictor.answers(good) if good else [])
+        readable = [found for _, found in batch if isinstance(found, Radiograph)]
+        predictions = iter(predictor.predict_batch(readable) if readable else [])
         for file, found in batch:
-            yield file, (found if isinstance(found, str) else next(answers))
+            yield file, (found if isinstance(found, str) else next(predictions))
 
 
 def read_batches(
     predictor: BatchPredictor[Any], files: Iterable[Path]
 ) -> Iterator[list[tuple[Path, Radiograph | str]]]:
-    """Each file with what was read, or with the error, in order, as many as are seen at once."""
+    """Batches of files, each with its radiograph or with the error message, in order."""
     waiting = iter(files)
     with ThreadPoolExecutor() as pool:
         while chunk := [file for _, file in zip(range(BATCH), waiting, strict=False)]:
@@ -203,17 +203,17 @@ def _read_or_error(predictor: BatchPredictor[Any], file: Path) -> Radiograph | s
 
 
 def error_message(error: ImageError, file: Path) -> str:
-    """The error of a file, safe to print whatever the file is called."""
+    """Message of an error with the file name made printable."""
     return str(error).replace(str(file), printable(PurePosixPath(file)))
 
 
 @dataclass(frozen=True)
 class Listing:
-    """What the paths of a command name.
+    """Files found at the paths given to a command.
 
     Attributes:
-        files: to be read, in order.
-        skipped: path -> reason, of what folders hold besides; a folder that is not entered is one.
+        files: files to read, in order.
+        skipped: path -> reason, of other files in the folders and of folders not entered.
     """
 
     files: list[Path]
@@ -221,10 +221,10 @@ class Listing:
 
 
 def list_radiographs(paths: Iterable[Path]) -> Listing:
-    """Files as they are named, and of folders all that may be radiographs, also in folders below.
+    """List the given files and, recursively, the radiographs of the given folders.
 
-    A file in a folder is taken if it begins as JPEG, PNG or DICOM, whatever its name, or if its
-    suffix is one of `SUFFIXES`: a damaged radiograph is reported by whoever reads it.
+    A file in a folder is listed if its first bytes are those of JPEG, PNG or DICOM, or if it has
+    one of `SUFFIXES`, so that damaged radiographs are reported when they are read.
 
     Raises:
         CxrError: a folder cannot be read.
@@ -241,10 +241,10 @@ def list_radiographs(paths: Iterable[Path]) -> Listing:
 def _list_below(folder: Path, found: Listing) -> None:
     reasons: dict[Path, str] = {}
     for base, folders, names in os.walk(folder, onerror=_raise):
-        closed = {Path(base, name): _why_not_entered(Path(base, name)) for name in folders}
-        folders[:] = [path.name for path, reason in closed.items() if not reason]
-        reasons |= {path: reason for path, reason in closed.items() if reason}
-        reasons |= {Path(base, name): _why_skipped(Path(base, name)) for name in names}
+        below = {Path(base, name): _folder_skip_reason(Path(base, name)) for name in folders}
+        folders[:] = [path.name for path, reason in below.items() if not reason]
+        reasons |= {path: reason for path, reason in below.items() if reason}
+        reasons |= {Path(base, name): _file_skip_reason(Path(base, name)) for name in names}
     for path in sorted(reasons):
         if reasons[path]:
             found.skipped[path] = reasons[path]
@@ -252,49 +252,51 @@ def _list_below(folder: Path, found: Listing) -> None:
             found.files.append(path)
 
 
-def _why_not_entered(folder: Path) -> str:
-    """Empty: it is."""
+def _folder_skip_reason(folder: Path) -> str:
+    """Reason; empty: the folder is entered."""
     if folder.name.startswith("."):
         return "hidden folder"
     return "link to a folder" if folder.is_symlink() else ""
 
 
-def _why_skipped(file: Path) -> str:
-    """Empty: it may be a radiograph."""
+def _file_skip_reason(file: Path) -> str:
+    """Reason; empty: the file may be a radiograph."""
     if file.name.startswith("."):
         return "hidden"
-    if file.name.endswith(EXPLAINED):
-        return "picture of --explain"
+    if file.name.endswith(HEATMAP_SUFFIX):
+        return "heatmap of --explain"
     if file.name.upper() == "DICOMDIR":
-        return "table of contents of a DICOM medium"
+        return "index of a DICOM medium"
     if file.suffix.lower() in SUFFIXES or radiograph.may_be_radiograph(file):
         return ""
     return "not a JPEG, PNG or DICOM file"
 
 
 def _raise(error: OSError) -> NoReturn:
-    # os.walk passes over such folders in silence, which would lose images unnoticed.
+    # os.walk ignores such folders silently, so images would be lost unnoticed.
     raise CxrError(f"{error.filename} cannot be read: {error.strerror}") from error
 
 
 def damaged_error(folder: Path) -> CxrError:
-    """That the settings in a folder of exported networks are not as they should be."""
-    return CxrError(f"{folder / SETTINGS} is damaged or of another version: run `dvc repro export`")
+    """Error for invalid settings in a folder of exported models."""
+    return CxrError(
+        f"{folder / SETTINGS} is damaged or from a different version; run `dvc repro export`"
+    )
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
-    """What the stage `export` noted about its networks.
+    """Content of settings.json in a folder of exported models.
 
     Raises:
-        CxrError: there is none, or it is damaged.
+        CxrError: the file is missing or damaged.
     """
     file = folder / SETTINGS
     try:
         settings: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise CxrError(
-            f"{file} is missing: run `dvc repro export` in the project (`dvc pull export` where it "
-            "has a DVC remote), or name the folder of exported networks with --models, as "
+            f"{file} is missing; run `dvc repro export` in the project (`dvc pull export` if it "
+            "has a DVC remote), or pass the folder of exported models with --models, such as "
             "--models demo/models/exported after `make demo`"
         ) from error
     except (OSError, ValueError) as error:

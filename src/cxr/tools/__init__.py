@@ -1,1 +1,1 @@
-"""The project in; the demo, records of experiments and texts for pull requests out."""
+"""Project in; demo, experiment records, result tables and pull-request reports out."""

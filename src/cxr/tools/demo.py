@@ -1,6 +1,6 @@
 """Run the whole pipeline on synthetic radiographs, in a folder of its own: `make demo`.
 
-Neither images nor results are medical: they show that everything runs, not how good it is.
+The images are not medical: the demo shows that the pipeline runs; its scores mean nothing.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from cxr.tools.project_copy import PROJECT, copy_project, environment, set_param
 
 FOLDER = PROJECT / "demo"
 
-# Three minutes on two cores, and enough images for every network to learn what it should.
+# Takes three minutes on two cores, with enough images for every network to learn.
 SETTINGS: dict[str, object] = {
     "data.source": "phantom",
     "data.phantom.patients": 360,
@@ -52,23 +52,23 @@ SETTINGS: dict[str, object] = {
     "evaluate.min_recall": 0.9,
 }
 COMMANDS = ("dvc config core.no_scm true", "dvc repro", "dvc plots show --quiet")
-# What some conditions of `stress.CONDITIONS` do to images.
+# Effect of each condition of `stress_test.CONDITIONS`.
 CHANGES = {
-    "borders": "black borders cover the edges of every image",
-    "markers": "markers and text are written on every image",
-    "equalized": "the grey values of every image are equalized",
-    "dark": "every image is darker",
-    "bright": "every image is brighter",
-    "other_machine": "every image is made to look as if from another device",
-    "smaller": "every image is seen from farther",
-    "larger": "every image is seen from nearer",
-    "low_quality": "every image loses detail",
-    "other_shape": "the classes swap their aspect ratios",
+    "borders": "black borders cover the edges",
+    "markers": "markers and text are overlaid",
+    "equalized": "gray values are equalized",
+    "dark": "images are darker",
+    "bright": "images are brighter",
+    "other_machine": "images mimic another scanner",
+    "smaller": "the body is smaller in the image",
+    "larger": "the body is larger in the image",
+    "low_quality": "images lose detail",
+    "other_shape": "the classes swap aspect ratios",
 }
 
 
 def comparison(evaluation: dict[str, Any]) -> pd.DataFrame:
-    """Test metrics, one row per variant: recall, precision and accuracy at its operating point, and
+    """Test metrics, one row per variant: recall, precision and accuracy at the operating point, and
     ROC AUC.
     """
     rates = ["recall", "precision", "accuracy"]
@@ -81,7 +81,7 @@ def comparison(evaluation: dict[str, Any]) -> pd.DataFrame:
 
 
 def shortcut_finding(evaluation: dict[str, Any], guards: dict[str, Any]) -> str:
-    """What the results say of a shortcut, in sentences.
+    """Effect of a shortcut on the results, in sentences.
 
     Args:
         evaluation: content of metrics/evaluation.json.
@@ -96,43 +96,43 @@ def shortcut_finding(evaluation: dict[str, Any], guards: dict[str, Any]) -> str:
         for condition in evaluation[VARIANTS[0]]["stress"]
     }
     worst = min(stress, key=lambda condition: mean(stress[condition]))
-    number, auc = max(guards["label_alone"].items(), key=lambda item: item[1])
+    number, auc = max(guards["single_feature_auc"].items(), key=lambda item: item[1])
     return (
         f"ROC AUC is {_range(aucs['val'])} on validation and {_range(aucs['test'])} on test.\n"
-        "The stress test, made of validation images alone, finds the largest loss where\n"
-        f"{CHANGES.get(worst, worst)}: {_range(stress[worst])} ({worst}).\n"
-        f"Of all plain numbers, {number} tells the label of training images best: {auc:.2f}\n"
-        f"({'above' if auc > MAX_AUC else 'within'} the bound of the shortcut check, {MAX_AUC})."
+        "The stress test, made of validation images alone, finds the largest drop if\n"
+        f"{CHANGES.get(worst, worst)} ({worst}): {_range(stress[worst])}.\n"
+        f"The strongest shortcut feature of the training images is {number}: AUC {auc:.2f},\n"
+        f"{'above' if auc > MAX_AUC else 'within'} the limit of the shortcut check, {MAX_AUC}."
     )
 
 
 def _range(values: list[float]) -> str:
-    """From the lowest to the highest, or one number where they are the same."""
+    """Lowest to highest, or one number if they round to the same."""
     return " to ".join(dict.fromkeys(f"{value:.2f}" for value in (min(values), max(values))))
 
 
 def last_screen(folder: Path, shortcut: bool) -> str:
-    """What a finished run in `folder` has to say."""
+    """Summary of a finished run in `folder`, for the terminal."""
     settings = read_params(folder / paths.PARAMS)
     data, evaluation, guards = (
         json.loads((folder / file).read_text(encoding="utf-8"))
         for file in (paths.DATA_METRICS, paths.EVALUATION, paths.GUARDS)
     )
-    what = (
+    text = (
         f"The whole pipeline ran on {data['images']} synthetic images (not medical data); the\n"
         f"backbone of transfer and finetuned is `{settings.transfer.backbone}`, trained on other "
         "synthetic images.\n"
     )
     if shortcut:
-        what += (
-            "One scanner, with its own marker, tone and borders, imaged all patients with\n"
-            "pneumonia in training and validation, and half of either class in test.\n\n"
+        text += (
+            "One scanner, with its own marker, tone and borders, imaged all positive patients\n"
+            "of training and validation, and half of each class in test.\n\n"
             f"{shortcut_finding(evaluation, guards)}\n"
         )
     pages = [folder / paths.REPORT_PAGE, folder / "dvc_plots" / "index.html"]
     return "\n".join(
         [
-            what,
+            text,
             "Results on test, at each variant's operating point:\n",
             comparison(evaluation).round(3).to_string(),
             "\nOpen:",
@@ -144,9 +144,12 @@ def last_screen(folder: Path, shortcut: bool) -> str:
 
 
 def next_commands(folder: Path, shortcut: bool) -> list[str]:
-    """Commands that work in the project's root after the demo ran."""
-    cxr, models = _shown(Path(sys.executable).with_name("cxr")), _shown(folder / paths.EXPORTED)
-    images = _shown(folder / paths.raw("phantom") / "test")
+    """Commands that work in the project root after the demo."""
+    cxr, models = (
+        _relative(Path(sys.executable).with_name("cxr")),
+        _relative(folder / paths.EXPORTED),
+    )
+    images = _relative(folder / paths.raw("phantom") / "test")
     return [
         f"{cxr} predict {images} --models {models}",
         f"{cxr} serve --models {models}",
@@ -154,13 +157,13 @@ def next_commands(folder: Path, shortcut: bool) -> list[str]:
     ]
 
 
-def _shown(path: Path) -> str:
-    """Relative to the project's root, where it is within."""
+def _relative(path: Path) -> str:
+    """The path relative to the project root, if it is inside."""
     return str(path.relative_to(PROJECT) if path.is_relative_to(PROJECT) else path)
 
 
 def prepare(folder: Path, shortcut: bool) -> None:
-    """Copy the project into `folder`, in place of what is there, with the demo's settings."""
+    """Replace `folder` by a copy of the project with the settings of the demo."""
     remove(folder)
     copy_project(folder)
     device = {"data.phantom.shortcut": "device"} if shortcut else {}
@@ -171,7 +174,7 @@ def run(folder: Path, command: str) -> None:
     """Run a command in a prepared folder.
 
     Raises:
-        CxrError: it failed.
+        CxrError: the command failed.
     """
     inside = environment() | {"DVC_SITE_CACHE_DIR": str(folder / ".dvc/tmp/site-cache")}
     if subprocess.run(command.split(), cwd=folder, env=inside, check=False).returncode:
@@ -181,7 +184,7 @@ def run(folder: Path, command: str) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m cxr.tools.demo", description=__doc__)
     parser.add_argument(
-        "--shortcut", action="store_true", help="with a scanner that gives the label away"
+        "--shortcut", action="store_true", help="with a scanner that reveals the label"
     )
     shortcut = parser.parse_args(arguments).shortcut
     folder = FOLDER.with_name(f"{FOLDER.name}-shortcut") if shortcut else FOLDER

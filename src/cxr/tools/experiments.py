@@ -1,7 +1,7 @@
-"""Tables of DVC experiments: mean and spread over seeds, and the record in docs/experiments.csv.
+"""Tables of DVC experiments: mean and standard deviation over seeds, and docs/experiments.csv.
 
-make summary                    # every experiment of the last commit, repeated seeds as one row
-make record EXP="name other"    # add their rows to docs/experiments.csv
+make summary                    # experiments of the last commit, a row per setting
+make record EXP="name other"    # add experiments to docs/experiments.csv
 """
 
 import argparse
@@ -31,8 +31,7 @@ SUMMARIZED = (
 )
 OPERATING = ("recall", "precision", "accuracy", "specificity")
 AS_COMMITTED = "as committed"
-# Column of a number -> where it stands below its variant in metrics/evaluation.json. Runs from
-# before it was recorded lack it.
+# Column -> key below the variant in metrics/evaluation.json. Older runs lack some of them.
 METRIC_PATHS = {
     **{f"{split}_{metric}": f"{split}.{metric}" for split in EVALUATED for metric in METRICS},
     "threshold": "operating_point.threshold",
@@ -46,21 +45,21 @@ METRIC_PATHS = {
 }
 COLUMNS = ["experiment", "commit", "changed", "seed", "variant", *METRIC_PATHS]
 UNFINISHED = ("Failed", "Queued", "Running")
-# The digits are the hash of the commit that the experiment started from. What else stands below
-# refs/exps is DVC's own.
+# The digits are the hash of the commit that the experiment started from. Other references below
+# refs/exps are internal to DVC.
 REFERENCE = re.compile(r"refs/exps/(?P<first>[0-9a-f]{2})/(?P<rest>[0-9a-f]{38})/(?P<name>.+)")
 
 
 def read_experiments(commits: list[str]) -> list[dict[str, Any]]:
-    """The runs that DVC knows, with what each one changed.
+    """Runs that DVC knows, with the changed parameters.
 
     Args:
         commits: full hashes of the commits that the runs started from.
 
     Returns:
-        One record each: name, commit (that it started from), state (of `dvc exp show`), changed
-        (parameters other than the seed that differ from that commit), seed, typ (`baseline` for
-        a commit itself), and what metrics/evaluation.json of the run holds, by full name.
+        one record for each run: name, commit (that it started from), state (of `dvc exp show`),
+        changed (parameters other than the seed that differ from that commit), seed, typ (`baseline`
+        for a commit itself), and the content of its metrics/evaluation.json, by full name.
 
     Raises:
         CxrError: a run's metrics/evaluation.json is damaged.
@@ -88,7 +87,7 @@ def read_experiments(commits: list[str]) -> list[dict[str, Any]]:
 
 
 def _evaluation(revision: str) -> dict[str, Any]:
-    """The committed metrics/evaluation.json by full name, as DVC's metrics are only a summary."""
+    """The committed metrics/evaluation.json by full name; the metrics of DVC are only a summary."""
     place = f"{revision}:{paths.EVALUATION.as_posix()}"
     done = subprocess.run(["git", "show", place], capture_output=True, text=True)
     if done.returncode:  # this commit has none
@@ -103,12 +102,12 @@ def _evaluation(revision: str) -> dict[str, Any]:
 
 
 def last_commit() -> list[str]:
-    """Hash of the last commit; the name HEAD means another one to DVC after an interrupted run."""
+    """Hash of the last commit; after an interrupted run DVC resolves HEAD to another commit."""
     return [_git("rev-parse", "HEAD")]
 
 
 def experiment_refs() -> dict[str, list[str]]:
-    """The references under which DVC keeps experiments of any branch, by the experiments' names."""
+    """References of DVC experiments of all branches, by name of the experiment."""
     found: dict[str, list[str]] = {}
     for reference in _git("for-each-ref", "--format=%(refname)", "refs/exps").splitlines():
         if match := REFERENCE.fullmatch(reference):
@@ -124,7 +123,7 @@ def _start(reference: str) -> str:
 
 
 def _git(*arguments: str) -> str:
-    """Output of git.
+    """Output of a git command.
 
     Raises:
         CxrError: there is no git, no repository or no commit.
@@ -134,8 +133,8 @@ def _git(*arguments: str) -> str:
         if done.returncode == 0:
             return done.stdout.strip()
     raise CxrError(
-        f"`git {' '.join(arguments)}` failed; DVC keeps experiments below commits, so this needs "
-        "git, a clone of the repository or `git init`, and a commit"
+        f"`git {' '.join(arguments)}` failed; experiments need git, a clone of the repository (or "
+        "`git init`) and a commit"
     )
 
 
@@ -144,14 +143,14 @@ def _differ(row: dict[str, Any], start: dict[str, Any], key: str) -> bool:
 
 
 def _text(value: Any) -> str:
-    if isinstance(value, float) and value.is_integer():  # DVC gives whole numbers as 6.0
+    if isinstance(value, float) and value.is_integer():  # DVC returns integers as floats
         return str(int(value))
     return str(value).replace(" ", "")
 
 
 def table(found: list[dict[str, Any]]) -> pd.DataFrame:
     """One row per finished experiment and variant, with `COLUMNS`."""
-    # DVC gives a failed or waiting run the numbers of the commit that it started from.
+    # DVC shows an unfinished run with the metrics of the commit that it started from.
     finished = [run for run in found if run["state"] not in UNFINISHED]
     rows = [
         {"experiment": run["name"], "variant": variant}
@@ -171,18 +170,18 @@ def read_record(path: Path) -> pd.DataFrame:
 
 
 def summary(rows: pd.DataFrame, columns: Sequence[str] = SUMMARIZED) -> pd.DataFrame:
-    """Mean and spread over seeds: one row for each commit, change and variant.
+    """Mean and standard deviation over seeds: one row for each commit, change and variant.
 
     Args:
-        rows: as `table` gives them.
-        columns: the numbers to summarise, of `PLACES`.
+        rows: result of `table`.
+        columns: columns to summarize, of `METRIC_PATHS`.
 
     Returns:
-        commit, changed, variant, seeds (how many), and for each number `mean ± standard deviation`
-        (of the sample; without it where there is one seed).
+        commit, changed, variant, seeds (number), and each column as `mean ± standard deviation` (of
+        the sample; the mean alone for a single seed).
     """
-    # An experiment that repeats its commit was run by that commit's code; the metrics that stand in
-    # the commit may be older than its code.
+    # An experiment that repeats its commit ran with the code of that commit; the committed metrics
+    # may be older.
     groups = rows.drop_duplicates(["commit", "changed", "variant", "seed"], keep="last").groupby(
         ["commit", "changed", "variant"], sort=False
     )
@@ -198,7 +197,7 @@ def summary(rows: pd.DataFrame, columns: Sequence[str] = SUMMARIZED) -> pd.DataF
 
 
 def failures(found: list[dict[str, Any]]) -> list[str]:
-    """One line for each failed experiment: its name, what it changed, and its own last words."""
+    """One line for each failed experiment: its name, changed parameters, and error message."""
     return [
         f"{run['name']} ({run['changed'] or 'no change'}, seed {_text(run['seed'])}): "
         f"{_failure_reason(run['name'])}"
@@ -214,12 +213,11 @@ def _failure_reason(name: str) -> str:
 
 
 def record(names: list[str], path: Path = paths.EXPERIMENTS) -> None:
-    """Add the rows of experiments to the record; rows of the same names are replaced.
-
-    The Markdown page beside `path` gets them as its table.
+    """Add experiments to the record, replacing rows of the same names, and write the table of the
+    Markdown page next to it.
 
     Raises:
-        CxrError: an experiment is unknown or did not finish, or several have its name.
+        CxrError: an experiment is unknown, unfinished, or not the only one with its name.
     """
     known = experiment_refs()
     for name in names:
@@ -231,7 +229,7 @@ def record(names: list[str], path: Path = paths.EXPERIMENTS) -> None:
             )
     commits = {_start(reference) for name in names for reference in known.get(name, [])}
     runs = read_experiments(sorted(commits)) if commits else []
-    # The commits themselves are no experiments, though a branch may have an experiment's name.
+    # Without the commits themselves: a branch may have the name of an experiment.
     rows = table([run for run in runs if run["typ"] != "baseline"])
     if unknown := sorted(set(names) - set(rows["experiment"])):
         raise CxrError(f"no finished experiment {', '.join(unknown)}; `dvc exp list -A` lists them")
@@ -265,7 +263,7 @@ def main() -> None:
         prog="python -m cxr.tools.experiments", description=__doc__.splitlines()[0]
     )
     commands = parser.add_subparsers(required=True, dest="command")
-    commands.add_parser("summary", help="mean and spread over seeds of each setting")
+    commands.add_parser("summary", help="mean and standard deviation over seeds of each setting")
     recorder = commands.add_parser("record", help="add experiments to docs/experiments.csv")
     recorder.add_argument("names", nargs="+", metavar="NAME", help="name of an experiment")
     arguments = parser.parse_args()

@@ -1,8 +1,8 @@
-"""The comment on a pull request: what changed against its target branch, and whether it is real.
+"""Comment on a pull request: differences from the base branch, and whether they are significant.
 
     make pr-report BASE=main
 
-Reads metrics, parameters and, where DVC has them, predictions of both sides; changes nothing.
+Reads metrics, parameters and, if DVC has them, predictions of base and head; changes nothing.
 """
 
 import argparse
@@ -30,16 +30,16 @@ HEADLINE = ("recall", "precision", "accuracy", "specificity", "roc_auc")
 
 
 def comment(base: str) -> str:
-    """The whole comment in Markdown, the workspace against the commit `base`.
+    """The comment in Markdown, the workspace compared with the commit `base`.
 
     Raises:
-        CxrError: `base` is no commit, or a file of results is damaged.
+        CxrError: `base` is not a commit, or a file of results is damaged.
     """
     name = f"`{base}`"
     commit = _git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{base}^{{commit}}")
     if commit is None:
-        raise CxrError(f"{base} is no commit here; bring it with `git fetch origin {base}`")
-    commit = commit.strip()  # for DVC, to which HEAD is another one after an interrupted run
+        raise CxrError(f"{base} is not a commit here; get it with `git fetch origin {base}`")
+    commit = commit.strip()  # DVC resolves HEAD to another commit after an interrupted run
     now, before = _read(paths.EVALUATION, None), _read(paths.EVALUATION, base)
     parts = [
         f"## Results against {name}",
@@ -57,14 +57,14 @@ def comment(base: str) -> str:
 
 
 def _content(path: Path, revision: str | None) -> str | None:
-    """Text of a file, of the workspace or a commit; None if it is not there."""
+    """Text of a file in the workspace or a commit; None if it is missing."""
     if revision is not None:
         return _git("show", f"{revision}:{path.as_posix()}")
     return path.read_text(encoding="utf-8") if path.exists() else None
 
 
 def _read(path: Path, revision: str | None) -> dict[str, Any]:
-    """Content of a JSON or YAML file; empty if it is not there.
+    """Content of a JSON or YAML file; empty if it is missing.
 
     Raises:
         CxrError: it is damaged.
@@ -76,7 +76,7 @@ def _read(path: Path, revision: str | None) -> dict[str, Any]:
         found = error
     if not isinstance(found, dict):
         where = f"{path} of {revision}" if revision else str(path)
-        raise CxrError(f"{where} cannot be read ({found}); make it anew with `dvc repro`")
+        raise CxrError(f"{where} cannot be read ({found}); regenerate it with `dvc repro`")
     return found
 
 
@@ -86,7 +86,7 @@ def _git(*arguments: str) -> str | None:
 
 
 def _recorded(revision: str | None) -> dict[str, dict[str, Any]]:
-    """The parameters that each stage of the recorded run used, by full name, from dvc.lock.
+    """Parameters of each stage of the recorded run, by full name, from dvc.lock.
 
     Raises:
         CxrError: the file is damaged.
@@ -99,19 +99,19 @@ def _recorded(revision: str | None) -> dict[str, dict[str, Any]]:
         }
     except AttributeError as error:
         raise CxrError(
-            f"{paths.LOCK} is not as DVC writes it ({error}); make it anew with `dvc repro`"
+            f"{paths.LOCK} is not a lock file of DVC ({error}); regenerate it with `dvc repro`"
         ) from error
 
 
 def _stale(revision: str | None, where: str) -> str:
-    """A warning where params.yaml is not what the results were made with."""
-    # Stage by stage: after a run of some stages, the others may have used other values.
+    """A warning if the results were made with other parameters than those of params.yaml."""
+    # Per stage: after a run of some stages, the others may have used other values.
     used = [item for params in _recorded(revision).values() for item in params.items()]
     if not used:
         return ""  # nothing was run yet
-    stands = leaves(_read(paths.PARAMS, revision))
-    other = {key for key, value in used if key not in stands or stands[key] != value}
-    other |= set(stands) - {key for key, _ in used} - WITHOUT_RESULT
+    current = leaves(_read(paths.PARAMS, revision))
+    other = {key for key, value in used if key not in current or current[key] != value}
+    other |= set(current) - {key for key, _ in used} - WITHOUT_RESULT
     if not other:
         return ""
     keys = ", ".join(f"`{key}`" for key in sorted(other))
@@ -122,15 +122,15 @@ def _stale(revision: str | None, where: str) -> str:
 
 
 def _recommendation(now: dict[str, Any], before: dict[str, Any], name: str) -> str:
-    again = "run `dvc repro` and commit `metrics/`."
+    remedy = "run `dvc repro` and commit `metrics/`."
     for path in (paths.EVALUATION, paths.INTERVALS):
         if not path.exists():
-            return f"`{path}` is missing here; {again}"
+            return f"`{path}` is missing here; {remedy}"
     try:
         min_recall = _recorded(None)["evaluate"]["evaluate.min_recall"]
         found = recommend(now, _read(paths.INTERVALS, None), min_recall)
     except KeyError as key:
-        return f"`metrics/` is not what this code makes ({key} is missing); {again}"
+        return f"`metrics/` was produced by a different version ({key} is missing); {remedy}"
     chosen, *reasons = found.sentences
     compared = _compared(found.variant, before, name)
     return "\n".join([f"{chosen} {compared}", "", *(f"- {reason}" for reason in reasons)])
@@ -140,7 +140,7 @@ def _compared(chosen: str, before: dict[str, Any], name: str) -> str:
     try:
         old = best_variant(before)
     except KeyError:
-        return f"{name} has no metrics of every variant to compare with."
+        return f"{name} does not have the metrics of every variant."
     same = "the same" if old == chosen else f"**{old}**"
     return f"On {name} the recommendation is {same}."
 
@@ -156,7 +156,7 @@ def _headline(now: dict[str, Any], before: dict[str, Any], split: str, name: str
         }
         for variant in VARIANTS
     ]
-    title = f"### {TITLES[split]} at 0.5, in brackets the change from {name}"
+    title = f"### {TITLES[split]} at 0.5 (change from {name})"
     return f"{title}\n\n{_markdown(pd.DataFrame(rows))}"
 
 
@@ -176,28 +176,30 @@ def _changed(now: float | None, before: float | None) -> str:
 
 
 def _paired(now: dict[str, Any], before: dict[str, Any], base: str, commit: str) -> str:
-    """Differences on the same images with intervals, where DVC has both predictions."""
-    if now == before or not all(variant in side for variant in VARIANTS for side in (now, before)):
+    """Paired differences with 95 % CIs, if DVC has the predictions of base and head."""
+    if now == before or not all(v in metrics for v in VARIANTS for metrics in (now, before)):
         return ""
-    title = "### Is the difference real?\n\n"
+    title = "### Significance of the differences\n\n"
     try:
         with dvc.api.open(paths.PREDICTIONS.as_posix(), rev=commit) as file:
             old = pd.read_csv(file)
         new = pd.read_csv(paths.PREDICTIONS)
     except (DvcException, OSError):
         return title + (
-            f"Intervals of the differences need the predictions of both sides: `dvc pull "
+            f"CIs of the differences need the predictions of base and head: `dvc pull "
             f"{paths.PREDICTIONS}` here and on `{base}`, then `make pr-report BASE={base}`."
         )
     try:
         tables = [_paired_table(now, before, new, old, split, base) for split in EVALUATED]
     except KeyError as key:
-        return title + f"The two sides are not made by the same code ({key} is missing on one)."
+        return (
+            title + f"Base and head were produced by different versions ({key} is missing in one)."
+        )
     return title + (
-        "New minus old on the same images, with the 95 % interval of a bootstrap over patients; "
-        "bold where it leaves out 0; what is not listed is equal. It holds the choice of "
-        "patients, not the chance of training: another seed may change as much (`make summary`). "
-        "Choose by validation.\n\n" + "\n\n".join(tables)
+        "New minus old on the same images, with the 95 % CI of a bootstrap over patients; bold if "
+        "it excludes 0; rows without differences are omitted. The CIs do not include training "
+        "variance: another seed may change as much (`make summary`). Choose on validation.\n\n"
+        + "\n\n".join(tables)
     )
 
 
@@ -209,23 +211,25 @@ def _paired_table(
     split: str,
     base: str,
 ) -> str:
-    new, old = (side[side["split"] == split] for side in (new, old))
-    images = (set(zip(side["path"], side["label"], strict=True)) for side in (new, old))
+    new, old = (table[table["split"] == split] for table in (new, old))
+    images = (set(zip(table["path"], table["label"], strict=True)) for table in (new, old))
     if len(set(map(frozenset, images))) > 1:
         return (
-            f"The {TITLES[split].lower()} images are not the same on both sides: nothing to pair."
+            f"The {TITLES[split].lower()} images of base and head differ, so there are no paired "
+            "differences."
         )
     rows = []
     params = read_params().evaluate
     stages = [_recorded(revision).get("evaluate", {}) for revision in (None, base)]
     recalls = {stage.get("evaluate.min_recall") for stage in stages}
-    # Validation chose the thresholds: let each draw choose anew, where both sides do it alike.
+    # Thresholds were chosen on validation: if base and head use the same rule, choose them again in
+    # each resample.
     min_recall = recalls.pop() if split == "val" and len(recalls) == 1 else None
-    sides = {"old": thresholds(before), "new": thresholds(now)}
+    chosen = {"old": thresholds(before), "new": thresholds(now)}
     known = old.set_index("path").loc[new["path"]]
     for variant in VARIANTS:
         both = new[["patient", "label"]].assign(old=known[variant].to_numpy(), new=new[variant])
-        points = {side: sides[side][variant] for side in sides}
+        points = {name: of[variant] for name, of in chosen.items()}
         found = bootstrap_intervals(both, points, params.prevalence, params.n_bootstrap, min_recall)
         of_pair = found["differences"]["new - old"]
         for point, title in (("at_half", "0.5"), ("operating_point", "operating point")):
@@ -234,7 +238,7 @@ def _paired_table(
                 row = {TITLES[split].lower(): variant, "threshold": title}
                 rows.append(row | {name: signed_span(d) for name, d in differences.items()})
     if not rows:
-        return f"On {TITLES[split].lower()} nothing differs."
+        return f"No differences on {TITLES[split].lower()}."
     return _markdown(pd.DataFrame(rows))
 
 
@@ -243,15 +247,15 @@ def _markdown(table: pd.DataFrame) -> str:
 
 
 def _dvc_table(kind: str, commit: str, name: str) -> str:
-    """Table of `dvc metrics diff` or `dvc params diff`; empty where nothing differs."""
+    """Table of `dvc metrics diff` or `dvc params diff`; empty without differences."""
     done = subprocess.run(
         ["dvc", kind, "diff", "--md", commit, "--quiet"], capture_output=True, text=True
     )
     if done.returncode:
         raise CxrError(f"`dvc {kind} diff {commit}` failed: {done.stderr.strip()}")
-    table = re.sub(" {2,}", " ", done.stdout.strip())  # GitHub takes 65536 characters
+    table = re.sub(" {2,}", " ", done.stdout.strip())  # GitHub accepts 65536 characters
     table = table.replace(f"| {commit} | workspace |", f"| {name} | here |", 1)
-    return table if len(table.splitlines()) > 2 else ""  # a head and a rule have no row
+    return table if len(table.splitlines()) > 2 else ""  # a header and a rule have no rows
 
 
 def main() -> None:

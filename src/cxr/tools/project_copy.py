@@ -1,4 +1,4 @@
-"""A copy of the project with other parameters, for the demo, benchmarks and tests."""
+"""Copies of the project with other parameters, for the demo, benchmarks and tests."""
 
 import os
 import shutil
@@ -17,7 +17,7 @@ PIPELINE = (
 
 
 def copy_project(target: Path) -> None:
-    """Copy what the pipeline needs to run into an empty folder `target`."""
+    """Copy the files that the pipeline needs into an empty folder `target`."""
     for name in PIPELINE:
         source = PROJECT / name
         (target / name).parent.mkdir(parents=True, exist_ok=True)
@@ -28,7 +28,7 @@ def copy_project(target: Path) -> None:
 
 
 def set_params(path: Path, settings: dict[str, object]) -> None:
-    """Change keys of a params.yaml, named with dots, that it already has; comments stay."""
+    """Set existing keys of a params.yaml, named with dots; comments are kept."""
     yaml = YAML()
     content = yaml.load(path.read_text(encoding="utf-8"))
     for key, value in settings.items():
@@ -43,6 +43,6 @@ def set_params(path: Path, settings: dict[str, object]) -> None:
 
 
 def environment() -> dict[str, str]:
-    """Variables for commands that find `dvc` and `python` beside the Python that runs now."""
+    """Environment in which `dvc` and `python` are those next to the running Python."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     return os.environ | {"PATH": path}

@@ -1,5 +1,5 @@
-"""The result tables of README.md, docs/results.md and docs/use.md, each between the comments of its
-name, from the metrics, the recorded experiments and the benchmarks.
+"""Write the result tables of README.md, docs/results.md and docs/use.md, each between the marker
+comments of its name, from the metrics, the recorded experiments and the benchmarks.
 
 make readme
 """
@@ -21,7 +21,7 @@ from cxr.reporting.document import rounded, with_table
 from cxr.tools.experiments import AS_COMMITTED, read_record, summary
 
 README, RESULTS, USE = Path("README.md"), Path("docs/results.md"), Path("docs/use.md")
-# Counts on its test batches (tn, fp, fn, tp), from the confusion matrices of the notebook.
+# Counts (tn, fp, fn, tp) on the test batches of the notebook, from its confusion matrices.
 NOTEBOOK = {
     "baseline": (116, 130, 6, 404),
     "augmented": (162, 84, 12, 398),
@@ -29,7 +29,7 @@ NOTEBOOK = {
 }
 COUNTS = ("tn", "fp", "fn", "tp")
 RATES = ("recall", "precision", "accuracy", "specificity")
-BESIDE_NOTEBOOK = ("decoding", "steps", "transfer", "pipeline")  # benchmarks
+NOTEBOOK_BENCHMARKS = ("decoding", "steps", "transfer", "pipeline")
 # Column of the table over seeds -> column of the record.
 OVER_SEEDS = {
     "val and stress ROC AUC": "selection_roc_auc",
@@ -64,7 +64,7 @@ def tables(
             "operating points": at_operating_point(evaluation),
             "groups": by_group(groups),
             "seeds": over_seeds(record),
-            "speed": speed({name: benchmarks[name] for name in BESIDE_NOTEBOOK}),
+            "speed": speed({name: benchmarks[name] for name in NOTEBOOK_BENCHMARKS}),
         },
         USE: {
             "speed of prediction": inference.rename(
@@ -92,7 +92,7 @@ def results(evaluation: dict[str, Any], intervals: dict[str, Any]) -> pd.DataFra
 
 
 def at_half(evaluation: dict[str, Any]) -> pd.DataFrame:
-    """A row for each variant, each of the notebook's, and for predicting PNEUMONIA everywhere."""
+    """A row for each variant, each model of the notebook, and for always predicting PNEUMONIA."""
     rows = {}
     for variant in VARIANTS:
         test, val = evaluation[variant]["test"], evaluation[variant]["val"]
@@ -103,8 +103,8 @@ def at_half(evaluation: dict[str, Any]) -> pd.DataFrame:
     for variant, cells in NOTEBOOK.items():
         counts = dict(zip(COUNTS, cells, strict=True))
         rows[f"notebook: {variant}"] = _rates(metrics.rates(**counts)) | _counts(counts)
-    share = evaluation["majority"]["test"]["accuracy"]
-    always = {"recall": 1.0, "precision": share, "accuracy": share, "specificity": 0.0}
+    prevalence = evaluation["majority"]["test"]["accuracy"]
+    always = {"recall": 1.0, "precision": prevalence, "accuracy": prevalence, "specificity": 0.0}
     return _by_variant(rows | {"always PNEUMONIA": always}).replace("nan", "").fillna("")
 
 
@@ -128,8 +128,8 @@ def by_group(groups: pd.DataFrame) -> pd.DataFrame:
 
 
 def over_seeds(record: pd.DataFrame) -> pd.DataFrame:
-    """Mean and spread on test of the recorded runs that changed nothing but the seed, of the last
-    commit that has such: a row for each variant.
+    """Mean and standard deviation on test over the recorded seeds of the last commit with runs that
+    changed only the seed: a row for each variant.
     """
     names = list(OVER_SEEDS.values())
     found = summary(record, names)
@@ -140,7 +140,7 @@ def over_seeds(record: pd.DataFrame) -> pd.DataFrame:
 
 
 def speed(results: dict[str, Any]) -> pd.DataFrame:
-    """A row for each comparison of the benchmarks, in order.
+    """A row for each comparison of the benchmarks.
 
     Args:
         results: content of benchmarks/results.json.
@@ -179,7 +179,7 @@ def _by_variant(rows: dict[str, dict[str, Any]]) -> pd.DataFrame:
 
 
 def _read(path: Path, command: str) -> Any:
-    """Content of a JSON file that a command makes."""
+    """Content of a JSON file that `command` writes."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

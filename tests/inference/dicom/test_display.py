@@ -1,6 +1,6 @@
-"""Grey values of DICOM files: as the standard says, and as pydicom's own functions give them.
+"""Gray values of DICOM files agree with the standard and with pydicom's functions.
 
-They are computed again here, pixel by pixel, by the formulae of DICOM PS3.3, C.11.2.
+The expected values are computed per pixel by the formulas of DICOM PS3.3, C.11.2.
 """
 
 import math
@@ -21,23 +21,23 @@ from tests.support.dicom_files import content_of, dataset, picture, ramp, shown,
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
-def by_formula(value: float, centre: float, width: float, function: str) -> float:
+def by_formula(value: float, center: float, width: float, function: str) -> float:
     """DICOM PS3.3, C.11.2.1.2 and C.11.2.1.3, for an output from 0 to 255."""
     if function == "SIGMOID":
-        return 255 / (1 + math.exp(-4 * (value - centre) / width))
+        return 255 / (1 + math.exp(-4 * (value - center) / width))
     if function == "LINEAR":
-        centre, width = centre - 0.5, width - 1
-    if value <= centre - width / 2:
+        center, width = center - 0.5, width - 1
+    if value <= center - width / 2:
         return 0
-    if value > centre + width / 2:
+    if value > center + width / 2:
         return 255
-    return ((value - centre) / width + 0.5) * 255
+    return ((value - center) / width + 0.5) * 255
 
 
 @pytest.mark.parametrize("function", ["LINEAR", "LINEAR_EXACT", "SIGMOID"])
-@pytest.mark.parametrize("colours", ["MONOCHROME1", "MONOCHROME2"])
+@pytest.mark.parametrize("colors", ["MONOCHROME1", "MONOCHROME2"])
 @pytest.mark.parametrize(
-    ("bits", "signed", "slope", "intercept", "centre", "width"),
+    ("bits", "signed", "slope", "intercept", "center", "width"),
     [
         (8, False, 1, 0, 100, 120),
         (12, False, 1, 0, 2048, 4096),
@@ -47,31 +47,31 @@ def by_formula(value: float, centre: float, width: float, function: str) -> floa
         (16, True, -0.5, 100, 0, 9000),
     ],
 )
-def test_a_window_is_applied_as_the_standard_says(
+def test_a_window_is_applied_by_the_formulas_of_the_standard(
     function: str,
-    colours: str,
+    colors: str,
     bits: int,
     signed: bool,
     slope: float,
     intercept: float,
-    centre: float,
+    center: float,
     width: float,
 ) -> None:
     pixels = ramp(bits, signed)
     rescale = {"RescaleSlope": slope, "RescaleIntercept": intercept}
-    window = {"WindowCenter": centre, "WindowWidth": width, "VOILUTFunction": function}
-    made = dataset(pixels, bits, PhotometricInterpretation=colours, **rescale, **window)
+    window = {"WindowCenter": center, "WindowWidth": width, "VOILUTFunction": function}
+    made = dataset(pixels, bits, PhotometricInterpretation=colors, **rescale, **window)
     values = pixels * float(slope) + intercept
-    wanted = np.array(
-        [by_formula(value, centre, width, function) for value in values.ravel()]
+    expected = np.array(
+        [by_formula(value, center, width, function) for value in values.ravel()]
     ).reshape(values.shape)
     found = shown(content_of(made)).astype(float)
-    if colours == "MONOCHROME1":
+    if colors == "MONOCHROME1":
         found = 255 - found
-    np.testing.assert_allclose(found, wanted, atol=0.51)
+    np.testing.assert_allclose(found, expected, atol=0.51)
     ends = [(pixels.dtype.kind == "i") * -(2 ** (bits - 1)) + top for top in (0, 2**bits - 1)]
     ends = sorted(end * slope + intercept for end in ends)
-    if slope > 0:  # of negative slopes pydicom exchanges black and white
+    if slope > 0:  # for negative slopes pydicom inverts the image
         other = np.interp(apply_windowing(values, made), ends, [0, 255])
         np.testing.assert_allclose(found, other, atol=1)
 
@@ -101,11 +101,11 @@ def test_a_voi_table_is_scaled_by_the_bits_that_its_entries_use(
     (tmp_path / "x").write_bytes(content_of(dataset(pixels, 12, VOILUTSequence=tables)))
     found = read(tmp_path / "x")
     np.testing.assert_allclose(found.image, curve[pixels] / (2**used - 1) * 255, atol=0.51)
-    assert found.notes == (display.OTHER_TABLE,)
+    assert found.notes == (display.WRONG_DESCRIPTOR,)
 
 
 def test_a_voi_table_may_have_an_entry_for_each_of_16_bits(tmp_path: Path) -> None:
-    """Their number, 65536, is written as 0."""
+    """Their number, 65536, is stored as 0."""
     pixels, curve = ramp(16), np.arange(2**16)[::-1]
     made = dataset(pixels, VOILUTSequence=table(0, curve, 16))
     (tmp_path / "x").write_bytes(content_of(made))
@@ -114,8 +114,8 @@ def test_a_voi_table_may_have_an_entry_for_each_of_16_bits(tmp_path: Path) -> No
     np.testing.assert_allclose(found.image, curve[pixels] / 65535 * 255, atol=0.51)
 
 
-def test_a_voi_table_may_begin_in_the_upper_half_of_16_bits() -> None:
-    """Which is no negative number where the values reach it."""
+def test_a_voi_table_may_begin_above_32767() -> None:
+    """Not taken for a negative number if the values reach it."""
     pixels, curve = ramp(16), np.arange(20000)
     made = dataset(pixels, VOILUTSequence=table(40000, curve, 15))
     places = np.clip(pixels.astype(int) - 40000, 0, 19999)
@@ -123,7 +123,7 @@ def test_a_voi_table_may_begin_in_the_upper_half_of_16_bits() -> None:
 
 
 def test_a_voi_table_is_applied_to_rescaled_values_of_more_than_16_bits() -> None:
-    """Which pydicom's function alone would wrap around."""
+    """pydicom's function alone would wrap them around."""
     pixels, curve = ramp(12), np.arange(20000)
     made = dataset(pixels, 12, RescaleSlope=40, RescaleIntercept=0)
     made.VOILUTSequence = table(40000, curve, 15)
@@ -151,13 +151,13 @@ def test_two_entries_of_a_table_may_share_a_word(
     np.testing.assert_array_equal(found.image, curve[pixels])
 
 
-def test_a_table_with_fewer_entries_than_it_says_is_used_and_noted(tmp_path: Path) -> None:
+def test_a_table_with_fewer_entries_than_declared_is_used_and_noted(tmp_path: Path) -> None:
     pixels, curve = ramp(12), np.arange(4000)
     tables = table(0, curve, 12)
     tables[0].LUTDescriptor = [4096, 0, 12]
     (tmp_path / "x").write_bytes(content_of(dataset(pixels, 12, VOILUTSequence=tables)))
     found = read(tmp_path / "x")
-    assert found.notes == (display.OTHER_TABLE,)
+    assert found.notes == (display.WRONG_DESCRIPTOR,)
     np.testing.assert_allclose(found.image, np.minimum(pixels, 3999) / 4095 * 255, atol=0.51)
 
 
@@ -168,45 +168,45 @@ def test_a_modality_table_is_applied_before_the_window() -> None:
     made = dataset(
         pixels, 12, ModalityLUTSequence=tables, WindowCenter=3000, WindowWidth=3000, RescaleSlope=9
     )
-    wanted = [by_formula(5000 - int(value), 3000, 3000, "LINEAR") for value in pixels.ravel()]
+    expected = [by_formula(5000 - int(value), 3000, 3000, "LINEAR") for value in pixels.ravel()]
     found = shown(content_of(made))
-    np.testing.assert_allclose(found.ravel(), wanted, atol=0.51)
+    np.testing.assert_allclose(found.ravel(), expected, atol=0.51)
     values = apply_modality_lut(pixels, made)
     np.testing.assert_array_equal(values, curve[pixels])
 
 
-@pytest.mark.parametrize("colours", ["MONOCHROME1", "MONOCHROME2"])
-def test_padding_is_black_and_not_a_part_of_the_range(colours: str) -> None:
+@pytest.mark.parametrize("colors", ["MONOCHROME1", "MONOCHROME2"])
+def test_padding_is_black_and_not_a_part_of_the_range(colors: str) -> None:
     pixels = np.array([[0, 60000, 61000], [1000, 2000, 3000]], np.uint16)
-    made = dataset(pixels, PhotometricInterpretation=colours)
+    made = dataset(pixels, PhotometricInterpretation=colors)
     made.add_new("PixelPaddingValue", "US", 60000)
     made.add_new("PixelPaddingRangeLimit", "US", 65535)
     black_to_white = [[0, 0, 0], [85, 170, 255]]
     inverse = [[255, 0, 0], [170, 85, 0]]
     found = shown(content_of(made))
-    assert found.tolist() == (inverse if colours == "MONOCHROME1" else black_to_white)
+    assert found.tolist() == (inverse if colors == "MONOCHROME1" else black_to_white)
 
 
 @pytest.mark.parametrize("bits", [1, 4, 7])
-def test_without_a_window_fewer_bits_use_all_of_the_range(bits: int) -> None:
+def test_without_a_window_fewer_bits_use_the_whole_range(bits: int) -> None:
     pixels = picture(bits)
     expected = np.rint(255 * (pixels / (2**bits - 1)))
     np.testing.assert_array_equal(shown(content_of(dataset(pixels, bits))), expected)
 
 
-def test_without_a_window_8_bits_stay_as_they_are() -> None:
+def test_without_a_window_8_bits_are_unchanged() -> None:
     pixels = picture() // 2 + 20
     np.testing.assert_array_equal(shown(content_of(dataset(pixels))), pixels)
     inverted = dataset(pixels, PhotometricInterpretation="MONOCHROME1")
     np.testing.assert_array_equal(shown(content_of(inverted)), 255 - pixels)
 
 
-def test_without_a_window_deep_data_fill_the_range_but_for_outliers() -> None:
+def test_without_a_window_deep_data_are_clipped_to_quantiles() -> None:
     pixels = np.linspace(1000, 3000, 4000).astype(np.uint16).reshape(40, 100)
     pixels[0, 0], pixels[-1, -1] = 0, 65535
     low, high = np.sort(pixels.ravel())[[20, -21]].astype(float)
-    wanted = np.clip((pixels - low) / (high - low), 0, 1) * 255
-    np.testing.assert_allclose(shown(content_of(dataset(pixels))), wanted, atol=1)
+    expected = np.clip((pixels - low) / (high - low), 0, 1) * 255
+    np.testing.assert_allclose(shown(content_of(dataset(pixels))), expected, atol=1)
 
 
 @pytest.mark.parametrize(
@@ -218,16 +218,16 @@ def test_without_a_window_deep_data_fill_the_range_but_for_outliers() -> None:
         {"WindowCenter": 9, "WindowWidth": 9, "VOILUTFunction": "CUBIC"},
         {"VOILUTSequence": table(0, np.zeros(256), 8)},
     ],
-    ids=["beside all values", "no width", "threshold", "unknown function", "table of zeros"],
+    ids=["outside all values", "no width", "threshold", "unknown function", "table of zeros"],
 )
-def test_a_useless_window_is_told_and_passed_over(tmp_path: Path, tags: dict[str, Any]) -> None:
+def test_an_invalid_window_is_noted_and_ignored(tmp_path: Path, tags: dict[str, Any]) -> None:
     (tmp_path / "x").write_bytes(content_of(dataset(picture(), **tags)))
     found = read(tmp_path / "x")
     assert found.notes == (display.NO_WINDOW,)
     np.testing.assert_array_equal(np.asarray(found.image), picture())
 
 
-def test_a_window_beside_the_values_in_use_is_told_and_passed_over(tmp_path: Path) -> None:
+def test_a_window_outside_the_used_values_is_noted_and_ignored(tmp_path: Path) -> None:
     pixels = np.arange(1000, 1024, dtype=np.uint16).reshape(4, 6)
     made = dataset(pixels, WindowCenter=5000, WindowWidth=10)
     (tmp_path / "x").write_bytes(content_of(made))
@@ -258,23 +258,23 @@ def test_empty_window_tags_are_absent(tmp_path: Path, tags: dict[str, Any]) -> N
     np.testing.assert_array_equal(np.asarray(found.image), picture())
 
 
-def test_a_window_without_its_width_is_told(tmp_path: Path) -> None:
+def test_a_window_without_width_is_noted(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(content_of(dataset(picture(), WindowCenter=9, WindowWidth="")))
     assert read(tmp_path / "x").notes == (display.NO_WINDOW,)
 
 
-def test_equal_channels_are_no_colours(tmp_path: Path) -> None:
+def test_equal_channels_are_not_colors(tmp_path: Path) -> None:
     pixels = np.repeat(picture()[..., np.newaxis], 3, axis=2)
     (tmp_path / "rgb").write_bytes(content_of(dataset(pixels)))
     palette = dataset(picture(), PhotometricInterpretation="PALETTE COLOR")
-    for colour in ("Red", "Green", "Blue"):
-        palette.add_new(f"{colour}PaletteColorLookupTableDescriptor", "US", [256, 0, 16])
+    for color in ("Red", "Green", "Blue"):
+        palette.add_new(f"{color}PaletteColorLookupTableDescriptor", "US", [256, 0, 16])
         data = (np.arange(256) * 257).astype("<u2").tobytes()
-        palette.add_new(f"{colour}PaletteColorLookupTableData", "OW", data)
+        palette.add_new(f"{color}PaletteColorLookupTableData", "OW", data)
     (tmp_path / "palette").write_bytes(content_of(palette))
     for name in ("rgb", "palette"):
         found = read(tmp_path / name)
-        assert (found.coloured, found.notes) == (False, ())
+        assert (found.has_color, found.notes) == (False, ())
         np.testing.assert_array_equal(found.image, picture())
 
 
@@ -282,41 +282,41 @@ def test_channels_of_12_bits_are_not_dark(tmp_path: Path) -> None:
     pixels = np.repeat(picture(12)[..., np.newaxis], 3, axis=2)
     (tmp_path / "x").write_bytes(content_of(dataset(pixels, 12)))
     found = read(tmp_path / "x")
-    assert (found.coloured, found.notes) == (False, ())
+    assert (found.has_color, found.notes) == (False, ())
     np.testing.assert_array_equal(found.image, picture(12) >> 4)
 
 
 def test_a_palette_of_8_bits_in_words_of_16_is_not_black(tmp_path: Path) -> None:
     made = dataset(picture(), PhotometricInterpretation="PALETTE COLOR")
-    for colour in ("Red", "Green", "Blue"):
-        made.add_new(f"{colour}PaletteColorLookupTableDescriptor", "US", [256, 0, 16])
+    for color in ("Red", "Green", "Blue"):
+        made.add_new(f"{color}PaletteColorLookupTableDescriptor", "US", [256, 0, 16])
         made.add_new(
-            f"{colour}PaletteColorLookupTableData", "OW", np.arange(256, dtype="<u2").tobytes()
+            f"{color}PaletteColorLookupTableData", "OW", np.arange(256, dtype="<u2").tobytes()
         )
     (tmp_path / "x").write_bytes(content_of(made))
     found = read(tmp_path / "x")
     np.testing.assert_array_equal(found.image, picture())
-    assert found.notes == (display.OTHER_TABLE,)
+    assert found.notes == (display.WRONG_DESCRIPTOR,)
 
 
-def test_colours_become_luminance(tmp_path: Path) -> None:
+def test_colors_become_luminance(tmp_path: Path) -> None:
     pixels = picture(8, channels=3)
     (tmp_path / "x").write_bytes(content_of(dataset(pixels)))
     found = read(tmp_path / "x")
-    wanted = pixels @ np.array([0.299, 0.587, 0.114])
-    np.testing.assert_allclose(np.asarray(found.image), wanted, atol=1)
-    assert (found.coloured, found.width, found.height) == (True, 16, 24)
+    expected = pixels @ np.array([0.299, 0.587, 0.114])
+    np.testing.assert_allclose(np.asarray(found.image), expected, atol=1)
+    assert (found.has_color, found.width, found.height) == (True, 16, 24)
 
 
-def test_palette_colours_become_luminance() -> None:
+def test_palette_colors_become_luminance() -> None:
     pixels = ramp(8, size=16)
     made = dataset(pixels, PhotometricInterpretation="PALETTE COLOR")
     curves = [np.arange(256), np.arange(256)[::-1], np.arange(256) // 2]
-    for colour, curve in zip(("Red", "Green", "Blue"), curves, strict=True):
-        made.add_new(f"{colour}PaletteColorLookupTableDescriptor", "US", [256, 0, 16])
+    for color, curve in zip(("Red", "Green", "Blue"), curves, strict=True):
+        made.add_new(f"{color}PaletteColorLookupTableDescriptor", "US", [256, 0, 16])
         data = (curve * 257).astype("<u2").tobytes()
-        made.add_new(f"{colour}PaletteColorLookupTableData", "OW", data)
-    wanted = np.stack([curve[pixels] for curve in curves], -1) @ np.array([0.299, 0.587, 0.114])
-    np.testing.assert_allclose(shown(content_of(made)), wanted, atol=1)
+        made.add_new(f"{color}PaletteColorLookupTableData", "OW", data)
+    expected = np.stack([curve[pixels] for curve in curves], -1) @ np.array([0.299, 0.587, 0.114])
+    np.testing.assert_allclose(shown(content_of(made)), expected, atol=1)
     other = apply_color_lut(pixels, made) @ np.array([0.299, 0.587, 0.114]) / 257
     np.testing.assert_allclose(shown(content_of(made)), other, atol=1)

@@ -1,4 +1,4 @@
-"""Tags of DICOM files: every encoding, and what contradicts a frontal chest radiograph."""
+"""Tags of DICOM files: every encoding, and tags that contradict a frontal chest radiograph."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 @pytest.mark.parametrize("frames", ["0", "1", ""])
-def test_a_number_of_frames_that_means_one_image(frames: str) -> None:
+def test_numbers_of_frames_that_mean_one_image(frames: str) -> None:
     made = dataset(picture(), NumberOfFrames=frames)
     np.testing.assert_array_equal(shown(content_of(made)), picture())
 
@@ -26,13 +26,13 @@ def test_a_number_of_frames_that_means_one_image(frames: str) -> None:
     ids=["implicit", "big-endian", "deflated"],
 )
 @pytest.mark.parametrize("bits", [8, 16])
-def test_the_same_pixels_however_written(syntax: uid.UID, bits: int) -> None:
-    wanted = shown(content_of(dataset(picture(bits))))
+def test_the_pixels_do_not_depend_on_the_encoding(syntax: uid.UID, bits: int) -> None:
+    expected = shown(content_of(dataset(picture(bits))))
     made = dataset(picture(bits))
     made.file_meta.TransferSyntaxUID = syntax
     if syntax == uid.ExplicitVRBigEndian and bits == 16:
         made["PixelData"].value = picture(bits).astype(">u2").tobytes()
-    np.testing.assert_array_equal(shown(content_of(made)), wanted)
+    np.testing.assert_array_equal(shown(content_of(made)), expected)
 
 
 @pytest.mark.parametrize("lacks", ["preamble", "preamble and header"])
@@ -45,18 +45,18 @@ def test_the_same_pixels_however_written(syntax: uid.UID, bits: int) -> None:
     ],
     ids=["explicit", "implicit", "big-endian"],
 )
-def test_the_same_pixels_without_what_precedes_the_tags(
+def test_the_pixels_do_not_depend_on_preamble_and_header(
     syntax: uid.UID, begin: bytes, lacks: str
 ) -> None:
     """As some scanners and old archives write them."""
     made = dataset(picture(16))
-    wanted = shown(content_of(made))
+    expected = shown(content_of(made))
     made.file_meta.TransferSyntaxUID = syntax
     if syntax == uid.ExplicitVRBigEndian:
         made["PixelData"].value = picture(16).astype(">u2").tobytes()
     content = content_of(made)
     bare = content[132:] if lacks == "preamble" else content[content.index(begin) :]
-    np.testing.assert_array_equal(shown(bare), wanted)
+    np.testing.assert_array_equal(shown(bare), expected)
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_the_same_pixels_without_what_precedes_the_tags(
         ),
     ],
 )
-def test_what_is_no_frontal_chest_radiograph_is_noted(
+def test_tags_that_contradict_a_frontal_chest_radiograph_are_noted(
     tags: dict[str, str], notes: tuple[str, ...], tmp_path: Path
 ) -> None:
     (tmp_path / "x").write_bytes(content_of(dataset(picture(), **tags)))

@@ -1,1 +1,1 @@
-"""The bytes of a DICOM file in; the 8-bit image that a viewer shows, and warnings about it, out."""
+"""Bytes of a DICOM file in; its 8-bit display and warnings out."""

@@ -1,8 +1,9 @@
-"""Stored values of a DICOM file -> 8-bit grey or color, as a viewer shows it first (PS3.3, C.11).
+"""Stored values of a DICOM file to 8-bit gray or color, as a viewer displays it initially (PS3.3,
+C.11).
 
-pydicom applies the lookup tables, the rescaling and the window, after headers that are wrong in
-common ways were repaired. There are at most 65,536 stored values, so all of this is computed once
-for each value that is possible (a level), not for each pixel.
+pydicom applies the lookup tables, the rescaling and the window, after common errors in headers were
+repaired. There are at most 65,536 stored values, so all of this is computed once for each possible
+value (level), not for each pixel.
 """
 
 import math
@@ -15,21 +16,21 @@ from pydicom.pixels.processing import apply_color_lut, apply_modality_lut, apply
 
 from cxr.inference.dicom.tags import DicomError, PixelLayout, number, text
 
-# Share of the pixels, at each end of the grey values, that may become black or white where a file
-# has no window: dead pixels, lead letters and metal would otherwise leave the chest a narrow range.
-BEYOND_RANGE = 0.005
+# Fraction of the pixels clipped at each end of the gray values if a file has no window: otherwise
+# dead pixels, lead letters and metal would leave the chest a narrow range.
+CLIPPED = 0.005
 
-OTHER_TABLE = "the descriptor of its lookup table does not fit the entries, whose range was used"
-NO_WINDOW = "its window or VOI LUT cannot be used: the range of its grey values was used"
+WRONG_DESCRIPTOR = "LUTDescriptor contradicts the entries of the lookup table; their range was used"
+NO_WINDOW = "invalid window or VOI LUT; the range of the gray values was used"
 
 
-def grey_of(
+def to_gray_levels(
     stored: NDArray[Any], tags: Dataset, layout: PixelLayout
 ) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
-    """Grey, uint8 (H, W), 0 black to 255 white, of monochrome pixels (H, W); and warnings.
+    """Gray, uint8 (H, W), 0 black to 255 white, of monochrome pixels (H, W); and warnings.
 
     Raises:
-        DicomError: every pixel is padding, or the modality LUT or rescaling cannot be used.
+        DicomError: every pixel is padding, or the modality LUT or rescaling is invalid.
     """
     levels, indices = _levels_of(stored)
     padding = _padding(levels, tags)
@@ -37,14 +38,14 @@ def grey_of(
     counts[padding] = 0
     if not counts.any():
         raise DicomError("every pixel is padding (PixelPaddingValue)")
-    grey, notes = _windowed(_rescaled(levels, tags), counts, tags, layout)
+    gray, notes = _windowed(_rescaled(levels, tags), counts, tags, layout)
     if layout.photometric_interpretation == "MONOCHROME1":  # low values are light
-        grey = 1 - grey
-    grey[padding] = 0
-    return np.rint(255 * grey).astype(np.uint8)[indices], notes
+        gray = 1 - gray
+    gray[padding] = 0
+    return np.rint(255 * gray).astype(np.uint8)[indices], notes
 
 
-def colors_of(
+def to_colors(
     stored: NDArray[Any], tags: Dataset, bits: int
 ) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
     """RGB, uint8 (H, W, 3), of palette indices (H, W) or of RGB (H, W, 3) with `bits` bits; and
@@ -55,12 +56,12 @@ def colors_of(
     levels, indices = _levels_of(stored)
     colors = apply_color_lut(levels, tags)[:, :3]
     if colors.itemsize == 2 and colors.max() < 256:  # entries of 8 bits in words of 16
-        return colors.astype(np.uint8)[indices], (OTHER_TABLE,)
+        return colors.astype(np.uint8)[indices], (WRONG_DESCRIPTOR,)
     return _high_bits(colors, 8 * colors.itemsize)[indices], ()
 
 
 def _levels_of(stored: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """All values of a type, and for each pixel the index of its value in them."""
+    """All values of the data type, and the index of each pixel's value in them."""
     indices = stored.view(f"u{stored.itemsize}")
     return np.arange(256**stored.itemsize, dtype=indices.dtype).view(stored.dtype), indices
 
@@ -70,7 +71,7 @@ def _high_bits(colors: NDArray[Any], bits: int) -> NDArray[np.uint8]:
 
 
 def _padding(levels: NDArray[Any], tags: Dataset) -> NDArray[np.bool_]:
-    """Which levels mean that nothing was imaged there."""
+    """Whether each level is padding (pixels outside of the image)."""
     value = number(tags, "PixelPaddingValue")
     limit = number(tags, "PixelPaddingRangeLimit", value)
     if not math.isfinite(value) or not math.isfinite(limit):
@@ -81,10 +82,10 @@ def _padding(levels: NDArray[Any], tags: Dataset) -> NDArray[np.bool_]:
 
 
 def _rescaled(levels: NDArray[Any], tags: Dataset) -> NDArray[np.float64]:
-    """By the modality LUT, or else the rescale tags.
+    """Apply the modality LUT, or else the rescale tags.
 
     Raises:
-        DicomError: the table is damaged, or the tags give no numbers or the same for all.
+        DicomError: the table is damaged, or the slope is 0, or a tag is not a number.
     """
     view = _empty_view()
     if _has_table(tags, "ModalityLUTSequence"):
@@ -94,33 +95,33 @@ def _rescaled(levels: NDArray[Any], tags: Dataset) -> NDArray[np.float64]:
         view.RescaleIntercept = number(tags, "RescaleIntercept", 0.0)
     values = apply_modality_lut(levels.astype(np.int64), view).astype(np.float64)
     if view.get("RescaleSlope") == 0 or not np.isfinite(values).all():
-        raise DicomError("RescaleSlope or RescaleIntercept cannot be used")
+        raise DicomError("RescaleSlope or RescaleIntercept is invalid")
     return values
 
 
 def _windowed(
     values: NDArray[np.float64], counts: NDArray[np.int64], tags: Dataset, layout: PixelLayout
 ) -> tuple[NDArray[np.float64], tuple[str, ...]]:
-    """Grey from 0 to 1 of the rescaled levels, and warnings; `counts`: pixels of each level."""
+    """Gray from 0 to 1 of the rescaled levels, and warnings; `counts`: pixels of each level."""
     try:
-        grey, notes = _by_header(values, tags)
+        gray, notes = _by_header(values, tags)
     except (DicomError, ValueError):  # the latter from pydicom: wrong width or function
         return _by_range(values, counts, layout), (NO_WINDOW,)
-    if grey is None:
+    if gray is None:
         return _by_range(values, counts, layout), ()
     # The window excludes all the values, or is not a number, or infinite.
-    if not np.ptp(grey[counts > 0]) > 0:
+    if not np.ptp(gray[counts > 0]) > 0:
         return _by_range(values, counts, layout), (NO_WINDOW,)
-    return grey, notes
+    return gray, notes
 
 
 def _by_header(
     values: NDArray[np.float64], tags: Dataset
 ) -> tuple[NDArray[np.float64] | None, tuple[str, ...]]:
-    """By the first VOI LUT or else the first window, from 0 to 1, and warnings; None: has neither.
+    """Apply the first VOI LUT, or else the first window: 0 to 1, and warnings; None: has neither.
 
     Raises:
-        DicomError: the table is damaged, or the window is a threshold.
+        DicomError: the table is damaged, or the window has width 1 (a threshold).
         ValueError: the width or function of the window is not allowed.
     """
     view = _empty_view()
@@ -130,7 +131,7 @@ def _by_header(
         # Indices have 16 bits in pydicom, so larger ones would wrap around.
         first = item.LUTDescriptor[1]
         inputs = np.rint(values).clip(first, first + 0xFFFF).astype(np.int64)
-        return apply_voi_lut(inputs, view) / (2**bits - 1), () if fits else (OTHER_TABLE,)
+        return apply_voi_lut(inputs, view) / (2**bits - 1), () if fits else (WRONG_DESCRIPTOR,)
     center, width = (number(tags, key, math.inf) for key in ("WindowCenter", "WindowWidth"))
     if center == width == math.inf:  # missing, or empty
         return None, ()
@@ -146,14 +147,14 @@ def _by_header(
 def _by_range(
     values: NDArray[np.float64], counts: NDArray[np.int64], layout: PixelLayout
 ) -> NDArray[np.float64]:
-    """Grey from 0 to 1 where a file does not say which values are black and white."""
-    if len(values) == 256:  # 8 bits or fewer are made to be shown as they are
+    """Gray from 0 to 1 for a file without a window."""
+    if len(values) == 256:  # up to 8 bits: displayed unchanged
         possible = values if layout.pixel_representation else values[: 2**layout.bits_stored]
         low, high = possible.min(), possible.max()
     else:
         order = np.argsort(values)
         below = np.cumsum(counts[order]) / counts.sum()
-        ends = np.searchsorted(below, (BEYOND_RANGE, 1 - BEYOND_RANGE))
+        ends = np.searchsorted(below, (CLIPPED, 1 - CLIPPED))
         low, high = values[order][ends]
     return np.clip((values - low) / ((high - low) or 1), 0, 1)
 
@@ -175,8 +176,8 @@ def _has_table(tags: Dataset, keyword: str) -> bool:
 
 
 def _repaired_table(tags: Dataset, keyword: str, values: NDArray[Any]) -> tuple[Dataset, int, bool]:
-    """The first table of a sequence, declared as it is; the bits that its entries use; and whether
-    the file declares these bits and the number of entries. Raises DicomError: damaged.
+    """First table of a sequence with a corrected descriptor; the bits that its entries use; and
+    whether the file's descriptor was correct. Raises DicomError: the table is damaged.
 
     pydicom rejects tables with fewer entries than declared or with two entries in a word, and
     indexes tables of 8 bits with 8 bits, so all are declared with 16. Some devices declare the 16
@@ -193,13 +194,13 @@ def _repaired_table(tags: Dataset, keyword: str, values: NDArray[Any]) -> tuple[
         item.add_new("LUTDescriptor", "SL", [len(entries), first, 16])
         item.add_new("LUTData", "OW", entries.tobytes())
         return item, used, (used, len(entries)) == (bits, n_entries)
-    except Exception:  # its message may hold values of tags
+    except Exception:  # its message may contain values of tags
         pass
     raise DicomError(f"{keyword} is damaged")
 
 
 def _entries(data: Any, n_entries: int, is_little: bool) -> NDArray[np.uint16]:
-    """LUTData: words, or their bytes; a word holds one entry, or two, the first in its low byte."""
+    """LUTData: words, or their bytes; a word has one entry, or two, the first in its low byte."""
     words = np.frombuffer(data, "<u2" if is_little else ">u2") if isinstance(data, bytes) else data
     words = np.atleast_1d(words).astype("<u2")
     if n_entries > 1 and len(words) == (n_entries + 1) // 2:

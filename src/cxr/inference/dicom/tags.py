@@ -1,7 +1,7 @@
-"""The bytes of a DICOM file -> the tags that describe its pixels, and warnings about its content.
+"""Read the tags of a DICOM file that describe its pixels, with warnings about its content.
 
-Only the tags in `TAGS` are read, and no value of a text tag is returned or part of an error, so
-results and errors cannot identify a patient.
+Only the tags in `TAGS` are read, and neither results nor errors contain a value of a text tag, so
+they cannot identify a patient.
 """
 
 import io
@@ -55,7 +55,7 @@ TAGS: list[BaseTag | int] = [
     )
 ]
 
-RADIOGRAPHY = ("CR", "DX", "DR", "RG", "XR")  # Modality; DR is not a defined term, but is used
+RADIOGRAPHY = ("CR", "DX", "DR", "RG", "XR")  # Modality; DR is not a defined term, but is in use
 # In BodyPartExamined, without accents; also as a part of a longer word: CHESTPA, PULMONES.
 CHEST = re.compile(
     r"CHEST|LUNG|PULMO"  # English, German, Latin
@@ -65,19 +65,19 @@ CHEST = re.compile(
 )
 # In ViewPosition: defined terms, and words of these languages.
 LATERAL = re.compile(r"\b(LL|RL|LLAT|RLAT|LAT|LATERAL\w*|PERFIL|PROFIL|PROFILO|SEITLICH)\b")
-OTHER_MODALITY = f"its Modality is not one of {', '.join(RADIOGRAPHY)}: not a radiograph"
-OTHER_PART = "its BodyPartExamined is not a known word for the chest"
-OTHER_VIEW = "its ViewPosition is lateral, not frontal"
-FOR_PROCESSING = "it is FOR PROCESSING, not FOR PRESENTATION: raw detector data, not for viewing"
+OTHER_MODALITY = f"Modality is not one of {', '.join(RADIOGRAPHY)}: not a radiograph"
+OTHER_PART = "BodyPartExamined is not a known word for the chest"
+OTHER_VIEW = "ViewPosition is lateral, not frontal"
+FOR_PROCESSING = "FOR PROCESSING, not FOR PRESENTATION: raw detector data, not for viewing"
 
 
 class DicomError(Exception):
-    """Why a DICOM file is refused; the message holds no value of a text tag."""
+    """A DICOM file cannot be read; the message contains no value of a text tag."""
 
 
 @dataclass(frozen=True)
 class PixelLayout:
-    """How the pixels are stored; pydicom's decoders take options of these names."""
+    """How the pixels are stored; the names are those of pydicom's decoder options."""
 
     rows: int
     columns: int
@@ -94,7 +94,7 @@ class PixelLayout:
 
     @property
     def n_bytes(self) -> int:
-        """Size of the pixels without compression."""
+        """Size of the uncompressed pixels."""
         samples = self.rows * self.columns * self.samples_per_pixel
         if self.photometric_interpretation == "YBR_FULL_422":
             samples = samples * 2 // 3  # half of the chrominance samples
@@ -107,13 +107,13 @@ def begins_as_dicom(content: bytes) -> bool:
 
 
 def read_tags(content: bytes) -> tuple[Dataset, UID]:
-    """Those of `TAGS` that a file has, not yet interpreted, and its transfer syntax.
+    """Raw tags of a file, of those in `TAGS`, and its transfer syntax.
 
     Raises:
-        DicomError: the transfer syntax cannot be decoded, or the data inflate beyond any image.
+        DicomError: the transfer syntax is not supported, or the inflated data exceed the limit.
     """
     file = io.BytesIO(content)
-    read_preamble(file, force=True)  # skips it, where there is one
+    read_preamble(file, force=True)  # skips it if there is one
     syntax = _syntax_of(file)
     if syntax == DeflatedExplicitVRLittleEndian:
         file = io.BytesIO(_inflated(file.read()))
@@ -122,7 +122,7 @@ def read_tags(content: bytes) -> tuple[Dataset, UID]:
 
 
 def _syntax_of(file: io.BytesIO) -> UID:
-    """The transfer syntax; leaves the file at the start of its data set."""
+    """The transfer syntax; the file position is then the start of the data set."""
     tag = Tag("TransferSyntaxUID")
     meta = read_dataset(
         file, False, True, stop_when=lambda tag, *_: tag >> 16 != 2, specific_tags=[tag]
@@ -136,18 +136,18 @@ def _syntax_of(file: io.BytesIO) -> UID:
         decoder = get_decoder(str(named))
         if not decoder.UID.is_encapsulated or plugin(decoder.UID) in decoder.available_plugins:
             return decoder.UID
-    raise DicomError("DICOM file of a transfer syntax that cannot be read, such as video")
+    raise DicomError("DICOM transfer syntax is not supported (such as video)")
 
 
 def plugin(syntax: UID) -> str:
-    """The pydicom plugin that decodes a transfer syntax: the same one whatever is installed."""
+    """The pydicom plugin for a transfer syntax: the same one whatever is installed."""
     if not syntax.is_encapsulated:
         return ""
     return "pydicom" if syntax == RLELossless else "gdcm"
 
 
 def _inflated(packed: bytes) -> bytes:
-    """Raises DicomError: larger than the largest image at 16 bits."""
+    """Raises DicomError: the data exceed the largest image at 16 bits."""
     unpacker = zlib.decompressobj(-zlib.MAX_WBITS)
     data = unpacker.decompress(packed, 2 * MAX_PIXELS)
     if unpacker.unconsumed_tail:
@@ -163,7 +163,7 @@ def layout_of(tags: Dataset) -> PixelLayout:
 
     Raises:
         DicomError: tags are missing or contradict each other, there are several frames, or more
-            than `MOST_PIXELS` pixels.
+            than `MAX_PIXELS` pixels.
     """
     layout = PixelLayout(
         rows=whole(tags, "Rows"),
@@ -181,9 +181,9 @@ def layout_of(tags: Dataset) -> PixelLayout:
         f"{layout.columns} x {layout.rows} pixels exceed the {MAX_PIXELS // 10**6}-megapixel "
         "limit (possible decompression bomb)": pixels > MAX_PIXELS,
         "Rows or Columns is 0": pixels <= 0,
-        "NumberOfFrames is not 1: give one file for each image": whole(tags, "NumberOfFrames", 1)
+        "NumberOfFrames is not 1: split the file by frame": whole(tags, "NumberOfFrames", 1)
         not in (0, 1),
-        "its PhotometricInterpretation cannot be read": samples is None,
+        "PhotometricInterpretation is not supported": samples is None,
         "SamplesPerPixel and PhotometricInterpretation disagree": layout.samples_per_pixel
         != samples,
         "BitsAllocated is neither 8 nor 16": layout.bits_allocated not in (8, 16),
@@ -199,13 +199,13 @@ def layout_of(tags: Dataset) -> PixelLayout:
 
 
 def content_warnings(tags: Dataset) -> tuple[str, ...]:
-    """What contradicts a frontal chest radiograph for viewing; missing tags contradict nothing."""
+    """Warnings about tags that contradict a frontal chest radiograph for viewing."""
     modality, part = text(tags, "Modality"), _words(tags, "BodyPartExamined")
     view = _words(tags, "ViewPosition")
     found = {
         OTHER_MODALITY: modality and modality not in RADIOGRAPHY,
         OTHER_PART: part and not CHEST.search(part),
-        # The view of a patient in lateral decubitus position is frontal.
+        # The view in lateral decubitus position is frontal.
         OTHER_VIEW: LATERAL.search(view) and "DECUB" not in view,
         FOR_PROCESSING: text(tags, "PresentationIntentType") == "FOR PROCESSING"
         or tags.get("SOPClassUID") == DigitalXRayImageStorageForProcessing,
@@ -214,12 +214,12 @@ def content_warnings(tags: Dataset) -> tuple[str, ...]:
 
 
 def text(tags: Dataset, keyword: str) -> str:
-    """Upper case; empty where missing."""
+    """Value of a tag in upper case; empty if missing."""
     return str(tags.get(keyword) or "").strip().upper()
 
 
 def _words(tags: Dataset, keyword: str) -> str:
-    """Upper case without accents, separated by spaces; empty where missing."""
+    """Value of a tag in upper case, words without accents separated by spaces; empty if missing."""
     found = text(tags, keyword)
     with suppress(UnicodeError):  # such tags are in ASCII; UTF-8 is read as Latin-1
         found = found.encode("latin-1").decode()
@@ -229,7 +229,7 @@ def _words(tags: Dataset, keyword: str) -> str:
 
 
 def number(tags: Dataset, keyword: str, missing: float = math.nan) -> float:
-    """The first value of a tag; NaN where it is not a number."""
+    """The first value of a tag; NaN if it is not a number."""
     try:
         value = tags.get(keyword)
         if value is not None and not isinstance(value, (str, bytes, float, int)):
@@ -240,10 +240,10 @@ def number(tags: Dataset, keyword: str, missing: float = math.nan) -> float:
 
 
 def whole(tags: Dataset, keyword: str, missing: int | None = None) -> int:
-    """Raises DicomError: missing, or not a whole number."""
+    """Integer value of a tag. Raises DicomError: it is missing or not an integer."""
     value = number(tags, keyword, math.inf if missing is None else missing)
     if value == math.inf and missing is None:
         raise DicomError(f"DICOM file without {keyword}")
     if not value.is_integer():
-        raise DicomError(f"{keyword} is not a whole number")
+        raise DicomError(f"{keyword} is not an integer")
     return int(value)

@@ -1,29 +1,29 @@
-// Sends files one after the other and shows what is said of them. File names stay here.
+// Sends files to the server and shows the predictions. File names stay in the browser.
 
-const AT_ONCE = 2; // requests: one is decoded while the networks see the other
-const TRIES = 10; // of one file, where the server has too much to do
-const TOLD_EVERY = 4000; // ms: a screen reader is not to be told of each file
+const MAX_REQUESTS = 2; // concurrent: one file is decoded while the networks predict another
+const MAX_TRIES = 10; // for a file, if the server is busy
+const ANNOUNCE_INTERVAL = 4000; // ms; a screen reader would otherwise read progress for each file
 
-const LOOKING = "Looking; the first picture takes some seconds more.";
+const COMPUTING = "Computing; the first heatmap takes a few seconds longer.";
 
 const byId = (id) => document.getElementById(id);
 const number = (value) => value.toFixed(3);
 
 let model = null;
 let work = start();
-let toldAt = 0;
-let toTell = 0;
+let announcedAt = 0;
+let timer = 0;
 
 fetch("api/model").then(async (response) => {
   model = await response.json();
   byId("model").textContent =
-    `Frontal chest radiographs of children. The network “${model.variant}” says PNEUMONIA from a ` +
-    `probability of ${number(model.threshold)} on: its operating point, chosen on validation.`;
-}).catch(() => { byId("model").textContent = "The server does not answer."; });
+    `Frontal chest radiographs of children. Model: ${model.variant}. It predicts PNEUMONIA at a ` +
+    `probability of at least ${number(model.threshold)}, its operating point.`;
+}).catch(() => { byId("model").textContent = "The server does not respond."; });
 
-// What is under way; replaced when the list is cleared.
+// State of the current list of files; replaced when it is cleared.
 function start() {
-  return { waiting: [], running: 0, all: 0, skipped: 0, done: { NORMAL: 0, PNEUMONIA: 0, error: 0 },
+  return { waiting: [], running: 0, total: 0, skipped: 0, done: { NORMAL: 0, PNEUMONIA: 0, error: 0 },
            stop: new AbortController() };
 }
 
@@ -32,12 +32,12 @@ function start() {
 for (const id of ["files", "folder"]) {
   byId(id).addEventListener("change", async (event) => {
     const files = [...event.target.files].map((file) => ({ file, path: pathOf(file) }));
-    event.target.value = ""; // so that the same can be chosen again
+    event.target.value = ""; // so that the same files can be chosen again
     add(id === "folder" ? await withReasons(files) : files);
   });
 }
 
-// The whole page takes drops: a browser would leave it to show a file that misses the frame.
+// The whole page accepts drops: otherwise the browser would open a file dropped beside the frame.
 addEventListener("dragover", (event) => { event.preventDefault(); byId("drop").classList.add("over"); });
 addEventListener("dragleave", (event) => {
   if (!event.relatedTarget) byId("drop").classList.remove("over");
@@ -45,7 +45,7 @@ addEventListener("dragleave", (event) => {
 addEventListener("drop", async (event) => {
   event.preventDefault();
   byId("drop").classList.remove("over");
-  // Entries are to be had during the event only, so before anything is waited for.
+  // Entries are available during the event only, so before the first await.
   const entries = [...event.dataTransfer.items].filter((item) => item.kind === "file")
     .map((item) => item.webkitGetAsEntry()).filter((entry) => entry);
   const found = await Promise.all(entries.map((entry) => filesOf(entry, false)));
@@ -54,8 +54,8 @@ addEventListener("drop", async (event) => {
 
 const pathOf = (file) => file.webkitRelativePath || file.name;
 
-// All files of a folder, also of those below, with the reasons why some are skipped; or the one file
-// itself. What cannot be read is among them, without a file, so that it is reported.
+// The file of an entry, or all files of a folder and its subfolders, with the reasons why some are
+// skipped. An unreadable entry is included without a file, so that it is reported.
 async function filesOf(entry, isBelow) {
   const path = entry.fullPath.replace(/^\//, "");
   const found = [];
@@ -65,10 +65,10 @@ async function filesOf(entry, isBelow) {
       return isBelow ? await withReasons([{ file, path }]) : [{ file, path }];
     }
     const reader = entry.createReader();
-    for (;;) { // a browser gives a hundred at a time
-      const some = await new Promise((done, failed) => reader.readEntries(done, failed));
-      if (!some.length) return found;
-      for (const below of some) found.push(...await filesOf(below, true));
+    for (;;) { // browsers return up to a hundred entries at a time
+      const entries = await new Promise((done, failed) => reader.readEntries(done, failed));
+      if (!entries.length) return found;
+      for (const below of entries) found.push(...await filesOf(below, true));
     }
   } catch {
     return [...found, { file: null, path }];
@@ -76,17 +76,17 @@ async function filesOf(entry, isBelow) {
 }
 
 async function withReasons(files) {
-  const reasons = await Promise.all(files.map(whySkipped));
-  return files.map((one, place) => ({ ...one, reason: reasons[place] }));
+  const reasons = await Promise.all(files.map(skipReason));
+  return files.map((one, index) => ({ ...one, reason: reasons[index] }));
 }
 
-// As `cxr predict` chooses the files of a folder; empty: the file may be a radiograph.
-async function whySkipped({ file, path }) {
+// The same rules as in `cxr predict`; empty: the file may be a radiograph.
+async function skipReason({ file, path }) {
   const parts = path.split("/").slice(1);
   const name = parts.at(-1) ?? path;
   if (parts.some((part) => part.startsWith("."))) return "hidden";
-  if (name.endsWith(".explained.png")) return "picture of --explain";
-  if (name.toUpperCase() === "DICOMDIR") return "table of contents of a DICOM medium";
+  if (name.endsWith(".explained.png")) return "heatmap of --explain";
+  if (name.toUpperCase() === "DICOMDIR") return "index of a DICOM medium";
   const suffix = /(\.[^.]*)?$/.exec(name)[0].toLowerCase();
   if (model?.suffixes.includes(suffix) || await beginsAsImage(file)) return "";
   return "not a JPEG, PNG or DICOM file";
@@ -95,12 +95,12 @@ async function whySkipped({ file, path }) {
 async function beginsAsImage(file) {
   try {
     const bytes = new Uint8Array(await file.slice(0, 132).arrayBuffer());
-    const begins = (...wanted) => wanted.every((byte, place) => bytes[place] === byte);
+    const begins = (...expected) => expected.every((byte, index) => bytes[index] === byte);
     return begins(0xff, 0xd8, 0xff) || begins(0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a) ||
       String.fromCharCode(...bytes.slice(128)) === "DICM" ||
       begins(2, 0) || begins(8, 0) || begins(0, 8);
   } catch {
-    return true; // cannot be read, which is then reported
+    return true; // unreadable, which is reported later
   }
 }
 
@@ -113,16 +113,16 @@ function add(found) {
   byId("skipped-count").textContent = `Skipped: ${work.skipped}`;
   byId("skipped-names").append(
     ...skipped.map(({ path, reason }) => filled("li", `${path}: ${reason}`)));
-  byId("answers").hidden = false;
+  byId("predictions").hidden = false;
   for (const { file, path } of files) {
     const item = byId("result").content.firstElementChild.cloneNode(true);
     item.querySelector("h3").textContent = path;
     byId("results").append(item);
     work.waiting.push({ item, file, path });
   }
-  work.all += files.length;
+  work.total += files.length;
   report();
-  while (work.running < Math.min(AT_ONCE, work.waiting.length + work.running)) run(work);
+  while (work.running < Math.min(MAX_REQUESTS, work.waiting.length + work.running)) run(work);
 }
 
 byId("clear").addEventListener("click", () => {
@@ -131,21 +131,21 @@ byId("clear").addEventListener("click", () => {
   byId("results").replaceChildren();
   byId("skipped-names").replaceChildren();
   byId("skipped").hidden = true;
-  byId("answers").hidden = true;
-  tell("Cleared.");
+  byId("predictions").hidden = true;
+  announce("Cleared.");
   byId("files").focus();
 });
 
-// --- answers -------------------------------------------------------------------------------------
+// --- predictions ---------------------------------------------------------------------------------
 
-async function run(mine) {
+async function run(mine) { // `work` may be replaced meanwhile
   mine.running += 1;
   while (mine.waiting.length && !mine.stop.signal.aborted) {
     const { item, file, path } = mine.waiting.shift();
     try {
-      const answer = await (await post("api/predict", file, mine.stop.signal)).json();
-      show(item, answer, file, path);
-      mine.done[answer.decision] += 1;
+      const prediction = await (await post("api/predict", file, mine.stop.signal)).json();
+      show(item, prediction, file, path);
+      mine.done[prediction.decision] += 1;
     } catch (error) {
       showError(item, error);
       mine.done.error += 1;
@@ -157,46 +157,46 @@ async function run(mine) {
 
 async function post(url, file, signal) {
   if (!file) throw new Error("cannot be read");
-  if (model && file.size > model.most_bytes) {
-    throw new Error(`the file has more than ${model.most_bytes} bytes`);
+  if (model && file.size > model.max_bytes) {
+    throw new Error(`the file exceeds the limit of ${model.max_bytes} bytes`);
   }
   const body = await file.arrayBuffer().catch(() => { throw new Error("the file cannot be read"); });
   const headers = { "Content-Type": "application/octet-stream" };
   for (let tries = 1; ; tries += 1) {
     const response = await fetch(url, { method: "POST", headers, body, signal })
-      .catch(() => { throw new Error("the server does not answer"); });
+      .catch(() => { throw new Error("the server does not respond"); });
     if (response.ok) return response;
-    if (response.status !== 503 || tries === TRIES) throw new Error(await reason(response));
+    if (response.status !== 503 || tries === MAX_TRIES) throw new Error(await reason(response));
     await new Promise((done) => setTimeout(done, 1000 * (response.headers.get("Retry-After") || 5)));
   }
 }
 
 async function reason(response) {
-  const said = await response.json().catch(() => ({}));
-  return said.detail || `the server answers ${response.status}`;
+  const error = await response.json().catch(() => ({}));
+  return error.detail || `the server responds with status ${response.status}`;
 }
 
-function show(item, answer, file, path) {
+function show(item, prediction, file, path) {
   const part = (name) => item.querySelector(`.${name}`);
-  item.firstElementChild.classList.add(answer.decision);
+  item.firstElementChild.classList.add(prediction.decision);
   part("waiting").hidden = true;
-  part("answer").hidden = false;
-  part("decision").textContent = answer.decision;
+  part("prediction").hidden = false;
+  part("decision").textContent = prediction.decision;
   for (const name of ["probability", "threshold", "confidence"]) {
-    part(name).textContent = number(answer[name]);
+    part(name).textContent = number(prediction[name]);
   }
-  part("value").style.width = `${100 * answer.probability}%`;
-  part("mark").style.left = `${100 * answer.threshold}%`;
-  part("warnings").hidden = !answer.warnings.length;
-  part("warnings").append(...answer.warnings.map((text) => filled("li", `Warning: ${text}`)));
+  part("value").style.width = `${100 * prediction.probability}%`;
+  part("mark").style.left = `${100 * prediction.threshold}%`;
+  part("warnings").hidden = !prediction.warnings.length;
+  part("warnings").append(...prediction.warnings.map((text) => filled("li", `Warning: ${text}`)));
   part("show").hidden = !model?.explains;
-  part("show").setAttribute("aria-label", `Show where, ${path}`);
+  part("show").setAttribute("aria-label", `Heatmap, ${path}`);
   part("show").addEventListener("click", () => toggle(item, file, path));
 }
 
 function showError(item, error) {
   item.firstElementChild.classList.add("error");
-  item.querySelector(".waiting").replaceChildren(filled("strong", "ERROR"), ` ${error.message}`);
+  item.querySelector(".waiting").replaceChildren(filled("strong", "ERROR:"), ` ${error.message}`);
 }
 
 function filled(tag, text) {
@@ -205,33 +205,32 @@ function filled(tag, text) {
   return element;
 }
 
-// --- where ---------------------------------------------------------------------------------------
+// --- heatmap -------------------------------------------------------------------------------------
 
 async function toggle(item, file, path) {
   const [button, where, pictures, state] =
     ["show", "where", "pictures", "state"].map((name) => item.querySelector(`.${name}`));
   where.hidden = !where.hidden;
   button.setAttribute("aria-expanded", String(!where.hidden));
-  if (where.hidden || pictures.childElementCount || state.textContent === LOOKING) return;
-  state.textContent = LOOKING;
+  if (where.hidden || pictures.childElementCount || state.textContent === COMPUTING) return;
+  state.textContent = COMPUTING;
   try {
     const signal = work.stop.signal;
-    const [seen, overlay] = await Promise.all(["api/image", "api/explain"].map(
+    const [input, overlay] = await Promise.all(["api/image", "api/explain"].map(
       async (url) => (await post(url, file, signal)).blob()));
     pictures.append(
-      await picture(seen, "What the network sees", `${path} as the network sees it`),
-      await picture(overlay, "Where it sees PNEUMONIA (Grad-CAM)",
-        `${path} under a map of colours, light where it speaks most for PNEUMONIA`));
+      await picture(input, "Network input", `Network input of ${path}`),
+      await picture(overlay, "Grad-CAM heatmap for PNEUMONIA", `Grad-CAM heatmap of ${path}`));
     state.textContent = "";
   } catch (error) {
     pictures.replaceChildren();
-    state.textContent = `ERROR ${error.message}`;
+    state.textContent = `ERROR: ${error.message}`;
   }
 }
 
-async function picture(blob, caption, alternative) {
+async function picture(blob, caption, alt) {
   const image = new Image();
-  image.alt = alternative;
+  image.alt = alt;
   image.src = URL.createObjectURL(blob);
   await image.decode().finally(() => URL.revokeObjectURL(image.src));
   const figure = document.createElement("figure");
@@ -244,17 +243,18 @@ async function picture(blob, caption, alternative) {
 function report() {
   const { NORMAL, PNEUMONIA, error } = work.done;
   const done = NORMAL + PNEUMONIA + error;
-  const answers = work.all
-    ? `${done} of ${work.all} done: ${PNEUMONIA} PNEUMONIA, ${NORMAL} NORMAL, ${error} without an answer.`
+  const counts = work.total
+    ? `${done} of ${work.total} done: ${PNEUMONIA} PNEUMONIA, ${NORMAL} NORMAL, ${error} failed.`
     : "No JPEG, PNG or DICOM file was found.";
-  const text = work.skipped ? `${answers} ${work.skipped} skipped.` : answers;
+  const text = work.skipped ? `${counts} ${work.skipped} skipped.` : counts;
   byId("progress").textContent = text;
-  clearTimeout(toTell);
-  const wait = done === work.all ? 0 : Math.max(0, toldAt + TOLD_EVERY - Date.now());
-  toTell = setTimeout(() => tell(text), wait);
+  clearTimeout(timer);
+  const wait = done === work.total ? 0 : Math.max(0, announcedAt + ANNOUNCE_INTERVAL - Date.now());
+  timer = setTimeout(() => announce(text), wait);
 }
 
-function tell(text) {
-  toldAt = Date.now();
-  byId("told").textContent = text;
+// For screen readers.
+function announce(text) {
+  announcedAt = Date.now();
+  byId("announcement").textContent = text;
 }
