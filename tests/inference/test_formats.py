@@ -134,7 +134,7 @@ def test_int8_is_kept_unless_recall_drops_too_much(
         files = {f"bright_int8{suffix}" for suffix in (".xml", ".bin")}
         assert {file.name for file in Path("written").iterdir()} == files
     else:
-        with pytest.raises(CxrError, match=r"recall falls by more than 0\.05"):
+        with pytest.raises(CxrError, match=r"recall drops by more than 0\.05"):
             cxr_export(*arguments)
         assert not Path("written").exists()
     printed = capsys.readouterr().out

@@ -163,8 +163,8 @@ def document(found: DriftResult, reference: pd.DataFrame, here: pd.DataFrame) ->
 
 def verdict_text(found: DriftResult) -> str:
     """The verdict and the significant tests, in one line."""
-    marked = ", ".join(NAMES[name] for name in found["flagged"])
-    return found["verdict"] + (f": {marked}" if marked else "")
+    flagged = ", ".join(NAMES[name] for name in found["flagged"])
+    return found["verdict"] + (f" ({flagged})" if flagged else "")
 
 
 def table(found: DriftResult) -> pd.DataFrame:

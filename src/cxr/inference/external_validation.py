@@ -79,8 +79,8 @@ class Evaluation:
         source: images of the folder.
         recommended: variant, chosen on the tuning set of the pipeline.
         evaluate: parameters of the pipeline's evaluation, with the requested prevalence.
-        false_positive_rate: fraction of the pipeline's images, by split, with an out-of-distribution
-            warning.
+        false_positive_rate: fraction of the pipeline's images, by split, with a warning that they
+            are out-of-distribution.
         images: readable images: columns file, patient, label, a probability for each of
             `VARIANTS`, warnings (tuple of sentences), and split, always `test`.
         left_out: columns file, reason; other files in the class folders: unreadable images, then
