@@ -95,7 +95,7 @@ class Predictor:
         )
         known = settings["familiarity"]
         self.ood_threshold: float = known["limit"]
-        self.false_alarms: dict[str, float] = known["false_alarms"]
+        self.ood_false_positive_rate: dict[str, float] = known["false_alarms"]
         self.trained_on: dict[str, list[float]] = {
             name: settings["trained_on"][name] for name in ("shorter_side", "aspect_ratio")
         }
