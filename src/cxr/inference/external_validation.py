@@ -79,8 +79,8 @@ class Evaluation:
         source: images of the folder.
         recommended: variant, chosen on the tuning set of the pipeline.
         evaluate: parameters of the pipeline's evaluation, with the requested prevalence.
-        false_positive_rate: fraction of the pipeline's images, by split, with a warning that they
-            are out-of-distribution.
+        ood_false_positive_rate: fraction of the pipeline's images, by split, with an
+            out-of-distribution warning.
         images: readable images: columns file, patient, label, a probability for each of
             `VARIANTS`, warnings (tuple of sentences), and split, always `test`.
         left_out: columns file, reason; other files in the class folders: unreadable images, then
@@ -93,7 +93,7 @@ class Evaluation:
     source: LabeledImages
     recommended: str
     evaluate: EvaluateParams
-    false_positive_rate: Mapping[str, float]
+    ood_false_positive_rate: Mapping[str, float]
     images: pd.DataFrame
     left_out: pd.DataFrame
     unreadable: int
@@ -131,7 +131,7 @@ def evaluate(
         source=source,
         recommended=networks.predictor.variant,
         evaluate=params,
-        false_positive_rate=networks.predictor.false_positive_rate,
+        ood_false_positive_rate=networks.predictor.ood_false_positive_rate,
         images=images,
         left_out=left_out,
         unreadable=len(unreadable),

@@ -94,7 +94,7 @@ class Predictor:
             "members", {self.variant: None}
         )
         self.ood_threshold: float = settings["ood"]["threshold"]
-        self.false_positive_rate: dict[str, float] = settings["ood"]["false_positive_rate"]
+        self.ood_false_positive_rate: dict[str, float] = settings["ood"]["false_positive_rate"]
         self.trained_on: dict[str, list[float]] = {
             name: settings["trained_on"][name] for name in ("shorter_side", "aspect_ratio")
         }

@@ -104,7 +104,7 @@ class Model(BaseModel):
 
     variant: str = Field(description="Name of the model.")
     threshold: float = Field(ge=0, le=1, description="Operating point of the variant.")
-    false_positive_rate: dict[str, float] = Field(
+    ood_false_positive_rate: dict[str, float] = Field(
         description="Fraction of the images of a split with an out-of-distribution warning."
     )
     explains: bool = Field(description="Whether the models that /api/explain needs are available.")
@@ -279,7 +279,7 @@ class Service:
         return Model(
             variant=self.predictor.variant,
             threshold=self.predictor.threshold,
-            false_positive_rate=self.predictor.false_positive_rate,
+            ood_false_positive_rate=self.predictor.ood_false_positive_rate,
             explains=all(file.is_file() for file in self._keras) and find_spec("keras") is not None,
             max_bytes=self.limits.file_bytes,
             max_requests=self.limits.requests,
