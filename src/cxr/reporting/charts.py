@@ -252,8 +252,10 @@ def calibration(predictions: pd.DataFrame) -> str:
             style = {"marker": "o", "markersize": 4, "color": COLORS[variant]}
             display.plot(ax=axes, name=variant, **style)
         axes.set(xlabel="mean predicted probability of the bin", ylabel="fraction of positives")
+        axes.legend().remove()  # scikit-learn's, which would be over the curves
+        figure.legend(loc="outside upper center", ncols=3)
 
-    return render_svg(paint, (4.4, 4.0))
+    return render_svg(paint, (4.4, 4.3))
 
 
 def thresholds(
