@@ -21,7 +21,7 @@ SEED = 1
 STYLES = 6
 COMPONENTS = 32  # of the features, before they are clustered
 MAX_IMAGES = 20_000  # images to find styles in: of 2048 features, 160 MB
-# Groups of test images that results are told of: title -> kind, class and group.
+# Groups of test images in the reports: title -> kind, class and group.
 REPORTED_GROUPS = {
     "NORMAL, other acquisition": ("acquisition", "NORMAL", "other"),
     "NORMAL, the others": ("acquisition", "NORMAL", "usual"),
@@ -84,8 +84,8 @@ def accuracy_by_group(
     predictions: pd.DataFrame, groups: pd.DataFrame, thresholds: dict[str, float]
 ) -> pd.DataFrame:
     """One row for each split, kind of group, class, group and variant: columns split, kind, label,
-    group, images, variant, right. The latter is the share of right calls at the variant's
-    threshold, which is specificity for NORMAL and recall for PNEUMONIA.
+    group, images, variant, accuracy. The latter is at the variant's threshold: specificity for
+    NORMAL and recall for PNEUMONIA.
 
     Args:
         predictions: as in data/predictions.csv.
@@ -94,28 +94,28 @@ def accuracy_by_group(
     """
     evaluated = predictions[predictions["split"].isin(EVALUATED)]
     table = evaluated.merge(groups, on="path")
-    ill = table["label"] == "PNEUMONIA"
+    is_positive = table["label"] == "PNEUMONIA"
     for variant, threshold in thresholds.items():
-        table[variant] = (table[variant] >= threshold) == ill
+        table[variant] = (table[variant] >= threshold) == is_positive
     by_group = table.groupby(["split", "kind", "label", "group"])
-    shares = by_group[list(thresholds)].mean().assign(images=by_group.size()).reset_index()
+    wide = by_group[list(thresholds)].mean().assign(images=by_group.size()).reset_index()
     names = ["split", "kind", "label", "group", "images"]
-    return shares.melt(names, list(thresholds), var_name="variant", value_name="right").round(5)
+    return wide.melt(names, list(thresholds), var_name="variant", value_name="accuracy").round(5)
 
 
-def reported_groups(shares: pd.DataFrame) -> pd.DataFrame:
-    """Share of right calls on test in the groups of `NAMED` that there are: the title as index, the
-    column images, and a column for each variant.
+def reported_groups(groups: pd.DataFrame) -> pd.DataFrame:
+    """Accuracy on test in those of `REPORTED_GROUPS` that exist: the title as index, the column
+    images, and a column for each variant.
 
     Args:
-        shares: as `right_by_group` gives them.
+        groups: as `accuracy_by_group` returns them.
     """
-    test = shares[shares["split"] == "test"].set_index(["kind", "label", "group"])
+    test = groups[groups["split"] == "test"].set_index(["kind", "label", "group"])
     rows = {
-        title: test.loc[place].set_index("variant")["right"].to_dict()
+        title: test.loc[place].set_index("variant")["accuracy"].to_dict()
         | {"images": int(test.loc[place]["images"].iloc[0])}
         for title, place in REPORTED_GROUPS.items()
         if place in test.index
     }
-    columns = ["images", *shares["variant"].unique()]
+    columns = ["images", *groups["variant"].unique()]
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns)

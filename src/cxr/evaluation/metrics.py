@@ -4,6 +4,7 @@ Everywhere: y_true int (N,), 1 is PNEUMONIA; y_prob float (N,) in [0, 1]; an ima
 PNEUMONIA where its probability is at least the threshold.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from sklearn import metrics
 
 from cxr.common.names import VARIANTS
+from cxr.evaluation.results import Evaluation, OperatingRates, SplitMetrics
 
 Labels = NDArray[np.int64]
 Probabilities = NDArray[np.float64]
@@ -205,54 +207,50 @@ POINTS = {"at_half": "at 0.5", "operating_point": "operating point"}  # threshol
 SHORT_NAMES = {"recall": "rec", "precision": "pre", "accuracy": "acc"}
 
 
-def classification_metrics(y_true: Labels, y_prob: Probabilities) -> dict[str, float]:
+def classification_metrics(y_true: Labels, y_prob: Probabilities) -> SplitMetrics:
     """Counts and rates at 0.5, and what needs no threshold: ranking and calibration.
 
     Args:
         y_true: int (N,), 1 is PNEUMONIA; both classes.
         y_prob: float (N,), 0 to 1.
     """
-    return {
-        **at_threshold(y_true, y_prob, HALF),
-        **ranking(y_true, y_prob),
-        **calibration(y_true, y_prob),
-    }
+    return SplitMetrics.model_validate(
+        {
+            **at_threshold(y_true, y_prob, HALF),
+            **ranking(y_true, y_prob),
+            **calibration(y_true, y_prob),
+        }
+    )
 
 
 def operating_rates(
     y_true: Labels, y_prob: Probabilities, threshold: float, prevalence: float
-) -> dict[str, float]:
-    """accuracy, precision, recall, specificity at a threshold, and the predictive values ppv and
-    npv where the share `prevalence` of the patients is ill; all 0 to 1.
-    """
+) -> OperatingRates:
+    """Rates at a threshold, and predictive values at a prevalence, 0 to 1."""
     found = at_threshold(y_true, y_prob, threshold)
-    shown = {name: found[name] for name in ("accuracy", "precision", "recall", "specificity")}
-    values = predictive_values(shown["recall"], shown["specificity"], prevalence)
-    return {**shown, **{name: float(value) for name, value in values.items()}}
+    rates = {name: found[name] for name in ("accuracy", "precision", "recall", "specificity")}
+    values = predictive_values(found["recall"], found["specificity"], prevalence)
+    return OperatingRates(**rates, **{name: float(value) for name, value in values.items()})
 
 
-def summary(evaluation: dict[str, Any]) -> dict[str, Any]:
+def summary(evaluation: Evaluation) -> dict[str, dict[str, float]]:
     """The numbers that DVC compares, for metrics/summary.json.
 
     DVC shows them as columns such as `b.rec`: the initial of the variant, then `rec`, `pre` and
     `acc` (recall, precision and accuracy on test at the operating point), `auc` (ROC AUC on test)
-    and `sel`, the ROC AUC to choose by: that on plain and stressed validation together.
-
-    Args:
-        evaluation: content of metrics/evaluation.json.
+    and `tun` (ROC AUC on the tuning set, to choose by).
 
     Returns:
-        Numbers from 0 to 1 with 3 decimals: enough to tell one image of 624, and a fourth would
-        make DVC's tables too wide.
+        Numbers from 0 to 1 with 3 decimals: enough to distinguish one image of 624, and a fourth
+        would make DVC's tables too wide.
     """
-    found: dict[str, Any] = {}
-    for variant in VARIANTS:
-        rates = evaluation[variant]["operating_point"]["test"]
+    result = {}
+    for variant, found in evaluation.variants.items():
+        rates = found.operating_point.test.select(SHORT_NAMES)
         numbers = {short: rates[name] for name, short in SHORT_NAMES.items()}
-        numbers["auc"] = evaluation[variant]["test"]["roc_auc"]
-        numbers["sel"] = evaluation[variant]["selection"]["roc_auc"]
-        found[variant[0]] = {name: round(value, 3) for name, value in numbers.items()}
-    return found
+        numbers |= {"auc": found.test.roc_auc, "tun": found.tuning.roc_auc}
+        result[variant[0]] = {name: round(value, 3) for name, value in numbers.items()}
+    return result
 
 
 def curves(images: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -270,17 +268,16 @@ def curves(images: pd.DataFrame) -> dict[str, pd.DataFrame]:
     }
 
 
-def confusions(images: pd.DataFrame, evaluation: dict[str, Any]) -> pd.DataFrame:
+def confusions(images: pd.DataFrame, thresholds: Mapping[str, float]) -> pd.DataFrame:
     """Confusion matrices: columns variant, threshold (name), actual, predicted, images.
 
     Args:
         images: as `curves` takes them.
-        evaluation: holds each variant's `operating_point` with its `threshold`.
+        thresholds: of each variant, at its operating point.
     """
     rows = []
     for variant in VARIANTS:
-        chosen = evaluation[variant]["operating_point"]["threshold"]
-        for name, threshold in zip(POINTS.values(), (HALF, chosen), strict=True):
+        for name, threshold in zip(POINTS.values(), (HALF, thresholds[variant]), strict=True):
             cells = confusion(*labels_and_probabilities(images, variant), threshold)
             rows += [{"variant": variant, "threshold": name, **cell} for cell in cells]
     return pd.DataFrame(rows)

@@ -1,6 +1,7 @@
 """Predictions of every variant, and their metrics."""
 
 import textwrap
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,15 @@ from cxr.common.arrays import Split, batches, open_rows, open_split
 from cxr.common.names import EVALUATED, REGISTRY, TRAINED, TUNING, VARIANTS, CachedInput
 from cxr.errors import CxrError
 from cxr.evaluation import metrics
+from cxr.evaluation.calibration import Scale
+from cxr.evaluation.results import (
+    Accuracy,
+    Evaluation,
+    MajorityMetrics,
+    OperatingPoint,
+    StressMetrics,
+    VariantMetrics,
+)
 from cxr.progress import Meter
 
 BATCH_SIZE = 32  # images; of no influence on the result
@@ -111,44 +121,52 @@ def predict_all() -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def evaluate(predictions: pd.DataFrame, min_recall: float, prevalence: float) -> dict[str, Any]:
-    """Metrics for metrics/evaluation.json: by variant and split, and at the operating point.
-
-    The operating point is chosen on plain and stressed validation together (`selection`). `stress`
-    holds, for each of its conditions, ROC AUC and the rates at the operating point.
+def evaluate(
+    predictions: pd.DataFrame,
+    min_recall: float,
+    prevalence: float,
+    scales: Mapping[str, Scale] | None = None,
+) -> Evaluation:
+    """Metrics of every variant at threshold 0.5 and at its operating point, which is chosen on the
+    tuning set.
 
     Args:
-        predictions: as `predict_all` gives them, with a column for each variant.
-        min_recall: recall that the operating point must reach on the selection, 0 to 1.
-        prevalence: share of ill patients that the predictive values are for, 0 to 1.
+        predictions: as `predict_all` returns them, with a column for each variant.
+        min_recall: recall that the operating point must reach on the tuning set, 0 to 1.
+        prevalence: for the predictive values, 0 to 1.
+        scales: Platt scaling of each member of the ensemble, to be stored with its metrics.
     """
-    result: dict[str, Any] = {}
+    variants = {}
     for variant in VARIANTS:
         data = {split: metrics.columns(predictions, split, variant) for split in EVALUATED}
-        data["selection"] = metrics.columns(predictions, TUNING, variant)
-        threshold = metrics.operating_threshold(*data["selection"], min_recall)
-        result[variant] = {
-            split: metrics.classification_metrics(*pair) for split, pair in data.items()
-        }
-        result[variant]["operating_point"] = {"threshold": threshold} | {
+        data["tuning"] = metrics.columns(predictions, TUNING, variant)
+        threshold = metrics.operating_threshold(*data["tuning"], min_recall)
+        rates = {
             split: metrics.operating_rates(*pair, threshold, prevalence)
             for split, pair in data.items()
         }
-        result[variant]["stress"] = _stress(predictions, variant, threshold)
+        variants[variant] = VariantMetrics(
+            **{split: metrics.classification_metrics(*pair) for split, pair in data.items()},
+            operating_point=OperatingPoint(threshold=threshold, **rates),
+            stress=_stress(predictions, variant, threshold),
+            scales=dict(scales or {}) if variant == "ensemble" else {},
+        )
     majority = {
-        split: {"accuracy": float(metrics.columns(predictions, split, VARIANTS[0])[0].mean())}
+        split: Accuracy(accuracy=metrics.columns(predictions, split, VARIANTS[0])[0].mean())
         for split in EVALUATED
     }
-    return {**result, "majority": majority}
+    return Evaluation(variants=variants, majority=MajorityMetrics(**majority))
 
 
-def _stress(predictions: pd.DataFrame, variant: str, threshold: float) -> dict[str, Any]:
-    found = {}
+def _stress(predictions: pd.DataFrame, variant: str, threshold: float) -> dict[str, StressMetrics]:
+    """Metrics of a variant by condition of the stress-test set."""
+    result = {}
     for condition, rows in predictions[predictions["split"] == "stress"].groupby("condition"):
         pair = metrics.columns(rows, "stress", variant)
-        at_threshold = metrics.at_threshold(*pair, threshold)
-        found[str(condition)] = {
-            "roc_auc": metrics.ranking(*pair)["roc_auc"],
-            **{name: at_threshold[name] for name in ("recall", "specificity")},
-        }
-    return found
+        rates = metrics.at_threshold(*pair, threshold)
+        result[str(condition)] = StressMetrics(
+            roc_auc=metrics.ranking(*pair)["roc_auc"],
+            recall=rates["recall"],
+            specificity=rates["specificity"],
+        )
+    return result

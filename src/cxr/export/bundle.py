@@ -21,6 +21,7 @@ from cxr.compute.runtimes import import_openvino, open_network, run_all
 from cxr.errors import CxrError
 from cxr.evaluation import ensemble, metrics
 from cxr.evaluation.predictions import load_model
+from cxr.evaluation.results import Evaluation
 from cxr.evaluation.selection import best_variant
 from cxr.export import drift, ood
 from cxr.params import EvaluateParams, ImageParams
@@ -201,7 +202,7 @@ def _warned(table: pd.DataFrame, settings: Metrics) -> pd.Series:
 def settings(
     image: ImageParams,
     evaluate: EvaluateParams,
-    evaluation: Metrics,
+    evaluation: Evaluation,
     predictions: pd.DataFrame,
     train: pd.DataFrame,
     known: Metrics,
@@ -211,7 +212,7 @@ def settings(
     Args:
         image: how images are prepared.
         evaluate: how the pipeline evaluates.
-        evaluation: content of metrics/evaluation.json.
+        evaluation: metrics of all variants.
         predictions: as `evaluation.predict_all` gives them, with a column for each variant.
         train: index of the training images.
         known: what `export_familiarity` gives.
@@ -224,12 +225,12 @@ def settings(
     """
     variants: Metrics = {
         name: {
-            "threshold": evaluation[name]["operating_point"]["threshold"],
+            "threshold": evaluation.thresholds[name],
             "scale": ensemble.fit_scale(*metrics.columns(predictions, TUNING, name)),
         }
         for name in VARIANTS
     }
-    variants["ensemble"]["members"] = evaluation["ensemble"]["scales"]
+    variants["ensemble"]["members"] = evaluation.variants["ensemble"].scales
     sides = train[["width", "height"]].astype(int)
     seen = {"shorter_side": sides.min(axis=1), "aspect_ratio": sides["width"] / sides["height"]}
     return {

@@ -14,7 +14,7 @@ from sklearn.metrics import ConfusionMatrixDisplay, PrecisionRecallDisplay, RocC
 
 from cxr.common.names import EVALUATED, LABELS, REGISTRY, SPLITS, VARIANTS
 from cxr.evaluation import metrics
-from cxr.evaluation.bootstrap import Interval
+from cxr.evaluation.results import Evaluation, Interval
 
 # Okabe and Ito (2008): told apart by colour-blind readers as well.
 COLORS = {name: variant.color for name, variant in REGISTRY.items()}
@@ -133,7 +133,7 @@ def metric_intervals(
     def paint(figure: Figure) -> None:
         axes = figure.add_subplot()
         for place, variant in enumerate(VARIANTS):
-            found = pd.DataFrame({name: metrics[name][variant] for name in metrics}).T
+            found = pd.DataFrame({name: dict(metrics[name][variant]) for name in metrics}).T
             axes.errorbar(
                 found["value"],
                 np.arange(len(metrics)) + 0.15 * (place - 2),
@@ -283,22 +283,18 @@ def thresholds(
     return render_svg(paint, (4.4, 5.6))
 
 
-def stress(evaluation: dict[str, Any]) -> str:
-    """ROC AUC of each variant on validation, each condition of the stress-test set, and test.
-
-    Args:
-        evaluation: content of metrics/evaluation.json.
-    """
+def stress(evaluation: Evaluation) -> str:
+    """ROC AUC of each variant on validation, each condition of the stress-test set, and test."""
     columns = {
         variant: {
-            "validation": found["val"]["roc_auc"],
+            "validation": found.val.roc_auc,
             **{
-                name.replace("_", " "): condition["roc_auc"]
-                for name, condition in found["stress"].items()
+                name.replace("_", " "): condition.roc_auc
+                for name, condition in found.stress.items()
             },
-            "test": found["test"]["roc_auc"],
+            "test": found.test.roc_auc,
         }
-        for variant, found in ((variant, evaluation[variant]) for variant in VARIANTS)
+        for variant, found in ((variant, evaluation.variants[variant]) for variant in VARIANTS)
     }
     return _dots(pd.DataFrame(columns), COLORS, "ROC AUC", (4.4, 4.4))
 
@@ -310,9 +306,9 @@ def groups(right: pd.DataFrame) -> str:
     return _dots(table, COLORS, "accuracy at the operating point")
 
 
-def single_feature_auc(shift: dict[str, Any]) -> str:
-    """ROC AUC of plain numbers for the label, by split; `shift` is metrics/shift.json."""
-    table = pd.DataFrame(shift["label_alone"]).T[list(SPLITS)]
+def single_feature_auc(aucs: dict[str, dict[str, float]]) -> str:
+    """ROC AUC of single metadata features for the label: {feature: {split: ROC AUC}}."""
+    table = pd.DataFrame(aucs).T[list(SPLITS)]
     table.index = table.index.str.replace("_", " ")
     colours = dict(zip(SPLITS, ("0.2", "#56B4E9", "#D55E00"), strict=True))
     return _dots(table, colours, "ROC AUC of the number alone for the label", chance=0.5)
