@@ -76,4 +76,4 @@ def test_a_brighter_class_in_training(project: Project) -> None:
     assert said.count("error: ") == 1
     assert "  mean_brightness: " in said
     assert "  mean_brightness: " in preprocess(project, on_shortcut="warn")
-    assert guards(project)["label_alone"]["mean_brightness"] > 0.9
+    assert guards(project)["single_feature_auc"]["mean_brightness"] > 0.9
