@@ -14,14 +14,13 @@ def main() -> None:
     params = read_params()
     predictions = pd.read_csv(paths.PREDICTIONS)
     thresholds = Evaluation.read().thresholds
-    evaluate = params.evaluate
-    settings = (thresholds, evaluate.prevalence, evaluate.n_bootstrap)
+    settings = (thresholds, params.evaluate.prevalence, params.evaluate.n_bootstrap)
     splits = {split: predictions[predictions["split"] == split] for split in EVALUATED}
     tuning = predictions[predictions["split"].isin(TUNING)]
     Intervals(
         **{split: bootstrap_intervals(rows, *settings) for split, rows in splits.items()},
         # The thresholds were chosen there.
-        tuning=bootstrap_intervals(tuning, *settings, evaluate.min_recall),
+        tuning=bootstrap_intervals(tuning, *settings, params.evaluate.min_recall),
     ).write()
 
 

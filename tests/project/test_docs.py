@@ -149,9 +149,8 @@ def test_metrics_that_make_no_table_leave_the_pages(
 
 
 def test_the_command_writes_the_pages(project: Path) -> None:
-    other = json.loads(json.dumps(EVALUATION))
-    other["baseline"]["operating_point"]["threshold"] = 0.98765
-    paths.EVALUATION.write_text(json.dumps(other))
+    other = changed(EVALUATION, {"baseline.operating_point.threshold": 0.98765})
+    other.write()
     readme.main()
     assert {page: page.read_text("utf-8") for page in PAGES_WITH_TABLES} == written(other)
     assert "| 0.9877 " in readme.RESULTS.read_text("utf-8")
@@ -160,8 +159,8 @@ def test_the_command_writes_the_pages(project: Path) -> None:
 def test_evaluation_covers_every_image_once() -> None:
     data = json.loads((PROJECT / "metrics/data.json").read_text(encoding="utf-8"))
     for variant in VARIANTS:
-        test = EVALUATION[variant]["test"]
-        assert test["n"] == data["test"]["images"] == sum(test[k] for k in ("tn", "fp", "fn", "tp"))
+        test = EVALUATION.variants[variant].test
+        assert test.n == data["test"]["images"] == test.tn + test.fp + test.fn + test.tp
 
 
 PAGES = [
@@ -214,7 +213,7 @@ def names(value: Any) -> set[str]:
 OF_THE_DATA = {
     *VARIANTS,
     *(variant[0] for variant in VARIANTS),
-    *EVALUATION["transfer"]["stress"],
+    *EVALUATION.variants["transfer"].stress,
     *(f"{one} - {other}" for one in VARIANTS for other in VARIANTS),
     "features",
 }
