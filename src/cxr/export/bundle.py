@@ -24,6 +24,7 @@ from cxr.evaluation.predictions import load_model
 from cxr.evaluation.results import Evaluation
 from cxr.evaluation.selection import best_variant
 from cxr.export import drift, ood
+from cxr.export.input_checks import failed_checks
 from cxr.params import EvaluateParams, ImageParams
 
 Metrics = dict[str, Any]
@@ -192,11 +193,14 @@ def _warned(table: pd.DataFrame, settings: Metrics) -> pd.Series:
 
     That of an image's colours is left out, as the arrays are grey.
     """
-    unfamiliar = table["distance"] > settings["familiarity"]["limit"]
-    small = table["shorter_side"] < settings["image"]["input_size"]
-    return (
-        unfamiliar | small | ~table["aspect_ratio"].between(*settings["trained_on"]["aspect_ratio"])
+    failed = failed_checks(
+        table["distance"] / settings["familiarity"]["limit"],
+        table["shorter_side"],
+        table["aspect_ratio"],
+        settings["image"]["input_size"],
+        settings["trained_on"]["aspect_ratio"],
     )
+    return pd.DataFrame(failed).any(axis=1)
 
 
 def settings(

@@ -20,8 +20,9 @@ from cxr.data.dataset_folder import IMAGE_SUFFIXES, printable
 from cxr.data.images import ImageError
 from cxr.data.transforms import prepare
 from cxr.errors import CxrError
-from cxr.evaluation.calibration import calibrate
+from cxr.evaluation.calibration import Scale, calibrate, mean_of_calibrated
 from cxr.export import ood
+from cxr.export.input_checks import failed_checks
 from cxr.inference import radiograph
 from cxr.inference.radiograph import Radiograph
 from cxr.params import ImageParams
@@ -87,10 +88,8 @@ class Predictor:
         self.image = ImageParams(**settings["image"])
         chosen = variants[self.variant]
         self.threshold: float = chosen["threshold"]
-        self.scale: dict[str, float] = chosen["scale"]
-        self.members: dict[str, dict[str, float] | None] = chosen.get(
-            "members", {self.variant: None}
-        )
+        self.scale: Scale = chosen["scale"]
+        self.members: dict[str, Scale | None] = chosen.get("members", {self.variant: None})
         known = settings["familiarity"]
         self.limit: float = known["limit"]  # of the distance from the training images
         self.false_alarms: dict[str, float] = known["false_alarms"]
@@ -133,11 +132,11 @@ class Predictor:
 
     def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
         """Of PNEUMONIA (N,) for images (N, S, S, 1) as the networks see them."""
-        found = []
-        for name, scale in self.members.items():
-            alone = self.networks[name](images)[:, 0].astype(np.float64)
-            found.append(alone if scale is None else calibrate(alone, scale))
-        return np.mean(found, axis=0)
+        alone = {
+            name: self.networks[name](images)[:, 0].astype(np.float64) for name in self.members
+        }
+        scales = {name: scale for name, scale in self.members.items() if scale is not None}
+        return mean_of_calibrated(alone, scales) if scales else alone[self.variant]
 
     def _answer(
         self, one: Radiograph, probability: float, calibrated: float, unfamiliarity: float
@@ -153,14 +152,21 @@ class Predictor:
 
     def warnings(self, one: Radiograph, unfamiliarity: float) -> Iterator[str]:
         """Why not to trust an answer; the same for every variant."""
-        if unfamiliarity > 1:
+        failed = failed_checks(
+            unfamiliarity,
+            min(one.width, one.height),
+            one.width / one.height,
+            self.image.input_size,
+            self.trained_on["aspect_ratio"],
+        )
+        if failed["ood"]:
             yield "does not look like the chest radiographs that the network was trained on"
         if one.coloured:
             yield "has colours, a radiograph has none"
-        if min(one.width, one.height) < self.image.input_size:
+        if failed["small"]:
             yield f"smaller than the {self.image.input_size} pixels that the network sees"
-        low, high = self.trained_on["aspect_ratio"]
-        if not low <= one.width / one.height <= high:
+        if failed["aspect_ratio"]:
+            low, high = self.trained_on["aspect_ratio"]
             yield f"width / height is outside of {low:.2f} to {high:.2f}, as in training"
         yield from one.notes
 
