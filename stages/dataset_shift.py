@@ -1,4 +1,4 @@
-"""Explain why test differs from validation: alikeness of the splits, shortcuts, worst groups."""
+"""Measure dataset shift, shortcut features and accuracy by subgroup."""
 
 from collections.abc import Mapping
 
@@ -33,9 +33,9 @@ def main() -> None:
 
 
 def other_acquisition(splits: Mapping[str, pd.DataFrame]) -> set[str]:
-    """File names of the images that were found by eye to be of another acquisition.
+    """File names of the images of another acquisition, as found by visual inspection.
 
-    Empty unless each of them is there, once: other data sets have images with such names.
+    Empty unless each of them exists exactly once: other data sets use some of the names.
 
     Args:
         splits: index of every split, with the column path.
@@ -48,7 +48,7 @@ def other_acquisition(splits: Mapping[str, pd.DataFrame]) -> set[str]:
     if len(matches):
         print(
             f"{matches.nunique()} of the {len(listed)} images of {paths.OTHER_ACQUISITION} are "
-            "there: not used, as that takes each of them once"
+            "there: ignored, as each must exist exactly once"
         )
     return set()
 

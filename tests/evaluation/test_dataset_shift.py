@@ -141,4 +141,4 @@ def test_images_found_by_eye_count_only_where_all_of_them_are(
     assert found == (set(listed) if names == listed else set())
     printed = capsys.readouterr().out
     assert printed.startswith(f"{matches} of the 66 images of " if matches not in (0, 66) else "")
-    assert ("not used" in printed) == bool(printed) == (names != listed and matches > 0)
+    assert ("ignored" in printed) == bool(printed) == (names != listed and matches > 0)

@@ -231,7 +231,7 @@ def test_network_of_keras_predicts_each_row_once_and_in_order() -> None:
 def test_nan_is_reported(row: int) -> None:
     part = split(70)
     model = Model(lambda images: np.where(images[:, 0, 0, 0] == row, np.nan, 0.5))
-    with pytest.raises(CxrError, match="stand-in gives NaN"):
+    with pytest.raises(CxrError, match="stand-in predicts NaN"):
         predict(model, part.images[..., np.newaxis])
 
 
@@ -250,7 +250,7 @@ def test_transfer_is_predicted_from_the_features(count: int) -> None:
     ids=["reversed", "of another backbone", "shifted"],
 )
 def test_features_of_other_images(wrong: NDArray[np.float32]) -> None:
-    with pytest.raises(CxrError, match="do not belong together"):
+    with pytest.raises(CxrError, match="do not match"):
         from_cache(Model(mean, head()), split(70), wrong)
 
 
@@ -300,5 +300,5 @@ def test_table_of_all_predictions() -> None:
 @pytest.mark.usefixtures("results")
 def test_features_of_the_other_split() -> None:
     np.save(paths.features("test"), features(40)[20:29])
-    with pytest.raises(CxrError, match="do not belong together"):
+    with pytest.raises(CxrError, match="do not match"):
         predict_all()

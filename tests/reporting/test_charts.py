@@ -126,7 +126,9 @@ def test_calibration_of_every_variant_on_test(predictions: pd.DataFrame) -> None
     for variant in VARIANTS:
         table = metrics.calibration_curve(*metrics.columns(predictions, "test", variant))
         drawn = lines(svg, charts.COLORS[variant])
-        assert any(is_drawn(line, table["mean_probability"], table["share_ill"]) for line in drawn)
+        assert any(
+            is_drawn(line, table["mean_probability"], table["fraction_positive"]) for line in drawn
+        )
 
 
 def test_recall_and_precision_at_every_threshold(predictions: pd.DataFrame) -> None:

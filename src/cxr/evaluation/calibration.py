@@ -17,7 +17,7 @@ Probabilities = NDArray[np.float64]
 
 
 def calibrate(y_prob: Probabilities, scale: Scale) -> Probabilities:
-    """Probabilities (N,) after Platt scaling."""
+    """Platt-scaled probabilities (N,)."""
     return 1 / (1 + np.exp(-(scale["slope"] * logit(y_prob) + scale["intercept"])))
 
 

@@ -1,7 +1,7 @@
-"""Acquisition styles: groups of radiographs that look alike, whatever they show.
+"""Accuracy by subgroup, such as acquisition styles: clusters of radiographs that look alike.
 
-Averages hide groups on which a network fails, above all where a group is rare in training and tied
-to one label (Oakden-Rayner 2020, hidden stratification; Sagawa 2020, worst groups).
+Averages hide subgroups on which a model fails, above all those that are rare in training and
+correlated with the label (hidden stratification, Oakden-Rayner 2020; worst groups, Sagawa 2020).
 """
 
 from typing import Any
@@ -35,8 +35,8 @@ Rows = NDArray[np.floating[Any]]
 def find_styles(train: Rows) -> Pipeline:
     """Clusters of the training images by the frozen backbone's features (N, D).
 
-    The principal components of standardised features, in k-means. `.predict` gives the style (0 to
-    `STYLES` - 1) of other images. Of many images, some are enough, evenly spaced.
+    k-means on the principal components of standardized features; `.predict` returns the style (0 to
+    `STYLES` - 1) of other images. At most `MAX_IMAGES` images are used, evenly spaced.
     """
     train = train[evenly_spaced(len(train), MAX_IMAGES)]
     components = min(COMPONENTS, *train.shape)
@@ -54,14 +54,13 @@ def groups_of(
         splits: index of train and of the evaluated splits, with the columns path, patient and
             pathogen (bacteria, virus, none).
         features: of the same splits, (N, D).
-        named: file names of the images of another acquisition, where somebody has looked at them.
+        named: file names of the images of another acquisition, as found by visual inspection.
 
     Returns:
-        One row for each image and kind of group: columns path, kind, group. Kind `style` has the
-        clusters of `find_styles`, kind `pathogen` bacteria and virus where that is known, kind
-        `series` the data set's two series of NORMAL images, `IM-` and `NORMAL2-IM-`, where the
-        patient's name is of one, kind `acquisition` tells the named images (`other`) from the rest
-        (`usual`).
+        One row for each image and kind of group, with the columns path, kind, group. Kinds:
+        `style`, a cluster of `find_styles`; `pathogen`, bacteria or virus where known; `series`,
+        the data set's two series of NORMAL images, `IM-` and `NORMAL2-IM-`, by the patient's name;
+        `acquisition`, `other` for the named images and `usual` for the rest.
     """
     found = find_styles(features["train"])
     tables = []
@@ -89,7 +88,7 @@ def accuracy_by_group(
 
     Args:
         predictions: as in data/predictions.csv.
-        groups: as `groups_of` gives them.
+        groups: as `groups_of` returns them.
         thresholds: of each variant, 0 to 1.
     """
     evaluated = predictions[predictions["split"].isin(EVALUATED)]

@@ -247,7 +247,9 @@ def calibration(predictions: pd.DataFrame) -> str:
         for variant in VARIANTS:
             y_true, y_prob = metrics.columns(predictions, "test", variant)
             curve = metrics.calibration_curve(y_true, y_prob)
-            display = CalibrationDisplay(curve["share_ill"], curve["mean_probability"], y_prob)
+            display = CalibrationDisplay(
+                curve["fraction_positive"], curve["mean_probability"], y_prob
+            )
             style = {"marker": "o", "markersize": 4, "color": COLORS[variant]}
             display.plot(ax=axes, name=variant, **style)
         axes.set(xlabel="mean predicted probability of the bin", ylabel="fraction of positives")
