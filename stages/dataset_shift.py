@@ -1,18 +1,18 @@
 """Measure dataset shift between splits, shortcuts, and accuracy by subgroup."""
 
-import json
 from collections.abc import Mapping
 
 import pandas as pd
 
 from cxr import paths
 from cxr.common.arrays import open_rows, open_split
-from cxr.common.files import write_csv, write_json
+from cxr.common.files import write_csv
 from cxr.common.names import SPLITS, VARIANTS
 from cxr.data import shortcuts
 from cxr.errors import run_stage
 from cxr.evaluation import dataset_shift
 from cxr.evaluation.groups import accuracy_by_group, groups_of
+from cxr.evaluation.results import Evaluation, Shift
 
 
 def main() -> None:
@@ -20,24 +20,22 @@ def main() -> None:
     features = {name: open_rows(paths.features(name)) for name in SPLITS}
     aucs, unlike = dataset_shift.domain_auc(splits, features)
     predictions = pd.read_csv(paths.PREDICTIONS)
-    evaluation = json.loads(paths.EVALUATION.read_text())
-    points = {v: evaluation[v]["operating_point"]["threshold"] for v in VARIANTS}
+    thresholds = Evaluation.read().thresholds
     indexes = {name: split.index for name, split in splits.items()}
     groups = groups_of(indexes, features, other_acquisition(indexes))
-    found = {
-        "told_from_train": aucs,
-        "least_alike_test_images": dataset_shift.on_most_atypical(unlike, predictions, VARIANTS),
-        "label_alone": shortcuts.single_feature_auc(splits),
-    }
     write_csv(paths.DOMAIN_SCORES, unlike)
-    write_csv(paths.GROUPS, accuracy_by_group(predictions, groups, points))
-    write_json(paths.SHIFT, found)
+    write_csv(paths.GROUPS, accuracy_by_group(predictions, groups, thresholds))
+    Shift(
+        domain_auc=aucs,
+        most_atypical_test_images=dataset_shift.on_most_atypical(unlike, predictions, VARIANTS),
+        single_feature_auc=shortcuts.single_feature_auc(splits),
+    ).write()
 
 
 def other_acquisition(splits: Mapping[str, pd.DataFrame]) -> set[str]:
-    """File names of images of another acquisition, found by visual inspection of the Kaggle set.
+    """File names of the images of another acquisition, as found by visual inspection.
 
-    Empty unless each listed image is present once: other data sets reuse these names.
+    Empty unless each of them exists exactly once: other data sets use some of the names.
 
     Args:
         splits: index of each split, with the column path.

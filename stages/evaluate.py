@@ -4,6 +4,7 @@ from cxr import paths
 from cxr.common.files import write_csv, write_json
 from cxr.errors import run_stage
 from cxr.evaluation import ensemble
+from cxr.evaluation.calibration import mean_of_calibrated
 from cxr.evaluation.metrics import confusions, curves, summary
 from cxr.evaluation.predictions import evaluate, predict_all
 from cxr.params import read_params
@@ -14,14 +15,16 @@ def main() -> None:
     members = params.evaluate.ensemble
     predictions = predict_all()
     scales = ensemble.fit_scales(predictions, members)
-    predictions["ensemble"] = ensemble.mean_of_calibrated(predictions, scales)
-    metrics = evaluate(predictions, params.evaluate.min_recall, params.evaluate.prevalence)
-    metrics["ensemble"]["scales"] = scales
+    probabilities = {name: predictions[name].to_numpy() for name in members}
+    predictions["ensemble"] = mean_of_calibrated(probabilities, scales)
+    evaluation = evaluate(
+        predictions, params.evaluate.min_recall, params.evaluate.prevalence, scales
+    )
     write_csv(paths.PREDICTIONS, predictions)
-    write_json(paths.EVALUATION, metrics)
-    write_json(paths.SUMMARY, summary(metrics))
+    evaluation.write()
+    write_json(paths.SUMMARY, summary(evaluation))
     test = predictions[predictions["split"] == "test"]
-    write_csv(paths.PLOTS / "confusion.csv", confusions(test, metrics))
+    write_csv(paths.PLOTS / "confusion.csv", confusions(test, evaluation.thresholds))
     for name, table in curves(test).items():
         write_csv(paths.PLOTS / f"{name}.csv", table)
 

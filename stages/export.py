@@ -1,6 +1,5 @@
 """Write networks, settings and model card to one folder, for prediction without Keras."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from cxr.common.arrays import open_rows, open_split
 from cxr.common.files import replacing, write_json
 from cxr.common.names import SPLITS
 from cxr.errors import run_stage
+from cxr.evaluation.results import Evaluation
 from cxr.export import bundle, model_card
 from cxr.params import EvaluateParams, ImageParams, flat, read_params
 
@@ -37,7 +37,7 @@ def write_networks(folder: Path, image: ImageParams, evaluate: EvaluateParams) -
     splits = {name: open_split(paths.ARRAYS / name) for name in (*SPLITS, "stress")}
     rows = {name: open_rows(paths.features(name)) for name in splits}
     train, val = splits["train"], splits["val"]
-    evaluation = json.loads(paths.EVALUATION.read_text())
+    evaluation = Evaluation.read()
     predictions = pd.read_csv(paths.PREDICTIONS)
     metrics = bundle.export_variants(folder, val)
     metrics["features"] = bundle.export_features(folder, val, rows["val"])

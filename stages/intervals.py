@@ -1,30 +1,27 @@
 """Compute 95 % CIs of the metrics of all variants and of their differences."""
 
-import json
-
 import pandas as pd
 
 from cxr import paths
-from cxr.common.files import write_json
 from cxr.common.names import EVALUATED, TUNING
 from cxr.errors import run_stage
-from cxr.evaluation.bootstrap import bootstrap_intervals, thresholds
+from cxr.evaluation.bootstrap import bootstrap_intervals
+from cxr.evaluation.results import Evaluation, Intervals
 from cxr.params import read_params
 
 
 def main() -> None:
     params = read_params()
     predictions = pd.read_csv(paths.PREDICTIONS)
-    points = thresholds(json.loads(paths.EVALUATION.read_text()))
-    evaluate = (params.evaluate.prevalence, params.evaluate.n_bootstrap)
-    tables = {split: predictions[predictions["split"] == split] for split in EVALUATED}
+    thresholds = Evaluation.read().thresholds
+    settings = (thresholds, params.evaluate.prevalence, params.evaluate.n_bootstrap)
+    splits = {split: predictions[predictions["split"] == split] for split in EVALUATED}
     tuning = predictions[predictions["split"].isin(TUNING)]
-    intervals = {
-        **{split: bootstrap_intervals(tables[split], points, *evaluate) for split in tables},
-        # The operating points were chosen here.
-        "selection": bootstrap_intervals(tuning, points, *evaluate, params.evaluate.min_recall),
-    }
-    write_json(paths.INTERVALS, intervals)
+    Intervals(
+        **{split: bootstrap_intervals(rows, *settings) for split, rows in splits.items()},
+        # The thresholds were chosen on it.
+        tuning=bootstrap_intervals(tuning, *settings, params.evaluate.min_recall),
+    ).write()
 
 
 if __name__ == "__main__":

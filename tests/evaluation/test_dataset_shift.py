@@ -90,7 +90,7 @@ def test_a_class_of_few_patients_is_left_out(
     assert set(aucs["test"]) == {"NORMAL", "PNEUMONIA"}
 
 
-def test_right_calls_on_the_least_alike() -> None:
+def test_accuracy_on_the_most_atypical_images() -> None:
     unlike = pd.DataFrame(
         {
             "path": [f"{n}.png" for n in range(16)],
@@ -102,10 +102,18 @@ def test_right_calls_on_the_least_alike() -> None:
         split="test", a=[0.9, 0.1, *[0.1] * 6, *[0.9] * 6, 0.1, 0.2], b=0.5
     )
     found = on_most_atypical(unlike, predictions.sample(frac=1, random_state=1), ("a", "b"))
-    assert found["NORMAL"]["a"] == {"least_alike": 0.5, "rest": 1.0}
-    assert found["PNEUMONIA"]["a"] == {"least_alike": 0.0, "rest": 1.0}
-    assert found["PNEUMONIA"]["b"] == {"least_alike": 1.0, "rest": 1.0}
-    assert found["NORMAL"]["images"] == found["PNEUMONIA"]["images"] == 2
+    assert {label: of.model_dump() for label, of in found.items()} == {
+        "NORMAL": {
+            "images": 2,
+            "a": {"most_atypical": 0.5, "rest": 1.0},
+            "b": {"most_atypical": 0.0, "rest": 0.0},
+        },
+        "PNEUMONIA": {
+            "images": 2,
+            "a": {"most_atypical": 0.0, "rest": 1.0},
+            "b": {"most_atypical": 1.0, "rest": 1.0},
+        },
+    }
 
 
 @pytest.mark.parametrize(

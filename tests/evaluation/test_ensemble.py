@@ -46,7 +46,7 @@ def table():
     return pd.DataFrame({"split": split, "label": label, "a": y_prob, "b": 1 - y_prob, "c": 0.3})
 
 
-def test_scales_come_from_plain_and_stressed_validation_alone():
+def test_scales_come_from_the_tuning_set_alone():
     one, other, third = table(), table(), table()
     other.loc[other["split"] == "test", ["a", "b"]] = 0.5
     third.loc[third["split"] == "stress", ["a", "b"]] = 0.5
@@ -58,5 +58,6 @@ def test_scales_come_from_plain_and_stressed_validation_alone():
 
 def test_the_ensemble_is_the_mean_of_its_members():
     scales = {"a": {"slope": 1.0, "intercept": 0.0}, "c": {"slope": 1.0, "intercept": 0.0}}
-    found = ensemble.mean_of_calibrated(table(), scales)
+    members = {name: table()[name].to_numpy() for name in ("a", "b", "c")}
+    found = calibration.mean_of_calibrated(members, scales)
     np.testing.assert_allclose(found, (table()["a"] + 0.3) / 2, atol=1e-5)

@@ -59,7 +59,7 @@ def test_groups_are_styles_series_and_pathogens():
     assert len(found) == 2 * 20 * (1 + 1) + 2 * 20
 
 
-def test_right_calls_by_group():
+def test_accuracy_by_group():
     predictions = pd.DataFrame(
         {
             "path": [*"abcdef", "a"],
@@ -79,10 +79,10 @@ def test_right_calls_by_group():
     groups = pd.DataFrame({"path": list("abcdef"), "kind": "style", "group": list("001100")})
     found = accuracy_by_group(predictions, groups, {"v": 0.5})
     assert list(found.columns) == [
-        *("split", "kind", "label", "group", "images", "variant", "right"),
+        *("split", "kind", "label", "group", "images", "variant", "accuracy"),
     ]
     assert set(found["variant"]) == {"v"}
-    rows = {(r.split, r.label, r.group): (r.images, r.right) for r in found.itertuples()}
+    rows = {(r.split, r.label, r.group): (r.images, r.accuracy) for r in found.itertuples()}
     assert rows == {
         ("val", "NORMAL", "0"): (2, 0.5),
         ("val", "PNEUMONIA", "1"): (2, 0.5),
@@ -91,14 +91,14 @@ def test_right_calls_by_group():
     }
 
 
-def shares(*rows):
-    names = ["split", "kind", "label", "group", "images", "variant", "right"]
+def table_of(*rows):
+    names = ["split", "kind", "label", "group", "images", "variant", "accuracy"]
     return pd.DataFrame(rows, columns=names)
 
 
-def test_named_groups_are_those_of_test_in_the_order_told():
+def test_reported_groups_are_those_of_test_in_their_order():
     found = groups.reported_groups(
-        shares(
+        table_of(
             ("test", "pathogen", "PNEUMONIA", "virus", 148, "a", 0.9),
             ("test", "acquisition", "NORMAL", "other", 66, "a", 0.3),
             ("test", "acquisition", "NORMAL", "other", 66, "b", 0.4),
@@ -111,7 +111,7 @@ def test_named_groups_are_those_of_test_in_the_order_told():
     assert found.to_dict("list") == {"images": [66, 148], "a": [0.3, 0.9], "b": [0.4, 1.0]}
 
 
-def test_another_data_set_has_no_named_groups():
-    found = groups.reported_groups(shares(("test", "series", "NORMAL", "x", 5, "a", 1.0)))
+def test_another_data_set_has_no_reported_groups():
+    found = groups.reported_groups(table_of(("test", "series", "NORMAL", "x", 5, "a", 1.0)))
     assert found.empty
     assert list(found) == ["images", "a"]

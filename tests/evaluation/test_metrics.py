@@ -316,7 +316,7 @@ def test_calibration_curve_has_every_image_in_one_bin() -> None:
     curve = calibration_curve(*arrays([0, 1, 1, 1], [0.0, 0.0999, 0.1, 1.0]))
     assert curve["images"].tolist() == [2, 1, 1]
     assert curve["mean_probability"].tolist() == pytest.approx([0.0999 / 2, 0.1, 1.0])
-    assert curve["share_ill"].tolist() == [0.5, 1, 1]
+    assert curve["fraction_positive"].tolist() == [0.5, 1, 1]
 
 
 @many
@@ -331,11 +331,11 @@ def test_calibration_by_counting(case: tuple[Any, Any]) -> None:
         for number in sorted(set(bins))
     }
     curve = calibration_curve(*case)
-    assert list(curve.columns) == ["mean_probability", "share_ill", "images"]
+    assert list(curve.columns) == ["mean_probability", "fraction_positive", "images"]
     assert curve.index.tolist() == list(range(len(of_bin)))
     assert curve["images"].tolist() == [len(pairs) for pairs in of_bin.values()]
     means = [np.mean(pairs, axis=0) for pairs in of_bin.values()]
-    np.testing.assert_allclose(curve[["mean_probability", "share_ill"]], means, atol=1e-12)
+    np.testing.assert_allclose(curve[["mean_probability", "fraction_positive"]], means, atol=1e-12)
     gaps = [abs(p - ill) for p, ill in means]
     found = calibration(*case)
     assert found["ece"] == pytest.approx(np.average(gaps, weights=curve["images"]), abs=1e-12)

@@ -24,18 +24,14 @@ from cxr.evaluation.predictions import (
     predict_all,
     predict_from_features,
 )
+from cxr.evaluation.results import Evaluation, SplitMetrics
 
 VARIANTS = ["baseline", "augmented", "transfer", "finetuned", "ensemble"]
-METRICS = {
-    *("n", "accuracy", "precision", "recall", "specificity", "f1"),
-    *("roc_auc", "average_precision", "brier", "ece", "tn", "fp", "fn", "tp"),
-}
-RATES = {"accuracy", "precision", "recall", "specificity", "ppv", "npv"}
 
 
 def predictions() -> pd.DataFrame:
-    """Validation of 10 images, 6 of them PNEUMONIA; test of 8, 4 of them; one condition of stress,
-    under which all variants say what they say of the plain images.
+    """Validation of 10 images, 6 of them positive; test of 8, 4 of them; one condition of the
+    stress-test set with the same predictions.
     """
     labels = ["NORMAL"] * 4 + ["PNEUMONIA"] * 6 + ["NORMAL"] * 4 + ["PNEUMONIA"] * 4
     baseline = [0.1, 0.2, 0.3, 0.8, 0.4, 0.6, 0.7, 0.75, 0.9, 0.95]
@@ -60,31 +56,31 @@ def predictions() -> pd.DataFrame:
 
 
 def test_structure_of_the_evaluation() -> None:
-    found = evaluate(predictions(), 0.9, 0.2)
-    assert list(found) == [*VARIANTS, "majority"]
-    for variant in VARIANTS:
-        assert set(found[variant]) == {"val", "test", "selection", "stress", "operating_point"}
-        for split in ("val", "test", "selection"):
-            assert set(found[variant][split]) == METRICS
-        assert set(found[variant]["stress"]) == {"dark"}
-        assert set(found[variant]["stress"]["dark"]) == {"roc_auc", "recall", "specificity"}
-        point = found[variant]["operating_point"]
-        assert set(point) == {"threshold", "val", "test", "selection"}
-        assert set(point["val"]) == set(point["test"]) == RATES
-    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    scales = {"transfer": {"slope": 1.0, "intercept": 0.0}}
+    found = evaluate(predictions(), 0.9, 0.2, scales)
+    assert list(found.variants) == VARIANTS
+    assert {name: of.scales for name, of in found.variants.items() if of.scales} == {
+        "ensemble": scales
+    }
+    assert all(list(of.stress) == ["dark"] for of in found.variants.values())
+    assert Evaluation.parse(json.dumps(found.model_dump(), allow_nan=False), "") == found
 
 
 def test_every_variant_and_split_is_scored_by_its_own_rows() -> None:
     found = evaluate(predictions(), 0.9, 0.2)
-    counts = ["n", "tn", "fp", "fn", "tp"]
-    assert [found["baseline"]["val"][name] for name in counts] == [10, 3, 1, 1, 5]
-    assert [found["baseline"]["test"][name] for name in counts] == [8, 3, 1, 2, 2]
-    assert found["baseline"]["val"]["roc_auc"] == pytest.approx(20 / 24)
-    assert found["baseline"]["test"]["roc_auc"] == pytest.approx(10.5 / 16)
-    assert [found["augmented"]["test"][name] for name in counts] == [8, 4, 0, 0, 4]
-    assert found["augmented"]["test"]["average_precision"] == 1
-    assert [found["transfer"]["test"][name] for name in counts] == [8, 4, 0, 4, 0]
-    assert found["transfer"]["test"]["roc_auc"] == 0.5
+    baseline, augmented, transfer = (found.variants[name] for name in VARIANTS[:3])
+
+    def counts(metrics: SplitMetrics) -> list[int]:
+        return [metrics.n, metrics.tn, metrics.fp, metrics.fn, metrics.tp]
+
+    assert counts(baseline.val) == [10, 3, 1, 1, 5]
+    assert counts(baseline.test) == [8, 3, 1, 2, 2]
+    assert baseline.val.roc_auc == pytest.approx(20 / 24)
+    assert baseline.test.roc_auc == pytest.approx(10.5 / 16)
+    assert counts(augmented.test) == [8, 4, 0, 0, 4]
+    assert augmented.test.average_precision == 1
+    assert counts(transfer.test) == [8, 4, 0, 4, 0]
+    assert transfer.test.roc_auc == 0.5
 
 
 @pytest.mark.parametrize(
@@ -96,16 +92,15 @@ def test_every_variant_and_split_is_scored_by_its_own_rows() -> None:
     ],
 )
 def test_operating_point(min_recall: float, threshold: float, test: tuple[float, ...]) -> None:
-    point = evaluate(predictions(), min_recall, 0.2)["baseline"]["operating_point"]
-    assert point["threshold"] == threshold
+    point = evaluate(predictions(), min_recall, 0.2).variants["baseline"].operating_point
+    assert point.threshold == threshold
     shown = ("accuracy", "precision", "recall", "specificity")
-    assert tuple(point["test"][name] for name in shown) == pytest.approx(test)
-    # Of 1000 people 200 are ill: who of them is called ill, and is it right?
+    assert tuple(getattr(point.test, name) for name in shown) == pytest.approx(test)
     recall, specificity = test[2:]
-    called = 200 * recall + 800 * (1 - specificity)
-    assert point["test"]["ppv"] == pytest.approx(200 * recall / called)
-    assert point["test"]["npv"] == pytest.approx(800 * specificity / (1000 - called))
-    assert point["val"]["recall"] >= min_recall
+    predicted = 200 * recall + 800 * (1 - specificity)  # of 1000 people, 200 of them positive
+    assert point.test.ppv == pytest.approx(200 * recall / predicted)
+    assert point.test.npv == pytest.approx(800 * specificity / (1000 - predicted))
+    assert point.val.recall >= min_recall
 
 
 def test_threshold_is_chosen_on_validation_alone() -> None:
@@ -115,42 +110,45 @@ def test_threshold_is_chosen_on_validation_alone() -> None:
     other.loc[is_test, "baseline"] = 1 - other.loc[is_test, "baseline"]
     changed = table.copy()
     changed.loc[~is_test, "baseline"] = 1 - changed.loc[~is_test, "baseline"]
-    first, second, third = (evaluate(t, 0.9, 0.2)["baseline"] for t in (table, other, changed))
-    assert first["operating_point"]["threshold"] == second["operating_point"]["threshold"]
-    assert first["operating_point"]["val"] == second["operating_point"]["val"]
-    assert first["operating_point"]["test"] != second["operating_point"]["test"]
-    assert first["operating_point"]["threshold"] != third["operating_point"]["threshold"]
+    first, second, third = (
+        evaluate(t, 0.9, 0.2).variants["baseline"].operating_point for t in (table, other, changed)
+    )
+    assert first.threshold == second.threshold
+    assert first.val == second.val
+    assert first.test != second.test
+    assert first.threshold != third.threshold
 
 
-def test_the_threshold_is_chosen_on_the_stressed_images_as_well() -> None:
+def test_threshold_is_chosen_on_the_whole_tuning_set() -> None:
     table = predictions()
-    ill = (table["split"] == "stress") & (table["label"] == "PNEUMONIA")
-    table.loc[ill, "baseline"] -= 0.35  # under stress pneumonia looks less ill
-    plain, stressed = (evaluate(t, 1.0, 0.2)["baseline"] for t in (predictions(), table))
-    assert plain["operating_point"]["threshold"] == 0.4
-    assert stressed["operating_point"]["threshold"] == pytest.approx(0.05)
-    assert stressed["operating_point"]["selection"]["recall"] == 1
-    assert stressed["selection"]["n"] == 20
-    assert stressed["val"] == plain["val"]
-    # The condition by itself: the ill images fall behind well ones.
-    assert plain["stress"]["dark"]["roc_auc"] == pytest.approx(20 / 24)
-    ill_now, well = [0.05, 0.25, 0.35, 0.4, 0.55, 0.6], [0.1, 0.2, 0.3, 0.8]
-    right = sum(i > w for i in ill_now for w in well)
-    assert stressed["stress"]["dark"]["roc_auc"] == pytest.approx(right / 24)
-    assert stressed["stress"]["dark"]["specificity"] == 0
+    positive_stress = (table["split"] == "stress") & (table["label"] == "PNEUMONIA")
+    table.loc[positive_stress, "baseline"] -= 0.35
+    same, lower = (evaluate(t, 1.0, 0.2).variants["baseline"] for t in (predictions(), table))
+    assert same.operating_point.threshold == 0.4
+    assert lower.operating_point.threshold == pytest.approx(0.05)
+    assert lower.operating_point.tuning.recall == 1
+    assert lower.tuning.n == 20
+    assert lower.val == same.val
+    # The condition alone: the positive images are now ranked below some negative ones.
+    assert same.stress["dark"].roc_auc == pytest.approx(20 / 24)
+    positive, negative = [0.05, 0.25, 0.35, 0.4, 0.55, 0.6], [0.1, 0.2, 0.3, 0.8]
+    in_order = sum(p > n for p in positive for n in negative)
+    assert lower.stress["dark"].roc_auc == pytest.approx(in_order / 24)
+    assert lower.stress["dark"].specificity == 0
 
 
 def test_order_of_rows_does_not_matter() -> None:
     shuffled = predictions().sample(frac=1, random_state=1)
-    first, second = (pd.json_normalize(evaluate(t, 0.9, 0.2)) for t in (shuffled, predictions()))
+    first, second = (
+        pd.json_normalize(evaluate(t, 0.9, 0.2).model_dump()) for t in (shuffled, predictions())
+    )
     pd.testing.assert_frame_equal(first, second, rtol=1e-12)
 
 
-def test_majority_calls_everything_pneumonia() -> None:
-    assert evaluate(predictions(), 0.9, 0.2)["majority"] == {
-        "val": {"accuracy": pytest.approx(0.6)},
-        "test": {"accuracy": pytest.approx(0.5)},
-    }
+def test_majority_predicts_pneumonia_everywhere() -> None:
+    majority = evaluate(predictions(), 0.9, 0.2).majority
+    assert majority.val.accuracy == pytest.approx(0.6)
+    assert majority.test.accuracy == pytest.approx(0.5)
 
 
 def test_nan_is_not_scored() -> None:
@@ -233,7 +231,7 @@ def test_network_of_keras_predicts_each_row_once_and_in_order() -> None:
 def test_nan_is_reported(row: int) -> None:
     part = split(70)
     model = Model(lambda images: np.where(images[:, 0, 0, 0] == row, np.nan, 0.5))
-    with pytest.raises(CxrError, match="stand-in gives NaN"):
+    with pytest.raises(CxrError, match="stand-in predicts NaN"):
         predict(model, part.images[..., np.newaxis])
 
 
@@ -252,7 +250,7 @@ def test_transfer_is_predicted_from_the_features(count: int) -> None:
     ids=["reversed", "of another backbone", "shifted"],
 )
 def test_features_of_other_images(wrong: NDArray[np.float32]) -> None:
-    with pytest.raises(CxrError, match="do not belong together"):
+    with pytest.raises(CxrError, match="do not match"):
         from_cache(Model(mean, head()), split(70), wrong)
 
 
@@ -296,11 +294,11 @@ def test_table_of_all_predictions() -> None:
     np.testing.assert_allclose(table["transfer"], numbers / 255, atol=1e-7)
     np.testing.assert_allclose(table["finetuned"], numbers / 255, atol=1e-3)
     table["ensemble"] = table["finetuned"]
-    assert evaluate(table, 0.98, 0.2)["baseline"]["test"]["n"] == 9
+    assert evaluate(table, 0.98, 0.2).variants["baseline"].test.n == 9
 
 
 @pytest.mark.usefixtures("results")
 def test_features_of_the_other_split() -> None:
     np.save(paths.features("test"), features(40)[20:29])
-    with pytest.raises(CxrError, match="do not belong together"):
+    with pytest.raises(CxrError, match="do not match"):
         predict_all()

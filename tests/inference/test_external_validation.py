@@ -19,8 +19,8 @@ from cxr import cli
 from cxr.common.names import LABELS, TRAINED, VARIANTS
 from cxr.errors import CxrError
 from cxr.evaluation import metrics, predictions
-from cxr.evaluation.bootstrap import bootstrap_intervals, thresholds
-from cxr.evaluation.ensemble import mean_of_calibrated
+from cxr.evaluation.bootstrap import bootstrap_intervals
+from cxr.evaluation.calibration import mean_of_calibrated
 from cxr.export import ood
 from cxr.inference import external_report, external_validation, labeled_folder
 from cxr.inference.predict import Prediction, Predictor, predict
@@ -45,7 +45,9 @@ def known() -> pd.DataFrame:
     table["condition"] = table["split"].where(table["split"] == "stress", "plain")
     for name in TRAINED:
         table[name] = np.clip(shift + rng.normal(0, 0.1, 60), 0.01, 0.99)
-    return table.assign(ensemble=mean_of_calibrated(table, MEMBERS))
+    return table.assign(
+        ensemble=mean_of_calibrated({m: table[m].to_numpy() for m in MEMBERS}, MEMBERS)
+    )
 
 
 def evaluated(test: pd.DataFrame) -> dict:
@@ -74,10 +76,7 @@ def build(folder: Path) -> Path:
         "image": params.image.model_copy(update={"input_size": SIDE}).model_dump(),
         "evaluate": params.evaluate.model_copy(update=requested).model_dump(),
         "recommended": "finetuned",
-        "variants": {
-            v: {"threshold": points[v]["operating_point"]["threshold"], "scale": scale}
-            for v in VARIANTS
-        },
+        "variants": {v: {"threshold": points.thresholds[v], "scale": scale} for v in VARIANTS},
         "ood": {
             "threshold": float(ood.distances(reference, features).max() * 4),
             "false_positive_rate": {"val": 0.01, "test": 0.02},
@@ -155,23 +154,21 @@ def test_metrics_are_those_of_the_pipeline(result: Path) -> None:
     found = json.loads((result / "metrics.json").read_text())
     expected = evaluated(table_of(result).assign(split="test"))
     for variant in VARIANTS:
-        assert found[variant]["at_half"] == expected[variant]["test"]
-        point = expected[variant]["operating_point"]
-        assert found[variant]["operating_point"] == {
-            "threshold": point["threshold"],
-            **point["test"],
-        }
-    assert found["majority"] == expected["majority"]["test"]
+        assert found[variant]["at_half"] == dict(expected.variants[variant].test)
+        point = expected.variants[variant].operating_point
+        rates = dict(point.test)
+        assert found[variant]["operating_point"] == rates | {"threshold": point.threshold}
+    assert found["majority"] == dict(expected.majority.test)
     assert found["finetuned"]["at_half"] != found["baseline"]["at_half"]
 
 
 def test_intervals_and_plots_are_those_of_the_pipeline_byte_for_byte(result: Path) -> None:
     test = table_of(result).assign(split="test")
-    points = evaluated(test)
-    expected = bootstrap_intervals(test, thresholds(points), PREVALENCE, 100)
+    thresholds = evaluated(test).thresholds
+    expected = bootstrap_intervals(test, thresholds, PREVALENCE, 100).model_dump()
     text = json.dumps(expected, indent=2, allow_nan=False) + "\n"
     assert (result / "intervals.json").read_text() == text
-    plots = {**metrics.curves(test), "confusion": metrics.confusions(test, points)}
+    plots = {**metrics.curves(test), "confusion": metrics.confusions(test, thresholds)}
     for name, plot in plots.items():
         expected = plot.to_csv(index=False, lineterminator="\n")
         assert (result / "plots" / f"{name}.csv").read_text() == expected
@@ -236,7 +233,7 @@ def test_a_table_identifies_patients(exported: Path, folder: Path, tmp_path: Pat
     )
     page = (into / "report.md").read_text()
     assert "of 12 patients" in page and "given by `--patients` identifies the patients" in page
-    assert json.loads((into / "intervals.json").read_text())["ill_patients"] == 6
+    assert json.loads((into / "intervals.json").read_text())["positive_patients"] == 6
 
 
 @pytest.mark.parametrize(

@@ -13,19 +13,19 @@ from cxr import paths
 from cxr.common.names import VARIANTS
 from cxr.data import leakage, manifest
 from cxr.errors import CxrError
+from cxr.evaluation.results import Evaluation, Intervals
 from cxr.export import drift
 from cxr.inference import output
 from cxr.reporting.document import with_table
 from cxr.tools import experiments, readme
 from cxr.tools.project_copy import PROJECT
+from tests.support.results import changed
 
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
 RESULTS = (PROJECT / "docs/results.md").read_text(encoding="utf-8")
 USE = (PROJECT / "docs/use.md").read_text(encoding="utf-8")
-EVALUATION: dict[str, Any] = json.loads(
-    (PROJECT / "metrics/evaluation.json").read_text(encoding="utf-8")
-)
-INTERVALS = json.loads((PROJECT / "metrics/intervals.json").read_text(encoding="utf-8"))
+EVALUATION = Evaluation.read(PROJECT / paths.EVALUATION)
+INTERVALS = Intervals.read(PROJECT / paths.INTERVALS)
 GROUPS = pd.read_csv(PROJECT / paths.GROUPS)
 RECORD = experiments.read_record(PROJECT / paths.EXPERIMENTS)
 BENCHMARKS = json.loads((PROJECT / paths.BENCHMARKS).read_text(encoding="utf-8"))
@@ -34,7 +34,7 @@ BENCHMARKS = json.loads((PROJECT / paths.BENCHMARKS).read_text(encoding="utf-8")
 PAGES_WITH_TABLES = {readme.README: README, readme.RESULTS: RESULTS, readme.USE: USE}
 
 
-def written(evaluation: dict[str, Any] = EVALUATION) -> dict[Path, str]:
+def written(evaluation: Evaluation = EVALUATION) -> dict[Path, str]:
     """The pages with tables from an evaluation."""
     texts = dict(PAGES_WITH_TABLES)
     for page, tables in readme.tables(evaluation, INTERVALS, GROUPS, RECORD, BENCHMARKS).items():
@@ -55,22 +55,24 @@ def test_every_variant_has_a_row() -> None:
 
 
 def test_changed_results_change_the_tables() -> None:
-    other = json.loads(json.dumps(EVALUATION))
-    other["transfer"]["test"]["recall"] = 0.12345
-    other["baseline"]["operating_point"]["selection"]["precision"] = 0.54321
-    other["finetuned"]["operating_point"]["test"]["recall"] = 0.43219
-    changed = {
+    values = {
+        "transfer.test.recall": 0.12345,
+        "baseline.operating_point.tuning.precision": 0.54321,
+        "finetuned.operating_point.test.recall": 0.43219,
+    }
+    other = changed(EVALUATION, values)
+    new_lines = {
         page: set(text.split("\n")) - set(PAGES_WITH_TABLES[page].split("\n"))
         for page, text in written(other).items()
     }
-    rows = {page: sorted(line.split()[1] for line in lines) for page, lines in changed.items()}
+    rows = {page: sorted(line.split()[1] for line in lines) for page, lines in new_lines.items()}
     assert rows == {
         readme.README: ["finetuned"],
         readme.RESULTS: ["baseline", "finetuned", "transfer"],
         readme.USE: [],
     }
-    assert "| 0.432 " in "".join(changed[readme.README])
-    assert all(f"| {x} " in "".join(changed[readme.RESULTS]) for x in ("0.123", "0.543", "0.432"))
+    assert "| 0.432 " in "".join(new_lines[readme.README])
+    assert all(f"| {x} " in "".join(new_lines[readme.RESULTS]) for x in ("0.123", "0.543", "0.432"))
 
 
 def test_missing_marker_comments_are_named() -> None:
@@ -80,8 +82,10 @@ def test_missing_marker_comments_are_named() -> None:
 
 def test_accuracy_by_group() -> None:
     row = {"split": "test", "kind": "acquisition", "label": "NORMAL", "group": "other"}
-    rows = [row | {"images": 66, "variant": v, "right": 0.1 * n} for n, v in enumerate(VARIANTS)]
-    found = readme.by_group(pd.DataFrame(rows))
+    shares = [
+        row | {"images": 66, "variant": v, "accuracy": 0.1 * n} for n, v in enumerate(VARIANTS)
+    ]
+    found = readme.by_group(pd.DataFrame(shares))
     assert list(found["variant"]) == list(VARIANTS)
     assert list(found["NORMAL, other acquisition (66)"][:3]) == ["0.000", "0.100", "0.200"]
 
@@ -146,9 +150,8 @@ def test_invalid_metrics_leave_the_pages_unchanged(
 
 
 def test_the_command_writes_the_pages(project: Path) -> None:
-    other = json.loads(json.dumps(EVALUATION))
-    other["baseline"]["operating_point"]["threshold"] = 0.98765
-    paths.EVALUATION.write_text(json.dumps(other))
+    other = changed(EVALUATION, {"baseline.operating_point.threshold": 0.98765})
+    other.write()
     readme.main()
     assert {page: page.read_text("utf-8") for page in PAGES_WITH_TABLES} == written(other)
     assert "| 0.9877 " in readme.RESULTS.read_text("utf-8")
@@ -157,8 +160,8 @@ def test_the_command_writes_the_pages(project: Path) -> None:
 def test_evaluation_covers_every_image_once() -> None:
     data = json.loads((PROJECT / "metrics/data.json").read_text(encoding="utf-8"))
     for variant in VARIANTS:
-        test = EVALUATION[variant]["test"]
-        assert test["n"] == data["test"]["images"] == sum(test[k] for k in ("tn", "fp", "fn", "tp"))
+        test = EVALUATION.variants[variant].test
+        assert test.n == data["test"]["images"] == test.tn + test.fp + test.fn + test.tp
 
 
 PAGES = [
@@ -211,7 +214,7 @@ def names(value: Any) -> set[str]:
 OF_THE_DATA = {
     *VARIANTS,
     *(variant[0] for variant in VARIANTS),
-    *EVALUATION["transfer"]["stress"],
+    *EVALUATION.variants["transfer"].stress,
     *(f"{one} - {other}" for one in VARIANTS for other in VARIANTS),
     "features",
 }

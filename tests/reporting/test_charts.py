@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 
 from cxr.common.names import EVALUATED, LABELS, SPLITS, VARIANTS
 from cxr.evaluation import metrics
-from cxr.evaluation.bootstrap import Interval
 from cxr.evaluation.metrics import confusions
+from cxr.evaluation.results import Interval
 from cxr.reporting import charts
+from tests.support import results
+from tests.support.results import interval
 
 STEPPED = pd.DataFrame({"epoch": [1, 2, 3], "kept": [0, 0, 1]})
 
@@ -124,7 +126,9 @@ def test_calibration_of_every_variant_on_test(predictions: pd.DataFrame) -> None
     for variant in VARIANTS:
         table = metrics.calibration_curve(*metrics.columns(predictions, "test", variant))
         drawn = lines(svg, charts.COLORS[variant])
-        assert any(is_drawn(line, table["mean_probability"], table["share_ill"]) for line in drawn)
+        assert any(
+            is_drawn(line, table["mean_probability"], table["fraction_positive"]) for line in drawn
+        )
 
 
 def test_recall_and_precision_at_every_threshold(predictions: pd.DataFrame) -> None:
@@ -157,25 +161,25 @@ def test_histories_of_every_variant() -> None:
 def test_intervals_of_every_metric_and_variant() -> None:
     metrics: dict[str, dict[str, Interval]] = {
         name: {
-            variant: {"value": 0.5, "low": 0.1 + 0.1 * number, "high": top + 0.1 * number}
+            variant: interval(0.5, 0.1 + 0.1 * number, top + 0.1 * number)
             for number, variant in enumerate(VARIANTS)
         }
         for name, top in (("recall", 0.7), ("ROC AUC", 0.8))
     }
-    metrics["recall"]["baseline"] = {"value": 0.0, "low": None, "high": None}
+    metrics["recall"]["baseline"] = interval(0, None, None)
     svg = charts.metric_intervals(metrics)
     assert {"recall", "ROC AUC", *VARIANTS} <= {*labels(svg)}
     ends, wanted = [], []
     for variant in VARIANTS:
         bars = [line[:, 0] for line in lines(svg, charts.COLORS[variant])]
         ends += sorted(bar.tolist() for bar in bars if np.ptp(bar) > 20)  # not the legend's
-        wanted += [[of[variant]["low"], of[variant]["high"]] for of in metrics.values()]
+        wanted += [[of[variant].low, of[variant].high] for of in metrics.values()]
     wanted.remove([None, None])
     assert scaled(np.array(ends)) == pytest.approx(scaled(np.array(wanted)), abs=1e-3)
 
 
 def test_a_value_outside_its_interval_is_drawn() -> None:
-    found = {v: {"value": 0.9, "low": 0.91, "high": 0.95} for v in VARIANTS}
+    found = dict.fromkeys(VARIANTS, interval(0.9, 0.91, 0.95))
     assert charts.metric_intervals({"recall": found}).startswith("<svg")
 
 
@@ -189,8 +193,7 @@ def test_counts_of_every_split_and_class(images: pd.DataFrame) -> None:
 
 
 def test_cells_of_every_confusion_matrix(predictions: pd.DataFrame) -> None:
-    points = {v: {"operating_point": {"threshold": 0.3 + 0.1 * n}} for n, v in enumerate(VARIANTS)}
-    table = confusions(predictions, points)
+    table = confusions(predictions, {v: 0.3 + 0.1 * n for n, v in enumerate(VARIANTS)})
     told = labels(charts.confusions(table))
     for (variant, name), cells in table.groupby(["variant", "threshold"], sort=False):
         panel = [*map(str, cells["images"]), str(variant), str(name)]
@@ -248,25 +251,18 @@ def assert_dots(svg: str, table: pd.DataFrame, colors: dict[str, str]) -> None:
 
 def test_dots_of_every_condition_and_variant() -> None:
     rng = np.random.default_rng(1)
-    evaluation = {
-        variant: {
-            "val": {"roc_auc": rng.random()},
-            "stress": {name: {"roc_auc": rng.random()} for name in ("dark", "low_quality")},
-            "test": {"roc_auc": rng.random()},
+    conditions = ("stress.dark", "stress.low_quality")
+    names = [f"{of}.roc_auc" for of in ("val", *conditions, "test")]
+    values = {v: rng.random(4).tolist() for v in VARIANTS}
+    evaluation = results.evaluation(
+        {
+            f"{v}.{name}": value
+            for v in VARIANTS
+            for name, value in zip(names, values[v], strict=True)
         }
-        for variant in VARIANTS
-    }
+    )
     svg = charts.stress(evaluation)
-    names = ["validation", "dark", "low quality", "test"]
-    assert {*names, *VARIANTS} <= set(labels(svg))
-    values = {
-        v: [
-            found["val"]["roc_auc"],
-            *(found["stress"][name]["roc_auc"] for name in ("dark", "low_quality")),
-            found["test"]["roc_auc"],
-        ]
-        for v, found in evaluation.items()
-    }
+    assert {"validation", "dark", "low quality", "test", *VARIANTS} <= set(labels(svg))
     assert_dots(svg, pd.DataFrame(values), charts.COLORS)
 
 
@@ -283,7 +279,7 @@ def test_dots_of_every_feature_and_split() -> None:
         "aspect_ratio": {"train": 0.9, "val": 0.8, "test": 0.7},
         "height": {"train": 0.5, "val": 0.55, "test": 0.6},
     }
-    svg = charts.single_feature_auc({"label_alone": alone})
+    svg = charts.single_feature_auc(alone)
     assert {"aspect ratio", "height", *SPLITS} <= set(labels(svg))
     found = dots(svg, "#D55E00")[:, 0], dots(svg, "#56B4E9")[:, 0]
     assert found[0][0] < found[1][0]

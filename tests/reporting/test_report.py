@@ -18,8 +18,9 @@ from cxr.common.arrays import Split
 from cxr.common.names import SPLITS, TUNING, VARIANTS
 from cxr.data import shortcuts
 from cxr.evaluation import dataset_shift, groups, metrics
-from cxr.evaluation.bootstrap import bootstrap_intervals, thresholds
+from cxr.evaluation.bootstrap import bootstrap_intervals
 from cxr.evaluation.predictions import evaluate
+from cxr.evaluation.results import Guards, Intervals, Shift
 from cxr.params import flat, read_params
 from cxr.reporting import charts
 from cxr.reporting.report import ReportInputs, _terciles, figures, report
@@ -77,7 +78,7 @@ def test_numbers_are_the_measured_ones(finished: Project, markdown: str) -> None
         cells = [measured[variant]["test"][name] for name in ("tn", "fp", "fn", "tp")]
         row = r" +\| ".join(map(str, cells))
         assert re.search(rf"\| {variant} +\| at 0.5 +\| {row} ", markdown)
-    alone = read(finished, "shift.json")["label_alone"]["aspect_ratio"]
+    alone = read(finished, "shift.json")["single_feature_auc"]["aspect_ratio"]
     row = r" +\| ".join(f"{alone[split]:.3f}" for split in ("train", "val", "test"))
     assert re.search(rf"\| aspect ratio +\| {row} ", markdown)
 
@@ -142,6 +143,10 @@ def test_page_in_a_browser(browser: Browser, page: Path, width: int) -> None:
         assert all(box and 300 <= box["width"] <= 700 for box in boxes)
 
 
+def guards(**leaks: int | None) -> Guards:
+    return Guards(leaks=leaks, single_feature_auc={})
+
+
 def made_up(probability: float | None = None) -> ReportInputs:
     """Results of 8 patients per class, split and two images each, without any training; baseline
     gives the same probability to all images where one is given.
@@ -172,7 +177,6 @@ def made_up(probability: float | None = None) -> ReportInputs:
     stress = tables[1].assign(split="stress", condition="dark")
     predictions = pd.concat([*tables[1:], stress], ignore_index=True)
     found = evaluate(predictions, 0.9, 0.16)
-    points = thresholds(found)
     features = {name: rng.normal(size=(32, 4)) for name in SPLITS}
     aucs, unlike = dataset_shift.domain_auc(splits, features)
     params = read_params(PROJECT / "params.yaml")
@@ -181,7 +185,7 @@ def made_up(probability: float | None = None) -> ReportInputs:
         | {"accuracy": [0.7], "val_accuracy": [0.6]}
     )
     return ReportInputs(
-        guards={"leaks": {"patient": 0, "identical": 0, "dropped": 0}},
+        guards=guards(patient=0, identical=0, dropped=0),
         settings={"seed": 1, "data.source": "kaggle"}
         | flat(
             split=params.split,
@@ -204,24 +208,26 @@ def made_up(probability: float | None = None) -> ReportInputs:
             dict.fromkeys(VARIANTS, 0.5),
         ),
         evaluation=found,
-        intervals={
-            split: bootstrap_intervals(
-                predictions[predictions["split"].isin(of)],
-                points,
-                0.16,
-                100,
-                0.9 if of == TUNING else None,
-            )
-            for split, of in {"val": ["val"], "test": ["test"], "selection": TUNING}.items()
-        },
-        shift={
-            "told_from_train": aucs,
-            "least_alike_test_images": dataset_shift.on_most_atypical(
-                unlike, predictions, VARIANTS
-            ),
-            "label_alone": shortcuts.single_feature_auc(splits),
-        },
-        confusions=metrics.confusions(predictions[predictions["split"] == "test"], found),
+        intervals=Intervals(
+            **{
+                split: bootstrap_intervals(
+                    predictions[predictions["split"].isin(of)],
+                    found.thresholds,
+                    0.16,
+                    100,
+                    0.9 if of == TUNING else None,
+                )
+                for split, of in {"val": ["val"], "test": ["test"], "tuning": TUNING}.items()
+            }
+        ),
+        shift=Shift(
+            domain_auc=aucs,
+            most_atypical_test_images=dataset_shift.on_most_atypical(unlike, predictions, VARIANTS),
+            single_feature_auc=shortcuts.single_feature_auc(splits),
+        ),
+        confusions=metrics.confusions(
+            predictions[predictions["split"] == "test"], found.thresholds
+        ),
         histories=dict.fromkeys(VARIANTS, history),
         experiments=pd.DataFrame(columns=COLUMNS),
     )
@@ -364,26 +370,27 @@ def test_file_names_are_shown_literally(results: ReportInputs) -> None:
 
 
 def test_calibration_error_has_no_interval(results: ReportInputs) -> None:
-    error = results.evaluation["transfer"]["test"]["ece"]
+    error = results.evaluation.variants["transfer"].test.ece
     table = section(text_of(results), "Calibration and prevalence")
     assert re.search(rf"\| transfer +\| at 0.5 +\| [^|]*\| {error:.3f} +\|", table)
 
 
 def test_rates_without_any_case_reach_the_report() -> None:
-    """A variant that calls nobody ill at 0.5 has no precision there."""
+    """A variant without positive predictions at 0.5 has no precision there."""
     found = made_up(probability=0.25)
-    assert found.intervals["test"]["columns"]["baseline"]["at_half"]["precision"]["low"] is None
-    json.dumps(found.intervals, allow_nan=False)
+    assert found.intervals.test.columns["baseline"].at_half.precision.low is None
+    json.dumps(found.intervals.model_dump(), allow_nan=False)
     document = report(found)
     assert "0.000 (undefined)" in document.to_markdown()
 
 
-def test_classes_of_few_patients_have_no_least_alike_images(results: ReportInputs) -> None:
+def test_classes_of_few_patients_have_no_most_atypical_images(results: ReportInputs) -> None:
     assert "Most atypical" in text_of(results)
-    few = results.shift | {
-        "least_alike_test_images": {},
-        "told_from_train": {"val": {}, "test": {}},
-    }
+    few = Shift(
+        domain_auc={"val": {}, "test": {}},
+        most_atypical_test_images={},
+        single_feature_auc=results.shift.single_feature_auc,
+    )
     text = text_of(replace(results, shift=few, unlikeness=results.unlikeness[:0]))
     assert "Most atypical" not in text
     assert "too few patients" in text
@@ -415,7 +422,7 @@ def test_terciles_of_many_sizes() -> None:
 @pytest.mark.slow
 def test_leaks_are_told(results: ReportInputs) -> None:
     def told(**counts: int | None) -> str:
-        changed = replace(results, guards={"leaks": counts})
+        changed = replace(results, guards=guards(**counts))
         return report(changed).to_markdown()
 
     assert "conflicting labels): none found." in told(patient=0, near_identical=0, dropped=0)

@@ -1,4 +1,3 @@
-import json
 import re
 import shlex
 import subprocess
@@ -14,8 +13,11 @@ from cxr.augment.stress_test import CONDITIONS
 from cxr.common.files import read_yaml
 from cxr.common.names import VARIANTS
 from cxr.errors import CxrError
+from cxr.evaluation.results import Evaluation, Guards
 from cxr.params import flat, read_params
 from cxr.tools import demo, project_copy
+from tests.support import results
+from tests.support.results import changed
 
 
 def test_a_copy_has_the_files_that_the_pipeline_needs_and_no_results(tmp_path: Path) -> None:
@@ -47,39 +49,46 @@ def test_an_unknown_setting_is_refused(tmp_path: Path) -> None:
         project_copy.set_params(tmp_path / "params.yaml", {"model.epoch": 3})
 
 
-def results(test: dict[str, float], stress: dict[str, float]) -> dict[str, Any]:
-    """Content of metrics/evaluation.json with ROC AUCs by variant on test, and by condition."""
-    return {
-        variant: {
-            "val": {"roc_auc": 0.99},
-            "test": {"roc_auc": auc, "recall": 0.1, "precision": 0.1, "accuracy": 0.1},
-            "operating_point": {"test": {"recall": 0.9, "precision": 0.8, "accuracy": 0.7}},
-            "stress": {name: {"roc_auc": value} for name, value in stress.items()},
-        }
-        for variant, auc in test.items()
+def evaluation(test: dict[str, float], stress: dict[str, float]) -> Evaluation:
+    """With the ROC AUC of each variant on test, and of each condition for all variants."""
+    conditions = {
+        name: {"roc_auc": value, "recall": 0.5, "specificity": 0.5}
+        for name, value in stress.items()
     }
+    values: dict[str, Any] = {}
+    for variant, auc in test.items():
+        values |= {f"{variant}.test.roc_auc": auc, f"{variant}.val.roc_auc": 0.99}
+        values |= {f"{variant}.stress": conditions}
+    return results.evaluation(values)
+
+
+def guards(**aucs: float) -> Guards:
+    return Guards(leaks={}, single_feature_auc=aucs)
 
 
 def test_comparison_is_at_the_operating_point() -> None:
-    evaluation = results(dict.fromkeys(VARIANTS, 0.6), {})
-    table = demo.comparison({**evaluation, "majority": {"test": {"accuracy": 0.6}}})
+    rates = {"recall": 0.9, "precision": 0.8, "accuracy": 0.7}
+    found = changed(
+        evaluation(dict.fromkeys(VARIANTS, 0.6), {}),
+        {f"{v}.operating_point.test.{name}": r for v in VARIANTS for name, r in rates.items()},
+    )
+    table = demo.comparison(found)
     assert list(table.index) == list(VARIANTS)
     for _, row in table.iterrows():
-        assert row.to_dict() == {"recall": 0.9, "precision": 0.8, "accuracy": 0.7, "ROC AUC": 0.6}
+        assert row.to_dict() == rates | {"ROC AUC": 0.6}
 
 
 def test_the_finding_is_computed_from_the_results() -> None:
     test = dict(zip(VARIANTS, (0.5, 0.6, 0.7, 0.8, 0.9), strict=True))
-    evaluation = results(test, {"dark": 0.8, "borders": 0.4})
-    guards = {"single_feature_auc": {"width": 0.51, "edges_top_right": 0.97}}
-    text = demo.shortcut_finding(evaluation, guards)
+    metrics = evaluation(test, {"dark": 0.8, "borders": 0.4})
+    text = demo.shortcut_finding(metrics, guards(width=0.51, edges_top_right=0.97))
     for words in (
         "0.99 on validation and 0.50 to 0.90 on test",
         "black borders cover the edges (borders): 0.40",
         "training images is edges_top_right: AUC 0.97,\nabove the limit",
     ):
         assert words in text
-    harmless = demo.shortcut_finding(evaluation, {"single_feature_auc": {"width": 0.51}})
+    harmless = demo.shortcut_finding(metrics, guards(width=0.51))
     assert "training images is width: AUC 0.51,\nwithin the limit" in harmless
 
 
@@ -184,8 +193,8 @@ def finished_demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_variant_learns(finished_demo: Path, variant: str) -> None:
-    evaluation = json.loads((finished_demo / paths.EVALUATION).read_text())
-    row = demo.comparison(evaluation).loc[variant]
+    metrics = Evaluation.read(finished_demo / paths.EVALUATION)
+    row = demo.comparison(metrics).loc[variant]
     assert row["ROC AUC"] >= 0.95
     assert row["accuracy"] >= 0.85
 

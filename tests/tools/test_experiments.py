@@ -40,7 +40,7 @@ def run(
     found = {"name": name, "commit": "1234567", "state": None, "changed": "", "seed": float(seed)}
     found["typ"] = "branch_base"
     for number, variant in enumerate(VARIANTS):
-        for split in ("val", "test", "selection"):
+        for split in ("val", "test", "tuning"):
             for metric in experiments.METRICS:
                 value = 0.5 + number / 10 + (shift if variant in of else 0)
                 found[f"{variant}.{split}.{metric}"] = value
@@ -265,7 +265,7 @@ def test_tables_of_dvc_fit_into_160_columns(history: History) -> None:
         last = history.experiment(f"e{epochs}", 0.011 * epochs / 10, changed, **setting)
     shown = history.dvc("exp show --only-changed").splitlines()
     assert max(map(len, shown)) <= 160
-    numbers = [f"{v[0]}.{name}" for v in changed for name in ("rec", "pre", "acc", "auc", "sel")]
+    numbers = [f"{v[0]}.{name}" for v in changed for name in ("rec", "pre", "acc", "auc", "tun")]
     assert shown[1].split() == ["Experiment", "Created", *numbers, "model.epochs"]
     assert sorted(line.split()[-1] for line in shown[3:-1]) == ["10", "20", "30", "6", "6"]
     # Without the pager, DVC omits the columns that do not fit.

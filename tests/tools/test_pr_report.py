@@ -9,7 +9,6 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
@@ -17,10 +16,21 @@ import pytest
 from cxr import paths
 from cxr.common.names import VARIANTS
 from cxr.errors import CxrError
+from cxr.evaluation.results import Evaluation, Intervals, ResultFile
 from cxr.params import leaves
 from cxr.tools import pr_report, project_copy
-from cxr.tools.pr_report import _changed, _paired, _read, _stale, comment
+from cxr.tools.pr_report import (
+    _changed,
+    _headline,
+    _paired,
+    _read,
+    _recommendation,
+    _results,
+    _stale,
+    comment,
+)
 from cxr.tools.project_copy import PROJECT
+from tests.support import results
 from tests.support.project import Project
 
 COMMAND = "PYTHONPATH=src python -m cxr.tools.pr_report --base"
@@ -135,8 +145,8 @@ def test_other_images_are_not_paired(branch: Project) -> None:
 def test_new_metrics(finished: Project) -> None:
     """The first commit has no metrics."""
     text = comment_of(finished, "main~1")
-    assert "`main~1` does not have the metrics of every variant" in text
-    assert "(new)" in text
+    assert "`metrics/evaluation.json` is missing on `main~1` or was produced by a differ" in text
+    assert "at 0.5 (change" not in text
     assert "Significance of the differences" not in text
 
 
@@ -148,7 +158,7 @@ def test_missing_metrics(finished: Project, name: str) -> None:
         text = comment_of(finished, "main", tables=False)
     finally:
         finished.run("git checkout --quiet .")
-    assert f"`metrics/{name}` is missing here; run `dvc repro`" in text
+    assert f"`metrics/{name}` is missing here or was produced by a different version; run" in text
 
 
 @pytest.mark.slow
@@ -170,13 +180,10 @@ def test_errors(finished: Project) -> None:
         (0.5, 0.5, "0.500 (=)"),
         (0.75, 0.5, "0.750 (+0.250)"),
         (0.5, 0.75, "0.500 (-0.250)"),
-        (0.5001, 0.5, "0.500 (=)"),  # no sign before 0
-        (0.5, None, "0.500 (new)"),
-        (None, 0.5, "missing (was 0.500)"),
-        (None, None, "missing"),
+        (0.5001, 0.5, "0.500 (=)"),  # never a sign before 0
     ],
 )
-def test_change_of_a_metric(now: float | None, before: float | None, shown: str) -> None:
+def test_change_of_a_metric(now: float, before: float, shown: str) -> None:
     assert _changed(now, before) == shown
 
 
@@ -271,11 +278,10 @@ def test_stale_results_of_the_base_give_a_warning(small: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["<<<<<<< HEAD", "[[1, 2]]", '"text"', "", "{"])
-def test_files_without_keys_are_refused(small: Path, text: str) -> None:
-    for path in (paths.EVALUATION, paths.INTERVALS, paths.LOCK):
-        path.write_text(text)
-        with pytest.raises(CxrError, match=f"^{path} cannot be read"):
-            _read(path, None)
+def test_files_that_hold_no_keys_are_refused(small: Path, text: str) -> None:
+    paths.LOCK.write_text(text)
+    with pytest.raises(CxrError, match=f"^{paths.LOCK} cannot be read"):
+        _read(paths.LOCK, None)
 
 
 def test_a_lock_file_of_another_structure_is_refused(small: Path) -> None:
@@ -284,7 +290,6 @@ def test_a_lock_file_of_another_structure_is_refused(small: Path) -> None:
         _stale(None, "here")
 
 
-OPERATING = {variant: {"operating_point": {"threshold": 0.4}} for variant in VARIANTS}
 PREDICTIONS = pd.DataFrame(
     {"path": ["a", "b", "c", "d"], "split": ["val", "val", "test", "test"], "patient": range(4)}
     | {"label": ["NORMAL", "PNEUMONIA"] * 2}
@@ -292,20 +297,46 @@ PREDICTIONS = pd.DataFrame(
 )
 
 
-@pytest.mark.parametrize(
-    ("before", "lost"),
-    [({variant: {} for variant in VARIANTS}, "operating_point"), (OPERATING, "transfer")],
-)
-def test_results_of_different_versions_are_not_paired(
-    small: Path, monkeypatch: pytest.MonkeyPatch, before: dict[str, Any], lost: str
+@pytest.mark.parametrize("kind", [Evaluation, Intervals])
+def test_results_of_another_version_are_no_results(small: Path, kind: type[ResultFile]) -> None:
+    kind.path.write_text('{"baseline": {"selection": {}}}')
+    assert _results(kind, None) is None
+    kind.path.unlink()
+    assert _results(kind, None) is None
+    kind.path.write_text("<<<<<<< HEAD")
+    with pytest.raises(CxrError, match=f"^{kind.path} cannot be read"):
+        _results(kind, None)
+
+
+def test_base_of_another_version_is_a_sentence_instead_of_tables(small: Path) -> None:
+    now = results.evaluation()
+    results.intervals().write()
+    text = _recommendation(now, None, "`main`")
+    assert "`metrics/evaluation.json` is missing on `main` or was produced by a different" in text
+    assert "**baseline** is recommended" in text
+    assert _headline(now, None, "test", "`main`") == _paired(now, None, "main", "1234567") == ""
+
+
+def test_metrics_that_changed(small: Path) -> None:
+    now = results.evaluation({"transfer.test.recall": 0.75})
+    rows = _headline(now, results.evaluation(), "test", "`main`").splitlines()
+    assert [row for row in rows if "0.750 (+0.250)" in row] == [
+        row for row in rows if row.startswith("| transfer")
+    ]
+    assert sum("0.500 (=)" in row for row in rows) == len(VARIANTS)
+
+
+def test_predictions_without_a_variant_are_not_paired(
+    small: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    old = io.StringIO(PREDICTIONS.drop(columns=lost, errors="ignore").to_csv(index=False))
+    old = io.StringIO(PREDICTIONS.drop(columns="transfer").to_csv(index=False))
     monkeypatch.setattr("dvc.api.open", lambda *_, **__: contextlib.nullcontext(old))
     shutil.copy(PROJECT / paths.PARAMS, paths.PARAMS)
     paths.PREDICTIONS.parent.mkdir()
     PREDICTIONS.to_csv(paths.PREDICTIONS, index=False)
-    text = _paired(OPERATING | {"majority": {}}, before, "main", "1234567")
-    assert text.endswith(f"produced by different versions ('{lost}' is missing in one).")
+    now, before = results.evaluation({"transfer.test.recall": 0.75}), results.evaluation()
+    text = _paired(now, before, "main", "1234567")
+    assert text.endswith("produced by different versions ('transfer' is missing in one).")
 
 
 @pytest.mark.slow

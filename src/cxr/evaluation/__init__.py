@@ -1,1 +1,1 @@
-"""Models and arrays in, predictions out; predictions in, metrics, intervals and groups out."""
+"""Predictions of the models, and their metrics, intervals and subgroups."""

@@ -1,5 +1,6 @@
-"""How alike the splits are: covariate shift, measured by a domain classifier (Ben-David 2010,
-Rabanser 2019). Everything here explains; nothing is chosen by it.
+"""Covariate shift between splits, measured by a domain classifier (Ben-David 2010, Rabanser 2019).
+
+It only describes the data: nothing is chosen by it.
 """
 
 from typing import Any
@@ -17,22 +18,22 @@ from sklearn.random_projection import SparseRandomProjection
 from cxr.common.arrays import Split, evenly_spaced
 from cxr.common.names import LABELS
 from cxr.evaluation import metrics
+from cxr.evaluation.results import AtypicalAccuracy, AtypicalImages
 
 FOLDS = 5
 SEED = 1  # of the folds and of the projection
-STRENGTH = 0.001  # inverse regularisation: there are more features than test images of one class
-WIDEST = 4096  # features; flattened maps have 50 times as many and are projected to half of that
-MOST_ATYPICAL = 0.25  # share of a class's test images that count as the least alike
+STRENGTH = 0.001  # inverse regularization: there are more features than test images of one class
+WIDEST = 4096  # features; more, such as flattened feature maps, are projected to half of that
+MOST_ATYPICAL = 0.25  # fraction of a class's test images that counts as most atypical
 MAX_IMAGES = 10_000  # images of a class and split to compare: of 2048 features, 80 MB
 
 Rows = NDArray[np.floating[Any]]
 
 
 def domain_probabilities(train: Rows, other: Rows, patients: pd.Series) -> NDArray[np.float64]:
-    """How surely a linear classifier tells images of another split from those of train.
+    """Cross-validated probabilities of a linear classifier that separates another split from train.
 
-    Logistic regression on standardised features; each image is judged by the one of 5 classifiers
-    that has seen no image of its patient.
+    Logistic regression on standardized features, with 5 folds by patient.
 
     Args:
         train: features (N, D).
@@ -61,58 +62,56 @@ def domain_auc(
     """Compare validation and test with train, each class by itself.
 
     Returns:
-        `{split: {class: ROC AUC}}` of telling the split from train, 0.5 where they are alike (a
-        class of fewer than 5 patients is left out), and a table of the test images with the
-        columns path, label, unlikeness: the image's probability of not being a training image. Of
-        more than `ENOUGH` images of a class, so many are compared, evenly spaced.
+        `{split: {class: ROC AUC}}` of the domain classifier, about 0.5 without shift (a class of
+        fewer than 5 patients is omitted), and a table of the test images with the columns path,
+        label, unlikeness: the probability of not being a training image. Of each class at most
+        `MAX_IMAGES` images are compared, evenly spaced.
     """
     aucs: dict[str, dict[str, float]] = {"val": {}, "test": {}}
     tables = [pd.DataFrame(columns=["path", "label", "unlikeness"])]
     train = splits["train"].index
     for name, label in [(name, label) for name in aucs for label in LABELS]:
         index = splits[name].index
-        mine, theirs = (_some(table, label) for table in (train, index))
-        patients = [train["patient"].iloc[mine], index["patient"].iloc[theirs]]
+        train_rows, rows = (_sample(table, label) for table in (train, index))
+        patients = [train["patient"].iloc[train_rows], index["patient"].iloc[rows]]
         if min(names.nunique() for names in patients) < FOLDS:
             continue
         probabilities = domain_probabilities(
-            features["train"][mine], features[name][theirs], pd.concat(patients)
+            features["train"][train_rows], features[name][rows], pd.concat(patients)
         )
-        is_other = np.repeat([0, 1], [len(mine), len(theirs)])
+        is_other = np.repeat([0, 1], [len(train_rows), len(rows)])
         aucs[name][label] = float(roc_auc_score(is_other, probabilities))
         if name == "test":
-            table = index[["path", "label"]].iloc[theirs]
-            tables.append(table.assign(unlikeness=probabilities[len(mine) :]))
+            table = index[["path", "label"]].iloc[rows]
+            tables.append(table.assign(unlikeness=probabilities[len(train_rows) :]))
     return aucs, pd.concat(tables, ignore_index=True)
 
 
-def _some(index: pd.DataFrame, label: str) -> NDArray[np.int64]:
-    """Row numbers of images of one class, not more than enough to compare."""
+def _sample(index: pd.DataFrame, label: str) -> NDArray[np.int64]:
+    """Row numbers of at most `MAX_IMAGES` images of a class, evenly spaced."""
     rows = np.flatnonzero(index["label"] == label)
     return rows[evenly_spaced(len(rows), MAX_IMAGES)]
 
 
 def on_most_atypical(
     unlike: pd.DataFrame, predictions: pd.DataFrame, variants: tuple[str, ...]
-) -> dict[str, Any]:
-    """Share of right calls at 0.5 on each class's least alike quarter of test, and on the rest.
-
-    Returns:
-        `{class: {images, variant: {least_alike, rest}}}`; for NORMAL the shares are specificity,
-        for PNEUMONIA recall.
+) -> dict[str, AtypicalImages]:
+    """Accuracy at 0.5 on the most atypical quarter of each class of test, and on the rest:
+    specificity for NORMAL, recall for PNEUMONIA.
     """
-    result: dict[str, Any] = {}
+    result = {}
     test = predictions[predictions["split"] == "test"]
     for label, table in unlike.merge(test.drop(columns="label"), on="path").groupby("label"):
         table = table.sort_values(["unlikeness", "path"], ascending=False)
-        images = round(len(table) * MOST_ATYPICAL)
-        is_ill = table[list(variants)] >= metrics.HALF
-        right = is_ill if label == "PNEUMONIA" else ~is_ill
-        result[str(label)] = {"images": images} | {
-            variant: {
-                "least_alike": float(right[variant].iloc[:images].mean()),
-                "rest": float(right[variant].iloc[images:].mean()),
-            }
+        n_atypical = round(len(table) * MOST_ATYPICAL)
+        is_positive = table[list(variants)] >= metrics.HALF
+        is_correct = is_positive if label == "PNEUMONIA" else ~is_positive
+        accuracy = {
+            variant: AtypicalAccuracy(
+                most_atypical=is_correct[variant].iloc[:n_atypical].mean(),
+                rest=is_correct[variant].iloc[n_atypical:].mean(),
+            )
             for variant in variants
         }
+        result[str(label)] = AtypicalImages(images=n_atypical, variants=accuracy)
     return result

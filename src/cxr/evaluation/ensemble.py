@@ -1,8 +1,7 @@
-"""The variant `ensemble`: the mean of its members' calibrated probabilities.
+"""Calibration of the members of the variant `ensemble`, fitted on the tuning set.
 
-Networks are unequally sure of themselves, so their probabilities are brought to one scale before
-they are averaged, by Platt scaling (`calibration`), fitted on plain and stressed validation
-together.
+The members' probabilities are brought to one scale (`calibration`) before they are averaged, as
+networks differ in confidence.
 """
 
 import numpy as np
@@ -11,22 +10,11 @@ from sklearn.linear_model import LogisticRegression
 
 from cxr.common.names import TUNING
 from cxr.evaluation import metrics
-from cxr.evaluation.calibration import Scale, calibrate, logit
-
-
-def mean_of_calibrated(predictions: pd.DataFrame, scales: dict[str, Scale]) -> pd.Series:
-    """Probability of the ensemble for each row.
-
-    Args:
-        predictions: a column of probabilities (0 to 1) for each key of `scales`.
-        scales: {member: slope and intercept}.
-    """
-    parts = {name: calibrate(predictions[name].to_numpy(), scale) for name, scale in scales.items()}
-    return pd.DataFrame(parts, index=predictions.index).mean(axis=1)
+from cxr.evaluation.calibration import Scale, logit
 
 
 def fit_scales(predictions: pd.DataFrame, members: tuple[str, ...]) -> dict[str, Scale]:
-    """Slope and intercept of each member, from the rows of plain and stressed validation."""
+    """Slope and intercept of each member, from the rows of the tuning set."""
     return {name: fit_scale(*metrics.columns(predictions, TUNING, name)) for name in members}
 
 

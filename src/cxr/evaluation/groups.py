@@ -1,7 +1,7 @@
-"""Acquisition styles: groups of radiographs that look alike, whatever they show.
+"""Accuracy by subgroup, such as acquisition styles: clusters of radiographs that look alike.
 
-Averages hide groups on which a network fails, above all where a group is rare in training and tied
-to one label (Oakden-Rayner 2020, hidden stratification; Sagawa 2020, worst groups).
+Averages hide subgroups on which a model fails, above all those that are rare in training and
+correlated with the label (hidden stratification, Oakden-Rayner 2020; worst groups, Sagawa 2020).
 """
 
 from typing import Any
@@ -21,7 +21,7 @@ SEED = 1
 STYLES = 6
 COMPONENTS = 32  # of the features, before they are clustered
 MAX_IMAGES = 20_000  # images to find styles in: of 2048 features, 160 MB
-# Groups of test images that results are told of: title -> kind, class and group.
+# Groups of test images in the reports: title -> kind, class and group.
 REPORTED_GROUPS = {
     "NORMAL, other acquisition": ("acquisition", "NORMAL", "other"),
     "NORMAL, the others": ("acquisition", "NORMAL", "usual"),
@@ -35,8 +35,8 @@ Rows = NDArray[np.floating[Any]]
 def find_styles(train: Rows) -> Pipeline:
     """Clusters of the training images by the frozen backbone's features (N, D).
 
-    The principal components of standardised features, in k-means. `.predict` gives the style (0 to
-    `STYLES` - 1) of other images. Of many images, some are enough, evenly spaced.
+    k-means on the principal components of standardized features; `.predict` returns the style (0 to
+    `STYLES` - 1) of other images. At most `MAX_IMAGES` images are used, evenly spaced.
     """
     train = train[evenly_spaced(len(train), MAX_IMAGES)]
     components = min(COMPONENTS, *train.shape)
@@ -54,14 +54,13 @@ def groups_of(
         splits: index of train and of the evaluated splits, with the columns path, patient and
             pathogen (bacteria, virus, none).
         features: of the same splits, (N, D).
-        named: file names of the images of another acquisition, where somebody has looked at them.
+        named: file names of the images of another acquisition, as found by visual inspection.
 
     Returns:
-        One row for each image and kind of group: columns path, kind, group. Kind `style` has the
-        clusters of `find_styles`, kind `pathogen` bacteria and virus where that is known, kind
-        `series` the data set's two series of NORMAL images, `IM-` and `NORMAL2-IM-`, where the
-        patient's name is of one, kind `acquisition` tells the named images (`other`) from the rest
-        (`usual`).
+        One row for each image and kind of group, with the columns path, kind, group. Kinds:
+        `style`, a cluster of `find_styles`; `pathogen`, bacteria or virus where known; `series`,
+        the data set's two series of NORMAL images, `IM-` and `NORMAL2-IM-`, by the patient's name;
+        `acquisition`, `other` for the named images and `usual` for the rest.
     """
     found = find_styles(features["train"])
     tables = []
@@ -84,38 +83,38 @@ def accuracy_by_group(
     predictions: pd.DataFrame, groups: pd.DataFrame, thresholds: dict[str, float]
 ) -> pd.DataFrame:
     """One row for each split, kind of group, class, group and variant: columns split, kind, label,
-    group, images, variant, right. The latter is the share of right calls at the variant's
-    threshold, which is specificity for NORMAL and recall for PNEUMONIA.
+    group, images, variant, accuracy. The latter is at the variant's threshold: specificity for
+    NORMAL and recall for PNEUMONIA.
 
     Args:
         predictions: as in data/predictions.csv.
-        groups: as `groups_of` gives them.
+        groups: as `groups_of` returns them.
         thresholds: of each variant, 0 to 1.
     """
     evaluated = predictions[predictions["split"].isin(EVALUATED)]
     table = evaluated.merge(groups, on="path")
-    ill = table["label"] == "PNEUMONIA"
+    is_positive = table["label"] == "PNEUMONIA"
     for variant, threshold in thresholds.items():
-        table[variant] = (table[variant] >= threshold) == ill
+        table[variant] = (table[variant] >= threshold) == is_positive
     by_group = table.groupby(["split", "kind", "label", "group"])
-    shares = by_group[list(thresholds)].mean().assign(images=by_group.size()).reset_index()
+    wide = by_group[list(thresholds)].mean().assign(images=by_group.size()).reset_index()
     names = ["split", "kind", "label", "group", "images"]
-    return shares.melt(names, list(thresholds), var_name="variant", value_name="right").round(5)
+    return wide.melt(names, list(thresholds), var_name="variant", value_name="accuracy").round(5)
 
 
-def reported_groups(shares: pd.DataFrame) -> pd.DataFrame:
-    """Share of right calls on test in the groups of `NAMED` that there are: the title as index, the
-    column images, and a column for each variant.
+def reported_groups(groups: pd.DataFrame) -> pd.DataFrame:
+    """Accuracy on test in those of `REPORTED_GROUPS` that exist: the title as index, the column
+    images, and a column for each variant.
 
     Args:
-        shares: as `right_by_group` gives them.
+        groups: as `accuracy_by_group` returns them.
     """
-    test = shares[shares["split"] == "test"].set_index(["kind", "label", "group"])
+    test = groups[groups["split"] == "test"].set_index(["kind", "label", "group"])
     rows = {
-        title: test.loc[place].set_index("variant")["right"].to_dict()
+        title: test.loc[place].set_index("variant")["accuracy"].to_dict()
         | {"images": int(test.loc[place]["images"].iloc[0])}
         for title, place in REPORTED_GROUPS.items()
         if place in test.index
     }
-    columns = ["images", *shares["variant"].unique()]
+    columns = ["images", *groups["variant"].unique()]
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns)

@@ -1,9 +1,10 @@
-"""(y_true, y_prob) -> metrics, thresholds and curves; NumPy and scikit-learn only.
+"""Metrics, thresholds and curves of labels and probabilities.
 
-Everywhere: y_true int (N,), 1 is PNEUMONIA; y_prob float (N,) in [0, 1]; an image is called
-PNEUMONIA where its probability is at least the threshold.
+Everywhere: y_true int (N,), 1 is PNEUMONIA; y_prob float (N,) in [0, 1]; the prediction is
+PNEUMONIA if the probability is at least the threshold.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,26 +13,27 @@ from numpy.typing import NDArray
 from sklearn import metrics
 
 from cxr.common.names import VARIANTS
+from cxr.evaluation.results import Evaluation, OperatingRates, SplitMetrics
 
 Labels = NDArray[np.int64]
 Probabilities = NDArray[np.float64]
 Number = Any  # a number or an array of numbers
-HALF = 0.5  # the threshold that needs no choosing
-BINS = 10  # of probabilities, for calibration
+HALF = 0.5  # default threshold
+BINS = 10  # of the calibration curve
 
 
 def columns(
     predictions: pd.DataFrame, split: str | tuple[str, ...], variant: str
 ) -> tuple[Labels, Probabilities]:
-    """Labels and probabilities of one variant, on one split or several taken together."""
+    """Labels and probabilities of one variant, on one split or the union of several."""
     rows = predictions[predictions["split"].isin([split] if isinstance(split, str) else split)]
     return labels_and_probabilities(rows, variant)
 
 
 def labels_and_probabilities(images: pd.DataFrame, variant: str) -> tuple[Labels, Probabilities]:
     """Labels and probabilities of one variant, of all rows."""
-    is_ill = images["label"] == "PNEUMONIA"
-    return is_ill.to_numpy(np.int64), images[variant].to_numpy(np.float64)
+    is_positive = images["label"] == "PNEUMONIA"
+    return is_positive.to_numpy(np.int64), images[variant].to_numpy(np.float64)
 
 
 def at_threshold(y_true: Labels, y_prob: Probabilities, threshold: float) -> dict[str, float]:
@@ -43,15 +45,15 @@ def at_threshold(y_true: Labels, y_prob: Probabilities, threshold: float) -> dic
     _check(y_true, y_prob)
     y_pred = (y_prob >= threshold).astype(np.int64)
     tn, fp, fn, tp = (int(n) for n in metrics.confusion_matrix(y_true, y_pred, labels=[0, 1]).flat)
-    shares = {name: float(value) for name, value in rates(tn, fp, fn, tp).items()}
-    return {"n": len(y_true), **shares, "tn": tn, "fp": fp, "fn": fn, "tp": tp}
+    fractions = {name: float(value) for name, value in rates(tn, fp, fn, tp).items()}
+    return {"n": len(y_true), **fractions, "tn": tn, "fp": fp, "fn": fn, "tp": tp}
 
 
 def rates(tn: Number, fp: Number, fn: Number, tp: Number, empty: Number = 0.0) -> dict[str, Number]:
-    """Rates (0 to 1) from counts, one each or arrays of the same shape; without any case `empty`.
+    """Rates (0 to 1) from counts, scalars or arrays of the same shape; `empty` for 0 / 0.
 
     Returns:
-        accuracy, precision, recall, specificity (recall of NORMAL), f1.
+        accuracy, precision, recall, specificity, f1.
     """
     return {
         "accuracy": _ratio(tp + tn, tp + tn + fp + fn, empty),
@@ -65,18 +67,17 @@ def rates(tn: Number, fp: Number, fn: Number, tp: Number, empty: Number = 0.0) -
 def predictive_values(
     recall: Number, specificity: Number, prevalence: float, empty: Number = 0.0
 ) -> dict[str, Number]:
-    """Predictive values where the share `prevalence` of the patients is ill.
+    """Positive and negative predictive value (ppv, npv) at a prevalence.
 
-    By Bayes' rule, as the share of ill images in a data set is seldom that of a clinic. Without any
-    case, or where recall or specificity is NaN, they are `empty`.
-
-    Returns:
-        ppv, the share of ill among those called PNEUMONIA, and npv, of well among called NORMAL.
+    By Bayes' rule, as the prevalence in a data set is seldom that in a clinic. They are `empty` for
+    0 / 0, or where recall or specificity is NaN.
     """
-    ill, well = prevalence, 1 - prevalence
+    positive, negative = prevalence, 1 - prevalence
     return {
-        "ppv": _ratio(recall * ill, recall * ill + (1 - specificity) * well, empty),
-        "npv": _ratio(specificity * well, specificity * well + (1 - recall) * ill, empty),
+        "ppv": _ratio(recall * positive, recall * positive + (1 - specificity) * negative, empty),
+        "npv": _ratio(
+            specificity * negative, specificity * negative + (1 - recall) * positive, empty
+        ),
     }
 
 
@@ -95,15 +96,15 @@ def ranking(y_true: Labels, y_prob: Probabilities) -> dict[str, float]:
 
 
 def calibration(y_true: Labels, y_prob: Probabilities) -> dict[str, float]:
-    """How far probabilities are from the share of ill: brier and ece, 0 (best) to 1.
+    """Calibration metrics, 0 (best) to 1.
 
     brier is the mean squared error (Brier 1950). ece is the expected calibration error: the mean
-    over images of |mean probability - share of ill| of the image's bin, in 10 bins of equal width
-    (Naeini 2015).
+    over images of |mean probability - fraction of positives| in the image's bin, with 10 bins of
+    equal width (Naeini 2015).
     """
     _check(y_true, y_prob)
     curve = calibration_curve(y_true, y_prob)
-    gaps = (curve["mean_probability"] - curve["share_ill"]).abs()
+    gaps = (curve["mean_probability"] - curve["fraction_positive"]).abs()
     return {
         "brier": float(metrics.brier_score_loss(y_true, y_prob)),
         "ece": float(np.average(gaps, weights=curve["images"])),
@@ -111,29 +112,31 @@ def calibration(y_true: Labels, y_prob: Probabilities) -> dict[str, float]:
 
 
 def calibration_curve(y_true: Labels, y_prob: Probabilities) -> pd.DataFrame:
-    """One row per bin that holds images: columns mean_probability, share_ill, images."""
-    table = pd.DataFrame({"probability": y_prob, "ill": y_true, "bin": probability_bin(y_prob)})
+    """One row per non-empty bin: columns mean_probability, fraction_positive, images."""
+    table = pd.DataFrame(
+        {"probability": y_prob, "positive": y_true, "bin": probability_bin(y_prob)}
+    )
     return (
         table.groupby("bin")
         .agg(
             mean_probability=("probability", "mean"),
-            share_ill=("ill", "mean"),
-            images=("ill", "size"),
+            fraction_positive=("positive", "mean"),
+            images=("positive", "size"),
         )
         .reset_index(drop=True)
     )
 
 
 def probability_bin(y_prob: Probabilities) -> NDArray[np.int64]:
-    """Number (0 to 9) of the bin of equal width that a probability falls into."""
+    """Bin (0 to 9) of each probability, all of equal width."""
     return np.minimum((y_prob * BINS).astype(np.int64), BINS - 1)
 
 
 def operating_threshold(y_true: Labels, y_prob: Probabilities, min_recall: float) -> float:
-    """Threshold of the highest precision among those whose recall is at least `min_recall`.
+    """Threshold with the highest precision among those with recall of at least `min_recall`.
 
-    Of several with that precision, the one with the highest recall. Every probability that occurs
-    is a candidate; the lowest has recall 1, so there always is one.
+    Ties are broken by recall. Candidates are the distinct probabilities; the lowest one has recall
+    1, so at least one qualifies.
     """
     _check(y_true, y_prob)
     precision, recall, thresholds = metrics.precision_recall_curve(y_true, y_prob)
@@ -146,14 +149,14 @@ def operating_threshold(y_true: Labels, y_prob: Probabilities, min_recall: float
 
 
 def best_index(precision: Number, recall: Number, roc_auc: Number) -> NDArray[np.int64]:
-    """Which variant the rule picks: highest precision, of equals highest recall, then ROC AUC.
+    """Variant selected by the rule: highest precision; ties by recall, then ROC AUC.
 
     Args:
-        precision, recall: of each variant at its operating point on validation, (V,) or (V, B).
-        roc_auc: of each variant on validation, of the same shape.
+        precision, recall: of each variant at its operating point on the tuning set, (V,) or (V, B).
+        roc_auc: of each variant on the tuning set, of the same shape.
 
     Returns:
-        The variant's position; the first one of those equal in all three. Shape () or (B,).
+        Index of the variant, the first of those equal in all three; shape () or (B,).
     """
     order = np.lexsort([np.flip(key, axis=0) for key in (roc_auc, recall, precision)], axis=0)
     return np.asarray(len(order) - 1 - order[-1])
@@ -166,13 +169,13 @@ def roc_curve(y_true: Labels, y_prob: Probabilities) -> pd.DataFrame:
 
 
 def precision_recall_curve(y_true: Labels, y_prob: Probabilities) -> pd.DataFrame:
-    """Precision-recall curve: columns recall, precision, by rising recall."""
+    """Precision-recall curve: columns recall, precision, in ascending order of recall."""
     precision, recall, _ = metrics.precision_recall_curve(y_true, y_prob)
     return pd.DataFrame({"recall": recall[::-1], "precision": precision[::-1]})
 
 
 def threshold_curve(y_true: Labels, y_prob: Probabilities) -> pd.DataFrame:
-    """Columns threshold, recall, precision; one row for every probability that occurs."""
+    """Columns threshold, recall, precision; one row for each distinct probability."""
     precision, recall, thresholds = metrics.precision_recall_curve(y_true, y_prob)
     return pd.DataFrame(
         {"threshold": thresholds, "recall": recall[:-1], "precision": precision[:-1]}
@@ -200,59 +203,55 @@ def _check(y_true: Labels, y_prob: Probabilities) -> None:
         raise ValueError("probabilities must be between 0 and 1")
 
 
-POINTS = {"at_half": "at 0.5", "operating_point": "operating point"}  # thresholds, as told
-# Short, as DVC puts one column beside the other.
+POINTS = {"at_half": "at 0.5", "operating_point": "operating point"}  # titles
+# Short, as DVC shows each as a column.
 SHORT_NAMES = {"recall": "rec", "precision": "pre", "accuracy": "acc"}
 
 
-def classification_metrics(y_true: Labels, y_prob: Probabilities) -> dict[str, float]:
-    """Counts and rates at 0.5, and what needs no threshold: ranking and calibration.
+def classification_metrics(y_true: Labels, y_prob: Probabilities) -> SplitMetrics:
+    """Counts and rates at 0.5, and the threshold-free metrics: ranking and calibration.
 
     Args:
         y_true: int (N,), 1 is PNEUMONIA; both classes.
         y_prob: float (N,), 0 to 1.
     """
-    return {
-        **at_threshold(y_true, y_prob, HALF),
-        **ranking(y_true, y_prob),
-        **calibration(y_true, y_prob),
-    }
+    return SplitMetrics.model_validate(
+        {
+            **at_threshold(y_true, y_prob, HALF),
+            **ranking(y_true, y_prob),
+            **calibration(y_true, y_prob),
+        }
+    )
 
 
 def operating_rates(
     y_true: Labels, y_prob: Probabilities, threshold: float, prevalence: float
-) -> dict[str, float]:
-    """accuracy, precision, recall, specificity at a threshold, and the predictive values ppv and
-    npv where the share `prevalence` of the patients is ill; all 0 to 1.
-    """
+) -> OperatingRates:
+    """Rates at a threshold, and predictive values at a prevalence, 0 to 1."""
     found = at_threshold(y_true, y_prob, threshold)
-    shown = {name: found[name] for name in ("accuracy", "precision", "recall", "specificity")}
-    values = predictive_values(shown["recall"], shown["specificity"], prevalence)
-    return {**shown, **{name: float(value) for name, value in values.items()}}
+    rates = {name: found[name] for name in ("accuracy", "precision", "recall", "specificity")}
+    values = predictive_values(found["recall"], found["specificity"], prevalence)
+    return OperatingRates(**rates, **{name: float(value) for name, value in values.items()})
 
 
-def summary(evaluation: dict[str, Any]) -> dict[str, Any]:
+def summary(evaluation: Evaluation) -> dict[str, dict[str, float]]:
     """The numbers that DVC compares, for metrics/summary.json.
 
     DVC shows them as columns such as `b.rec`: the initial of the variant, then `rec`, `pre` and
     `acc` (recall, precision and accuracy on test at the operating point), `auc` (ROC AUC on test)
-    and `sel`, the ROC AUC to choose by: that on plain and stressed validation together.
-
-    Args:
-        evaluation: content of metrics/evaluation.json.
+    and `tun` (ROC AUC on the tuning set, to choose by).
 
     Returns:
-        Numbers from 0 to 1 with 3 decimals: enough to tell one image of 624, and a fourth would
-        make DVC's tables too wide.
+        Numbers from 0 to 1 with 3 decimals: enough to distinguish one image of 624, and a fourth
+        would make DVC's tables too wide.
     """
-    found: dict[str, Any] = {}
-    for variant in VARIANTS:
-        rates = evaluation[variant]["operating_point"]["test"]
+    result = {}
+    for variant, found in evaluation.variants.items():
+        rates = found.operating_point.test.select(SHORT_NAMES)
         numbers = {short: rates[name] for name, short in SHORT_NAMES.items()}
-        numbers["auc"] = evaluation[variant]["test"]["roc_auc"]
-        numbers["sel"] = evaluation[variant]["selection"]["roc_auc"]
-        found[variant[0]] = {name: round(value, 3) for name, value in numbers.items()}
-    return found
+        numbers |= {"auc": found.test.roc_auc, "tun": found.tuning.roc_auc}
+        result[variant[0]] = {name: round(value, 3) for name, value in numbers.items()}
+    return result
 
 
 def curves(images: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -270,17 +269,16 @@ def curves(images: pd.DataFrame) -> dict[str, pd.DataFrame]:
     }
 
 
-def confusions(images: pd.DataFrame, evaluation: dict[str, Any]) -> pd.DataFrame:
+def confusions(images: pd.DataFrame, thresholds: Mapping[str, float]) -> pd.DataFrame:
     """Confusion matrices: columns variant, threshold (name), actual, predicted, images.
 
     Args:
         images: as `curves` takes them.
-        evaluation: holds each variant's `operating_point` with its `threshold`.
+        thresholds: of each variant, at its operating point.
     """
     rows = []
     for variant in VARIANTS:
-        chosen = evaluation[variant]["operating_point"]["threshold"]
-        for name, threshold in zip(POINTS.values(), (HALF, chosen), strict=True):
+        for name, threshold in zip(POINTS.values(), (HALF, thresholds[variant]), strict=True):
             cells = confusion(*labels_and_probabilities(images, variant), threshold)
             rows += [{"variant": variant, "threshold": name, **cell} for cell in cells]
     return pd.DataFrame(rows)

@@ -1,17 +1,16 @@
 """The rule that chooses the recommended variant."""
 
-from typing import Any
-
 from cxr.common.names import VARIANTS
 from cxr.evaluation.metrics import best_index
+from cxr.evaluation.results import Evaluation
 
 
-def best_variant(evaluation: dict[str, Any]) -> str:
-    """The variant that the rule of `cxr.reporting.recommendation` picks, by selection alone."""
-    points = [evaluation[variant]["operating_point"]["selection"] for variant in VARIANTS]
-    picked = best_index(
-        [point["precision"] for point in points],
-        [point["recall"] for point in points],
-        [evaluation[variant]["selection"]["roc_auc"] for variant in VARIANTS],
+def best_variant(evaluation: Evaluation) -> str:
+    """The variant that the rule of `cxr.reporting.recommendation` selects on the tuning set."""
+    metrics = [evaluation.variants[variant] for variant in VARIANTS]
+    selected = best_index(
+        [of.operating_point.tuning.precision for of in metrics],
+        [of.operating_point.tuning.recall for of in metrics],
+        [of.tuning.roc_auc for of in metrics],
     )
-    return VARIANTS[int(picked)]
+    return VARIANTS[int(selected)]

@@ -21,8 +21,10 @@ from cxr.compute.runtimes import import_openvino, open_network, run_all
 from cxr.errors import CxrError
 from cxr.evaluation import ensemble, metrics
 from cxr.evaluation.predictions import load_model
+from cxr.evaluation.results import Evaluation
 from cxr.evaluation.selection import best_variant
 from cxr.export import drift, ood
+from cxr.export.input_checks import failed_checks
 from cxr.params import EvaluateParams, ImageParams
 
 Metrics = dict[str, Any]
@@ -193,16 +195,20 @@ def _warned(table: pd.DataFrame, settings: Metrics) -> pd.Series:
     """Whether each image of a reference table would have a warning, except that about color: the
     arrays are gray.
     """
-    is_ood = table["distance"] > settings["ood"]["threshold"]
-    is_small = table["shorter_side"] < settings["image"]["input_size"]
-    is_in_range = table["aspect_ratio"].between(*settings["trained_on"]["aspect_ratio"])
-    return is_ood | is_small | ~is_in_range
+    failed = failed_checks(
+        table["distance"] / settings["ood"]["threshold"],
+        table["shorter_side"],
+        table["aspect_ratio"],
+        settings["image"]["input_size"],
+        settings["trained_on"]["aspect_ratio"],
+    )
+    return pd.DataFrame(failed).any(axis=1)
 
 
 def settings(
     image: ImageParams,
     evaluate: EvaluateParams,
-    evaluation: Metrics,
+    evaluation: Evaluation,
     predictions: pd.DataFrame,
     train: pd.DataFrame,
     ood_metrics: Metrics,
@@ -212,7 +218,7 @@ def settings(
     Args:
         image: how images are prepared.
         evaluate: how the pipeline evaluates.
-        evaluation: content of metrics/evaluation.json.
+        evaluation: metrics of all variants.
         predictions: as `evaluation.predict_all` gives them, with a column for each variant.
         train: index of the training images.
         ood_metrics: result of `export_ood`.
@@ -225,12 +231,12 @@ def settings(
     """
     variants: Metrics = {
         name: {
-            "threshold": evaluation[name]["operating_point"]["threshold"],
+            "threshold": evaluation.thresholds[name],
             "scale": ensemble.fit_scale(*metrics.columns(predictions, TUNING, name)),
         }
         for name in VARIANTS
     }
-    variants["ensemble"]["members"] = evaluation["ensemble"]["scales"]
+    variants["ensemble"]["members"] = evaluation.variants["ensemble"].scales
     sides = train[["width", "height"]].astype(int)
     sizes = {"shorter_side": sides.min(axis=1), "aspect_ratio": sides["width"] / sides["height"]}
     return {

@@ -10,9 +10,10 @@ from typing import Any
 import pandas as pd
 
 from cxr import paths
-from cxr.common.names import EVALUATED, LABELS, SPLITS
+from cxr.common.names import LABELS, SPLITS
 from cxr.data.known_sets import KNOWN_SETS
 from cxr.evaluation.groups import reported_groups
+from cxr.evaluation.results import Evaluation, Intervals
 from cxr.evaluation.selection import best_variant
 from cxr.reporting import tables
 from cxr.reporting.document import Document
@@ -44,8 +45,8 @@ class CardInputs:
 
     settings: Metrics
     data: Metrics
-    evaluation: Metrics
-    intervals: Metrics
+    evaluation: Evaluation
+    intervals: Intervals
     groups: pd.DataFrame
     export: Metrics
 
@@ -57,39 +58,44 @@ class CardInputs:
 
 def read_inputs(settings: Metrics, export: Metrics) -> CardInputs:
     """Read the outputs of the previous stages."""
-    data, evaluation, intervals = (
-        json.loads(path.read_text(encoding="utf-8"))
-        for path in (paths.DATA_METRICS, paths.EVALUATION, paths.INTERVALS)
+    return CardInputs(
+        settings=settings,
+        data=json.loads(paths.DATA_METRICS.read_text(encoding="utf-8")),
+        evaluation=Evaluation.read(),
+        intervals=Intervals.read(),
+        groups=pd.read_csv(paths.GROUPS, dtype={"group": str}),
+        export=export,
     )
-    groups = pd.read_csv(paths.GROUPS, dtype={"group": str})
-    return CardInputs(settings, data, evaluation, intervals, groups, export)
 
 
 def card(inputs: CardInputs) -> Document:
     """The model card; equal inputs give equal documents."""
     variant = inputs.variant
-    columns = {split: inputs.intervals[split]["columns"][variant] for split in EVALUATED}
-    points = {split: column["operating_point"] for split, column in columns.items()}
+    metrics = inputs.evaluation.variants[variant]
+    test, val = (split.columns[variant] for split in (inputs.intervals.test, inputs.intervals.val))
     groups = reported_groups(inputs.groups)
     values = {
         **vars(inputs),
         "variant": variant,
-        "threshold": inputs.evaluation[variant]["operating_point"]["threshold"],
+        "threshold": metrics.operating_point.threshold,
         "source": SOURCES[inputs.settings["data.source"]],
         "counts": pd.DataFrame(
             {"split": split} | {name: inputs.data[split][name] for name in COUNTS}
             for split in SPLITS
         ),
-        "metrics": tables.summary({"test": columns["test"], "validation": columns["val"]}),
-        "values": {name: span(points["test"][name]) for name in ("ppv", "npv")},
-        "specificity": {split: of["specificity"]["value"] for split, of in points.items()},
+        "metrics": tables.summary({"test": test, "validation": val}),
+        "values": {"ppv": span(test.operating_point.ppv), "npv": span(test.operating_point.npv)},
+        "specificity": {
+            split: column.operating_point.specificity.value
+            for split, column in {"val": val, "test": test}.items()
+        },
         "groups": groups.reindex(columns=["images", variant])
         .rename(columns={variant: "accuracy"})
         .rename_axis("subgroup"),
         "stress": pd.DataFrame(
             {"condition": name.replace("_", " ")}
-            | {title: of[key] for key, title in CONDITION_COLUMNS.items()}
-            for name, of in inputs.evaluation[variant]["stress"].items()
+            | {title: getattr(of, key) for key, title in CONDITION_COLUMNS.items()}
+            for name, of in metrics.stress.items()
         ),
     }
     return Document("model_card.md.j2", values)

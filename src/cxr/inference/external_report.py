@@ -3,12 +3,11 @@ radiographs.
 """
 
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from cxr.common.files import replacing
-from cxr.common.names import LABELS, VARIANTS
+from cxr.common.names import LABELS
 from cxr.evaluation import metrics
 from cxr.inference.external_validation import Evaluation
 from cxr.reporting import charts, tables
@@ -33,9 +32,9 @@ def write(found: Evaluation, folder: Path) -> None:
 
 def short(found: Evaluation) -> str:
     """Table for the terminal: each variant at its operating point, the recommended one first."""
-    columns = found.intervals["columns"]
+    columns = found.intervals.columns
     table = tables.metrics(columns, "operating_point")
-    table["ROC AUC"] = [span(columns[variant]["roc_auc"]) for variant in table["variant"]]
+    table["ROC AUC"] = [span(columns[variant].roc_auc) for variant in table["variant"]]
     names = ["variant", "recall", "precision", "specificity", "ROC AUC"]
     is_other = table["variant"] != found.recommended
     table["variant"] = table["variant"].where(is_other, table["variant"] + " (recommended)")
@@ -51,21 +50,21 @@ def report(found: Evaluation, svgs: dict[str, str]) -> Document:
         found: the results.
         svgs: charts from `render_charts`.
     """
-    data, columns = found.metrics["data"], found.intervals["columns"]
-    point = columns[found.recommended]["operating_point"]
-    minimum, positives = found.evaluate.min_recall, found.intervals["ill_patients"]
+    data, columns = found.metrics.data, found.intervals.columns
+    point = columns[found.recommended].operating_point
+    minimum, positives = found.evaluate.min_recall, found.intervals.positive_patients
     values = {
         **vars(found),
         "data": data,
         "population": _population(found),
         "selection": _selection(found),
-        "operating": _operating(found),
-        "recall": recall_statement(point["recall"], positives, minimum, "there are"),
-        "values": {name: span(point[name]) for name in ("ppv", "npv")},
+        "operating": found.metrics.thresholds,
+        "recall": recall_statement(point.recall, positives, minimum, "there are"),
+        "values": {"ppv": span(point.ppv), "npv": span(point.npv)},
         "few": [label for label in LABELS if data[label]["patients"] < MIN_PATIENTS],
         "few_patients": MIN_PATIENTS,
         "skipped": len(found.left_out) - found.unreadable,
-        "prevalence": found.metrics["majority"]["accuracy"],
+        "prevalence": found.metrics.majority.accuracy,
         "tables": _tables(found, columns),
         "charts": svgs,
     }
@@ -75,37 +74,33 @@ def report(found: Evaluation, svgs: dict[str, str]) -> Document:
 def render_charts(found: Evaluation) -> dict[str, str]:
     """All charts as SVG text by name."""
     images = found.images
-    points = tables.interval_plot_data(found.intervals["columns"], "operating_point")
+    points = tables.interval_plot_data(found.intervals.columns, "operating_point")
     return {
         "intervals": charts.metric_intervals(points, "value with 95 % CI"),
         "roc": charts.roc(images, SPLITS),
         "precision_recall": charts.precision_recall(images, SPLITS),
-        "confusion": charts.confusions(metrics.confusions(images, found.metrics)),
-        "thresholds": charts.thresholds(images, _operating(found), SPLITS),
+        "confusion": charts.confusions(metrics.confusions(images, found.metrics.thresholds)),
+        "thresholds": charts.thresholds(images, found.metrics.thresholds, SPLITS),
         "calibration": charts.calibration(images),
     }
 
 
-def _tables(found: Evaluation, columns: dict[str, Any]) -> dict[str, pd.DataFrame]:
-    ece = {variant: found.metrics[variant]["at_half"]["ece"] for variant in VARIANTS}
+def _tables(found: Evaluation, columns: tables.Columns) -> dict[str, pd.DataFrame]:
+    ece = {variant: of.at_half.ece for variant, of in found.metrics.variants.items()}
     return {
         "summary": tables.summary({"value and 95 % CI": columns[found.recommended]}),
-        "counts": pd.DataFrame({"class": c, **found.metrics["data"][c]} for c in LABELS),
+        "counts": pd.DataFrame({"class": c, **found.metrics.data[c]} for c in LABELS),
         "warnings": _warnings(found.images),
         "at_operating_point": tables.metrics(columns, "operating_point"),
         "at_half": tables.metrics(columns, "at_half"),
-        "differences": tables.differences(found.intervals["differences"]),
-        "confusion": tables.confusion(metrics.confusions(found.images, found.metrics)),
+        "differences": tables.differences(found.intervals.differences),
+        "confusion": tables.confusion(metrics.confusions(found.images, found.metrics.thresholds)),
         "calibration": tables.calibration(columns, ece),
     }
 
 
-def _operating(found: Evaluation) -> dict[str, float]:
-    return {v: found.metrics[v]["operating_point"]["threshold"] for v in VARIANTS}
-
-
 def _population(found: Evaluation) -> str:
-    data = found.metrics["data"]
+    data = found.metrics.data
     classes = ", ".join(f"{data[label]['images']} {label}" for label in LABELS)
     return f"{data['images']} images ({classes}) of {data['patients']} patients."
 

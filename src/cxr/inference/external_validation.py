@@ -16,8 +16,16 @@ from cxr.common.files import write_csv, write_json
 from cxr.common.names import LABELS, TRAINED, VARIANTS
 from cxr.compute.runtimes import open_network
 from cxr.errors import CxrError
-from cxr.evaluation import ensemble, metrics
-from cxr.evaluation.bootstrap import bootstrap_intervals, thresholds
+from cxr.evaluation import metrics
+from cxr.evaluation.bootstrap import bootstrap_intervals
+from cxr.evaluation.calibration import mean_of_calibrated
+from cxr.evaluation.results import (
+    Accuracy,
+    ExternalMetrics,
+    ExternalVariantMetrics,
+    RatesAtThreshold,
+    SplitIntervals,
+)
 from cxr.inference.labeled_folder import LabeledImages
 from cxr.inference.predict import Predictor, damaged_error, predict
 from cxr.inference.radiograph import Radiograph
@@ -87,7 +95,7 @@ class Evaluation:
             files that are not images.
         unreadable: number of unreadable images.
         metrics: content of metrics.json.
-        intervals: result of `bootstrap_intervals`.
+        intervals: content of intervals.json.
     """
 
     source: LabeledImages
@@ -97,8 +105,8 @@ class Evaluation:
     images: pd.DataFrame
     left_out: pd.DataFrame
     unreadable: int
-    metrics: dict[str, Any]
-    intervals: dict[str, Any]
+    metrics: ExternalMetrics
+    intervals: SplitIntervals
 
 
 def evaluate(
@@ -118,7 +126,6 @@ def evaluate(
     params = networks.evaluate.model_copy(update=requested)
     images, unreadable = _predictions(networks, source)
     left_out = pd.concat([unreadable, source.skipped], ignore_index=True)
-    metrics = measure(images, networks.thresholds, params.prevalence)
     counts = {
         "left_out": len(left_out),
         "unreadable": len(unreadable),
@@ -135,9 +142,13 @@ def evaluate(
         images=images,
         left_out=left_out,
         unreadable=len(unreadable),
-        metrics={**metrics, "data": _counts(images) | counts},
+        metrics=ExternalMetrics(
+            variants=measure(images, networks.thresholds, params.prevalence),
+            majority=Accuracy(accuracy=(images["label"] == "PNEUMONIA").mean()),
+            data=_counts(images) | counts,
+        ),
         intervals=bootstrap_intervals(
-            images, thresholds(metrics), params.prevalence, params.n_bootstrap
+            images, networks.thresholds, params.prevalence, params.n_bootstrap
         ),
     )
 
@@ -164,32 +175,32 @@ def _predictions(networks: AllVariants, source: LabeledImages) -> tuple[pd.DataF
             )
     images = listed[is_read].reset_index(drop=True)
     table = pd.DataFrame([one for one in found if not isinstance(one, str)])
-    table["ensemble"] = ensemble.mean_of_calibrated(table, networks.members)
+    table["ensemble"] = mean_of_calibrated(
+        {name: table[name].to_numpy() for name in networks.members}, networks.members
+    )
     columns = [*VARIANTS, "warnings"]
     return images.assign(split="test").join(table[columns]), left_out[["file", "reason"]]
 
 
 def measure(
-    images: pd.DataFrame, operating: Mapping[str, float], prevalence: float
-) -> dict[str, Any]:
-    """Metrics by variant: `at_half` as metrics/evaluation.json has them for a split, and
-    `operating_point` with its `threshold`; `majority` as there.
+    images: pd.DataFrame, thresholds: Mapping[str, float], prevalence: float
+) -> dict[str, ExternalVariantMetrics]:
+    """Metrics of each variant at 0.5 and at its operating point.
 
     Args:
         images: columns label and the probability of each variant.
-        operating: threshold of each variant.
+        thresholds: threshold of each variant.
         prevalence: fraction of positives, 0 to 1.
     """
-    result: dict[str, Any] = {}
+    result = {}
     for variant in VARIANTS:
         pair = metrics.labels_and_probabilities(images, variant)
-        chosen = operating[variant]
-        rates = metrics.operating_rates(*pair, chosen, prevalence)
-        result[variant] = {
-            "at_half": metrics.classification_metrics(*pair),
-            "operating_point": {"threshold": chosen, **rates},
-        }
-    return result | {"majority": {"accuracy": float((images["label"] == "PNEUMONIA").mean())}}
+        rates = metrics.operating_rates(*pair, thresholds[variant], prevalence)
+        result[variant] = ExternalVariantMetrics(
+            at_half=metrics.classification_metrics(*pair),
+            operating_point=RatesAtThreshold(threshold=thresholds[variant], **dict(rates)),
+        )
+    return result
 
 
 def _counts(images: pd.DataFrame) -> dict[str, Any]:
@@ -229,9 +240,9 @@ def write(found: Evaluation, folder: Path) -> None:
     images = found.images.assign(warnings=found.images["warnings"].map("; ".join))
     write_csv(folder / "predictions.csv", images.drop(columns="split"))
     write_csv(folder / "left_out.csv", found.left_out)
-    write_json(folder / METRICS, found.metrics)
-    write_json(folder / "intervals.json", found.intervals)
+    write_json(folder / METRICS, found.metrics.model_dump())
+    write_json(folder / "intervals.json", found.intervals.model_dump())
     plots = folder / "plots"
-    write_csv(plots / "confusion.csv", metrics.confusions(found.images, found.metrics))
+    write_csv(plots / "confusion.csv", metrics.confusions(found.images, found.metrics.thresholds))
     for name, table in metrics.curves(found.images).items():
         write_csv(plots / f"{name}.csv", table)

@@ -21,8 +21,9 @@ from cxr.data.dataset_folder import IMAGE_SUFFIXES, printable
 from cxr.data.images import ImageError
 from cxr.data.transforms import prepare
 from cxr.errors import CxrError
-from cxr.evaluation.calibration import calibrate
+from cxr.evaluation.calibration import Scale, calibrate, mean_of_calibrated
 from cxr.export import ood
+from cxr.export.input_checks import failed_checks
 from cxr.inference import radiograph
 from cxr.inference.radiograph import Radiograph
 from cxr.params import ImageParams
@@ -89,10 +90,8 @@ class Predictor:
         self.image = ImageParams(**settings["image"])
         chosen = variants[self.variant]
         self.threshold: float = chosen["threshold"]
-        self.scale: dict[str, float] = chosen["scale"]
-        self.members: dict[str, dict[str, float] | None] = chosen.get(
-            "members", {self.variant: None}
-        )
+        self.scale: Scale = chosen["scale"]
+        self.members: dict[str, Scale | None] = chosen.get("members", {self.variant: None})
         self.ood_threshold: float = settings["ood"]["threshold"]
         self.ood_false_positive_rate: dict[str, float] = settings["ood"]["false_positive_rate"]
         self.trained_on: dict[str, list[float]] = {
@@ -133,11 +132,11 @@ class Predictor:
 
     def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
         """Probability of PNEUMONIA (N,) of network inputs, uint8 (N, S, S, 1)."""
-        found = []
-        for name, scale in self.members.items():
-            alone = self.networks[name](images)[:, 0].astype(np.float64)
-            found.append(alone if scale is None else calibrate(alone, scale))
-        return np.mean(found, axis=0)
+        alone = {
+            name: self.networks[name](images)[:, 0].astype(np.float64) for name in self.members
+        }
+        scales = {name: scale for name, scale in self.members.items() if scale is not None}
+        return mean_of_calibrated(alone, scales) if scales else alone[self.variant]
 
     def _prediction(
         self, one: Radiograph, probability: float, calibrated: float, ood_score: float
@@ -155,14 +154,21 @@ class Predictor:
 
     def warnings(self, one: Radiograph, ood_score: float) -> Iterator[str]:
         """Reasons not to trust a prediction; the same for every variant."""
-        if ood_score > 1:
+        failed = failed_checks(
+            ood_score,
+            min(one.width, one.height),
+            one.width / one.height,
+            self.image.input_size,
+            self.trained_on["aspect_ratio"],
+        )
+        if failed["ood"]:
             yield "out of distribution: unlike the chest radiographs of the training set"
         if one.has_color:
             yield "contains colors, unlike a radiograph"
-        if min(one.width, one.height) < self.image.input_size:
+        if failed["small"]:
             yield f"smaller than the network input ({self.image.input_size} pixels)"
-        low, high = self.trained_on["aspect_ratio"]
-        if not low <= one.width / one.height <= high:
+        if failed["aspect_ratio"]:
+            low, high = self.trained_on["aspect_ratio"]
             yield f"width / height is outside the training range, {low:.2f} to {high:.2f}"
         yield from one.notes
 

@@ -14,7 +14,7 @@ from sklearn.metrics import ConfusionMatrixDisplay, PrecisionRecallDisplay, RocC
 
 from cxr.common.names import EVALUATED, LABELS, REGISTRY, SPLITS, VARIANTS
 from cxr.evaluation import metrics
-from cxr.evaluation.bootstrap import Interval
+from cxr.evaluation.results import Evaluation, Interval
 
 # Okabe and Ito (2008): distinct for color-blind readers too.
 COLORS = {name: variant.color for name, variant in REGISTRY.items()}
@@ -134,7 +134,7 @@ def metric_intervals(
     def paint(figure: Figure) -> None:
         axes = figure.add_subplot()
         for place, variant in enumerate(VARIANTS):
-            found = pd.DataFrame({name: metrics[name][variant] for name in metrics}).T
+            found = pd.DataFrame({name: dict(metrics[name][variant]) for name in metrics}).T
             axes.errorbar(
                 found["value"],
                 np.arange(len(metrics)) + 0.15 * (place - 2),
@@ -248,7 +248,9 @@ def calibration(predictions: pd.DataFrame) -> str:
         for variant in VARIANTS:
             y_true, y_prob = metrics.columns(predictions, "test", variant)
             curve = metrics.calibration_curve(y_true, y_prob)
-            display = CalibrationDisplay(curve["share_ill"], curve["mean_probability"], y_prob)
+            display = CalibrationDisplay(
+                curve["fraction_positive"], curve["mean_probability"], y_prob
+            )
             style = {"marker": "o", "markersize": 4, "color": COLORS[variant]}
             display.plot(ax=axes, name=variant, **style)
         axes.set(xlabel="mean predicted probability of the bin", ylabel="fraction of positives")
@@ -286,22 +288,18 @@ def thresholds(
     return render_svg(paint, (4.4, 6.2))
 
 
-def stress(evaluation: dict[str, Any]) -> str:
-    """ROC AUC of each variant on validation, each condition of the stress-test set, and test.
-
-    Args:
-        evaluation: content of metrics/evaluation.json.
-    """
+def stress(evaluation: Evaluation) -> str:
+    """ROC AUC of each variant on validation, each condition of the stress-test set, and test."""
     columns = {
         variant: {
-            "validation": found["val"]["roc_auc"],
+            "validation": found.val.roc_auc,
             **{
-                name.replace("_", " "): condition["roc_auc"]
-                for name, condition in found["stress"].items()
+                name.replace("_", " "): condition.roc_auc
+                for name, condition in found.stress.items()
             },
-            "test": found["test"]["roc_auc"],
+            "test": found.test.roc_auc,
         }
-        for variant, found in ((variant, evaluation[variant]) for variant in VARIANTS)
+        for variant, found in ((variant, evaluation.variants[variant]) for variant in VARIANTS)
     }
     return _dots(pd.DataFrame(columns), COLORS, "ROC AUC", (4.4, 4.4))
 
@@ -313,9 +311,9 @@ def groups(accuracy: pd.DataFrame) -> str:
     return _dots(table, COLORS, "accuracy at the operating point")
 
 
-def single_feature_auc(shift: dict[str, Any]) -> str:
-    """ROC AUC of plain numbers for the label, by split; `shift` is metrics/shift.json."""
-    table = pd.DataFrame(shift["label_alone"]).T[list(SPLITS)]
+def single_feature_auc(aucs: dict[str, dict[str, float]]) -> str:
+    """ROC AUC of single metadata features for the label: {feature: {split: ROC AUC}}."""
+    table = pd.DataFrame(aucs).T[list(SPLITS)]
     table.index = table.index.str.replace("_", " ")
     colors = dict(zip(SPLITS, ("0.2", "#56B4E9", "#D55E00"), strict=True))
     return _dots(table, colors, "ROC AUC of the single feature for the label", chance=0.5)

@@ -1,6 +1,7 @@
 """Numbers and confidence intervals as text."""
 
-from cxr.evaluation.bootstrap import DECIMALS, Interval, is_significant
+from cxr.evaluation.bootstrap import DECIMALS, is_significant
+from cxr.evaluation.results import Interval
 
 
 def signed(difference: float) -> str:
@@ -10,20 +11,18 @@ def signed(difference: float) -> str:
 
 def signed_span(found: Interval) -> str:
     """A difference with its 95 % CI; bold where the CI excludes 0."""
-    text = f"{signed(found['value'])} ({_limits(found)})"
+    text = f"{signed(found.value)} ({_limits(found)})"
     return f"**{text}**" if is_significant(found) else text
 
 
 def _limits(found: Interval) -> str:
-    low, high = found["low"], found["high"]
-    if low is None or high is None:
+    if found.low is None or found.high is None:
         return "undefined"
-    return " to ".join(signed(limit).replace("=", "0") for limit in (low, high))
+    return " to ".join(signed(limit).replace("=", "0") for limit in (found.low, found.high))
 
 
 def span(found: Interval) -> str:
     """Value and 95 % interval as text: `0.982 (0.968-0.994)`."""
-    if found["low"] is None:
-        return f"{found['value']:.{DECIMALS}f} (undefined)"
-    value, low, high = (f"{found[name]:.{DECIMALS}f}" for name in ("value", "low", "high"))
-    return f"{value} ({low}-{high})"
+    if found.low is None or found.high is None:
+        return f"{found.value:.{DECIMALS}f} (undefined)"
+    return f"{found.value:.{DECIMALS}f} ({found.low:.{DECIMALS}f}-{found.high:.{DECIMALS}f})"

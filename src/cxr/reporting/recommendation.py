@@ -7,14 +7,12 @@ is recommended (ties: higher recall, then higher ROC AUC, then the order of `VAR
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 from cxr.common.names import VARIANTS
-from cxr.evaluation.bootstrap import DECIMALS, Interval, is_significant
+from cxr.evaluation.bootstrap import DECIMALS, is_significant
+from cxr.evaluation.results import Evaluation, Interval, Intervals
 from cxr.evaluation.selection import best_variant
 from cxr.reporting.formatting import _limits, signed, span
-
-Metrics = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -25,12 +23,12 @@ class Recommendation:
     sentences: list[str]
 
 
-def recommend(evaluation: Metrics, intervals: Metrics, min_recall: float) -> Recommendation:
+def recommend(evaluation: Evaluation, intervals: Intervals, min_recall: float) -> Recommendation:
     """Apply the rule.
 
     Args:
-        evaluation: content of metrics/evaluation.json.
-        intervals: content of metrics/intervals.json.
+        evaluation: metrics of all variants.
+        intervals: their intervals.
         min_recall: recall that the operating points were chosen for, 0 to 1.
     """
     chosen = best_variant(evaluation)
@@ -44,29 +42,28 @@ def recommend(evaluation: Metrics, intervals: Metrics, min_recall: float) -> Rec
     return Recommendation(chosen, sentences)
 
 
-def _reason(chosen: str, evaluation: Metrics, min_recall: float) -> str:
-    operating = evaluation[chosen]["operating_point"]
-    point = operating["selection"]
+def _reason(chosen: str, evaluation: Evaluation, min_recall: float) -> str:
+    operating = evaluation.variants[chosen].operating_point
+    point = operating.tuning
     reason = (
-        f"**{chosen}** is recommended at threshold {operating['threshold']:.3f}: at recall of at "
+        f"**{chosen}** is recommended at threshold {operating.threshold:.3f}: at recall of at "
         f"least {min_recall:g} on the tuning set (validation and stress-test set together), it "
-        f"has the highest precision there, {point['precision']:.3f} "
-        f"(recall {point['recall']:.3f})."
+        f"has the highest precision there, {point.precision:.3f} "
+        f"(recall {point.recall:.3f})."
     )
-    if point["specificity"] == 0:
+    if point.specificity == 0:
         reason += " But it predicts PNEUMONIA for every image: no variant is usable at this recall."
     return reason
 
 
-def _comparison(chosen: str, other: str, intervals: Metrics) -> str:
-    difference = signed_difference(intervals["selection"]["differences"], chosen, other)
-    found = difference["operating_point"]["precision"]
-    if found["value"] == 0:
+def _comparison(chosen: str, other: str, intervals: Intervals) -> str:
+    found = intervals.tuning.precision_difference(chosen, other)
+    if found.value == 0:
         return (
             f"{other} has the same precision there; ties are broken by recall, then ROC AUC, then "
             "the order in the tables."
         )
-    more = signed(found["value"]).removeprefix("+").replace("=", f"less than {10**-DECIMALS:g}")
+    more = signed(found.value).removeprefix("+").replace("=", f"less than {10**-DECIMALS:g}")
     verdict = "excludes 0" if is_significant(found) else "includes 0 (not significant)"
     return (
         f"Its precision there is {more} higher than {other}'s "
@@ -74,34 +71,20 @@ def _comparison(chosen: str, other: str, intervals: Metrics) -> str:
     )
 
 
-def _picks(chosen: str, intervals: Metrics) -> str:
-    picks = intervals["selection"]["picks"]
+def _picks(chosen: str, intervals: Intervals) -> str:
+    selected = intervals.tuning.selected
+    resamples = sum(selected.values())
     return (
-        f"{chosen} is selected in {picks[chosen]} of {sum(picks.values())} bootstrap resamples; "
+        f"{chosen} is selected in {selected[chosen]} of {resamples} bootstrap resamples; "
         "each resample includes the choice of the thresholds, here and in the CIs above."
     )
 
 
-def signed_difference(differences: Metrics, first: str, second: str) -> Metrics:
-    """`first - second`, whichever way round the pair was stored."""
-    if (stored := differences.get(f"{first} - {second}")) is not None:
-        return stored
-    turned = differences[f"{second} - {first}"]
-    return {key: _negative(value) for key, value in turned.items()}
-
-
-def _negative(tree: Metrics) -> Metrics:
-    if "value" not in tree:
-        return {key: _negative(value) for key, value in tree.items()}
-    turned = {"value": tree["value"], "low": tree["high"], "high": tree["low"]}
-    return {name: None if x is None else 0.0 - x for name, x in turned.items()}  # no -0.0
-
-
-def _on_test(chosen: str, intervals: Metrics, min_recall: float) -> str:
-    test = intervals["test"]
-    point = test["columns"][chosen]["operating_point"]
-    recall, precision = (span(point[name]) for name in ("recall", "precision"))
-    verdict = recall_statement(point["recall"], test["ill_patients"], min_recall)
+def _on_test(chosen: str, intervals: Intervals, min_recall: float) -> str:
+    test = intervals.test
+    point = test.columns[chosen].operating_point
+    recall, precision = span(point.recall), span(point.precision)
+    verdict = recall_statement(point.recall, test.positive_patients, min_recall)
     return (
         "On the test set, which was not used for this choice, the threshold gives "
         f"recall {recall} and precision {precision}: {verdict}"
@@ -109,21 +92,21 @@ def _on_test(chosen: str, intervals: Metrics, min_recall: float) -> str:
 
 
 def recall_statement(
-    recall: Interval, ill_patients: int, min_recall: float, there: str = "test has"
+    recall: Interval, n_positive: int, min_recall: float, there: str = "test has"
 ) -> str:
     """Whether the recall chosen on the tuning set is reached elsewhere. Bootstrap intervals of few
     patients are too narrow, above all without a false negative; by the rule of three (Hanley and
     Lippman-Hand 1983), n patients without a false negative show at 95 % a recall of at most
     1 - 3 / n.
     """
-    low, high = recall["low"], recall["high"]
+    low, high = recall.low, recall.high
     if low is not None and high is not None and low < high < min_recall:
         return f"recall of {min_recall:g} is not reached."
     needed = math.ceil(round(3 / (1 - min_recall), 6)) if min_recall < 1 else math.inf
-    if ill_patients < needed:
+    if n_positive < needed:
         takes = f"about {needed} are needed" if min_recall < 1 else "no number is enough"
         return (
-            f"{there} too few positive patients ({ill_patients}) to decide whether recall of "
+            f"{there} too few positive patients ({n_positive}) to decide whether recall of "
             f"{min_recall:g} is reached ({takes}, even without a false negative)."
         )
     is_kept = low is not None and low >= min_recall

@@ -1,6 +1,5 @@
 """Inputs of the report: the results of the previous stages as tables and charts."""
 
-import json
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -14,6 +13,7 @@ from cxr.common.names import EVALUATED, LABELS, SPLITS, TRAINED, VARIANTS
 from cxr.data import shortcuts
 from cxr.evaluation import metrics
 from cxr.evaluation.groups import reported_groups
+from cxr.evaluation.results import AtypicalImages, Evaluation, Guards, Intervals, Shift
 from cxr.params import EvaluateParams
 from cxr.reporting import charts, tables
 from cxr.reporting.document import Document, Figure, code
@@ -62,10 +62,10 @@ class ReportInputs:
     predictions: pd.DataFrame
     unlikeness: pd.DataFrame
     groups: pd.DataFrame
-    evaluation: dict[str, Any]
-    guards: dict[str, Any]
-    intervals: dict[str, Any]
-    shift: dict[str, Any]
+    evaluation: Evaluation
+    guards: Guards
+    intervals: Intervals
+    shift: Shift
     confusions: pd.DataFrame
     histories: dict[str, pd.DataFrame]
     experiments: pd.DataFrame
@@ -92,16 +92,12 @@ class ReportInputs:
     @property
     def thresholds(self) -> dict[str, dict[str, float]]:
         """{name of the threshold: {variant: threshold}}."""
-        operating = {v: self.evaluation[v]["operating_point"]["threshold"] for v in VARIANTS}
-        return {"at 0.5": dict.fromkeys(VARIANTS, metrics.HALF), "operating point": operating}
+        at_half = dict.fromkeys(VARIANTS, metrics.HALF)
+        return {"at 0.5": at_half, "operating point": self.evaluation.thresholds}
 
 
 def read_inputs(settings: dict[str, Any], evaluate: EvaluateParams) -> ReportInputs:
     """Read the outputs of the previous stages."""
-    evaluation, guards, intervals, shift = (
-        json.loads(path.read_text())
-        for path in (paths.EVALUATION, paths.GUARDS, paths.INTERVALS, paths.SHIFT)
-    )
     return ReportInputs(
         settings=settings,
         evaluate=evaluate,
@@ -109,10 +105,10 @@ def read_inputs(settings: dict[str, Any], evaluate: EvaluateParams) -> ReportInp
         predictions=pd.read_csv(paths.PREDICTIONS, keep_default_na=False),
         unlikeness=pd.read_csv(paths.DOMAIN_SCORES),
         groups=pd.read_csv(paths.GROUPS, dtype={"group": str}),
-        evaluation=evaluation,
-        guards=guards,
-        intervals=intervals,
-        shift=shift,
+        evaluation=Evaluation.read(),
+        guards=Guards.read(),
+        intervals=Intervals.read(),
+        shift=Shift.read(),
         confusions=pd.read_csv(paths.PLOTS / "confusion.csv"),
         histories={variant: pd.read_csv(paths.history(variant)) for variant in TRAINED},
         experiments=pd.read_csv(paths.EXPERIMENTS, keep_default_na=False, dtype={"commit": str}),
@@ -130,7 +126,7 @@ def report(inputs: ReportInputs) -> Document:
         "reported_settings": REPORTED_SETTINGS,
         "sections": SECTIONS,
         "parameters": {section: _parameters(inputs.settings, section) for section in SECTIONS},
-        "operating": inputs.thresholds["operating point"],
+        "operating": inputs.evaluation.thresholds,
         "prevalence": (test["label"] == "PNEUMONIA").mean(),
         "one_image_each": not inputs.files["patient"].duplicated().any(),
         "equal_shorter_side": _equal_shorter_side(inputs.files),
@@ -147,7 +143,7 @@ def figures(inputs: ReportInputs) -> dict[str, str]:
     """Charts that pages in docs/ show, as SVG text by file name; none shows an image."""
     found = {
         "stress.svg": charts.stress(inputs.evaluation),
-        "label_alone.svg": charts.single_feature_auc(inputs.shift),
+        "label_alone.svg": charts.single_feature_auc(inputs.shift.single_feature_auc),
     }
     groups = reported_groups(inputs.groups)
     return found if groups.empty else found | {"groups.svg": charts.groups(groups)}
@@ -156,7 +152,7 @@ def figures(inputs: ReportInputs) -> dict[str, str]:
 def _charts(inputs: ReportInputs, groups: pd.DataFrame) -> dict[str, str]:
     """SVG text by name; empty where there is nothing to draw."""
     predictions, images = inputs.predictions, inputs.files
-    columns = inputs.intervals["test"]["columns"]
+    columns = inputs.intervals.test.columns
     return {
         "metrics": charts.metric_intervals(tables.interval_plot_data(columns, "at_half")),
         "roc": charts.roc(predictions),
@@ -164,11 +160,11 @@ def _charts(inputs: ReportInputs, groups: pd.DataFrame) -> dict[str, str]:
         "stress": charts.stress(inputs.evaluation),
         "groups": "" if groups.empty else charts.groups(groups),
         "confusions": charts.confusions(inputs.confusions),
-        "thresholds": charts.thresholds(predictions, inputs.thresholds["operating point"]),
+        "thresholds": charts.thresholds(predictions, inputs.evaluation.thresholds),
         "calibration": charts.calibration(predictions),
         "loss": charts.training(inputs.histories, "loss", "cross-entropy"),
         "accuracy": charts.training(inputs.histories, "accuracy", "accuracy"),
-        "label_alone": charts.single_feature_auc(inputs.shift),
+        "label_alone": charts.single_feature_auc(inputs.shift.single_feature_auc),
         "counts": charts.counts(images),
         "aspect_ratio": charts.distributions(images, "aspect_ratio", "width / height"),
         "size": charts.distributions(images, "size", "square root of width x height (pixels)"),
@@ -176,20 +172,20 @@ def _charts(inputs: ReportInputs, groups: pd.DataFrame) -> dict[str, str]:
 
 
 def _tables(inputs: ReportInputs, test: pd.DataFrame, groups: pd.DataFrame) -> dict[str, Any]:
-    columns = {split: inputs.intervals[split]["columns"] for split in EVALUATED}
-    ece = {variant: inputs.evaluation[variant]["test"]["ece"] for variant in VARIANTS}
+    test_columns = inputs.intervals.test.columns
+    ece = {variant: found.test.ece for variant, found in inputs.evaluation.variants.items()}
     pathogens = test["pathogen"][test["label"] == "PNEUMONIA"].sort_values()
     sizes = _terciles(test["size"].sort_values())
     return {
-        "test_at_half": tables.metrics(columns["test"], "at_half"),
-        "val_at_half": tables.metrics(columns["val"], "at_half"),
-        "test_at_operating_point": tables.metrics(columns["test"], "operating_point"),
-        "differences": tables.differences(inputs.intervals["test"]["differences"]),
+        "test_at_half": tables.metrics(test_columns, "at_half"),
+        "val_at_half": tables.metrics(inputs.intervals.val.columns, "at_half"),
+        "test_at_operating_point": tables.metrics(test_columns, "operating_point"),
+        "differences": tables.differences(inputs.intervals.test.differences),
         "stress": {name: _stress(inputs, name) for name in ("roc_auc", "recall", "specificity")},
         "worst_groups": _worst_groups(inputs.groups),
         "groups": groups[[*VARIANTS, "images"]].rename_axis("subgroup"),
         "confusion": tables.confusion(inputs.confusions),
-        "calibration": tables.calibration(columns["test"], ece),
+        "calibration": tables.calibration(test_columns, ece),
         "training": _training(inputs.histories),
         "pathogens": None
         if set(pathogens) == {"none"}
@@ -197,9 +193,9 @@ def _tables(inputs: ReportInputs, test: pd.DataFrame, groups: pd.DataFrame) -> d
         "recall_by_size": _accuracy_by(sizes, "size", inputs, test, "PNEUMONIA"),
         "specificity_by_size": _accuracy_by(sizes, "size", inputs, test, "NORMAL"),
         "losses": _losses(inputs.evaluation),
-        "domain_auc": _domain_auc(inputs.shift["told_from_train"]),
-        "atypical": _atypical(inputs.shift["least_alike_test_images"]),
-        "label_alone": _label_alone(inputs.shift["label_alone"]),
+        "domain_auc": _domain_auc(inputs.shift.domain_auc),
+        "atypical": _atypical(inputs.shift.most_atypical_test_images),
+        "label_alone": _label_alone(inputs.shift.single_feature_auc),
         "redrawn": _redrawn(inputs),
         "data": _counts(inputs.files),
     }
@@ -208,8 +204,8 @@ def _tables(inputs: ReportInputs, test: pd.DataFrame, groups: pd.DataFrame) -> d
 def _stress(inputs: ReportInputs, metric: str) -> pd.DataFrame:
     found = {
         variant: {
-            name.replace("_", " "): condition[metric]
-            for name, condition in inputs.evaluation[variant]["stress"].items()
+            name.replace("_", " "): getattr(condition, metric)
+            for name, condition in inputs.evaluation.variants[variant].stress.items()
         }
         for variant in VARIANTS
     }
@@ -220,7 +216,7 @@ def _worst_groups(groups: pd.DataFrame) -> pd.DataFrame:
     """The lowest accuracy of each variant by split, kind and class, without small groups."""
     large = groups[groups["images"] >= MIN_GROUP_SIZE]
     names = ["split", "kind", "label"]
-    worst = large.pivot_table("right", names, "variant", aggfunc="min")
+    worst = large.pivot_table("accuracy", names, "variant", aggfunc="min")
     return worst.reindex(columns=list(VARIANTS))
 
 
@@ -306,32 +302,33 @@ def _radiograph(inputs: ReportInputs, path: str, remark: str) -> Figure:
     return caption, test.images[row], f"Radiograph: {caption}"
 
 
-def _losses(evaluation: dict[str, Any]) -> pd.DataFrame:
+def _losses(evaluation: Evaluation) -> pd.DataFrame:
     rows = []
     for variant in VARIANTS:
         row = {"variant": variant}
         for name in ("recall", "specificity"):
-            val, test = (evaluation[variant][split][name] for split in EVALUATED)
+            found = evaluation.variants[variant]
+            val, test = (getattr(of, name) for of in (found.val, found.test))
             row |= {f"{name}: val": val, f"{name}: test": test}
             row[f"{name}: change"] = signed(test - val)
         rows.append(row)
     return pd.DataFrame(rows)
 
 
-def _domain_auc(aucs: dict[str, Any]) -> pd.DataFrame:
+def _domain_auc(aucs: dict[str, dict[str, float]]) -> pd.DataFrame:
     return pd.DataFrame(
-        {"split": split} | {label: aucs[split].get(label, "too few patients") for label in LABELS}
+        {"split": split, **dict.fromkeys(LABELS, "too few patients"), **aucs[split]}
         for split in EVALUATED
     )
 
 
-def _atypical(accuracy: dict[str, Any]) -> pd.DataFrame:
+def _atypical(accuracy: dict[str, AtypicalImages]) -> pd.DataFrame:
     """Empty where every class has too few patients."""
     return pd.DataFrame(
-        {"class": label, "group": title} | {variant: of[variant][key] for variant in VARIANTS}
+        {"class": label, "group": title} | {v: getattr(of.variants[v], key) for v in VARIANTS}
         for label, of in accuracy.items()
         for key, title in {
-            "least_alike": f"most atypical ({of['images']} images)",
+            "most_atypical": f"most atypical ({of.images} images)",
             "rest": "rest",
         }.items()
     )
@@ -348,7 +345,7 @@ def _atypical_radiographs(inputs: ReportInputs) -> list[list[Figure]]:
     ]
 
 
-def _label_alone(aucs: dict[str, Any]) -> pd.DataFrame:
+def _label_alone(aucs: dict[str, dict[str, float]]) -> pd.DataFrame:
     table = pd.DataFrame(aucs).T[list(SPLITS)]
     return table.set_axis(table.index.str.replace("_", " ")).rename_axis("feature")
 

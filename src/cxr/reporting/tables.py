@@ -1,17 +1,19 @@
 """Metrics with their intervals as tables of text, for the report and for `cxr evaluate`.
 
-Everywhere `columns` is what `intervals` gives under that name, for every variant.
+Everywhere `columns` holds the intervals of every variant on one set of images.
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 import pandas as pd
 
 from cxr.common.names import VARIANTS
-from cxr.evaluation.bootstrap import COMPARED, Interval
+from cxr.evaluation.bootstrap import COMPARED
 from cxr.evaluation.metrics import POINTS
+from cxr.evaluation.results import Difference, Interval, RateIntervals, VariantIntervals
 from cxr.reporting.formatting import signed_span, span
+
+Columns = Mapping[str, VariantIntervals]
 
 TITLES = {
     **{"f1": "F1", "roc_auc": "ROC AUC", "average_precision": "average precision"},
@@ -27,45 +29,46 @@ CELLS = {
 }
 
 
-def metrics(columns: dict[str, Any], point: str) -> pd.DataFrame:
+def metrics(columns: Columns, point: str) -> pd.DataFrame:
     """A row for each variant: the rates at a threshold (a key of `POINTS`); at 0.5 also what needs
     no threshold.
     """
     rows = []
     for variant in VARIANTS:
         found = columns[variant]
-        row = {"variant": variant} | {name: span(found[point][name]) for name in (*RATES, "f1")}
+        rates = _at(found, point).select((*RATES, "f1"))
+        row = {"variant": variant} | {name: span(rate) for name, rate in rates.items()}
         if point == "at_half":
-            row |= {name: span(found[name]) for name in ("roc_auc", "average_precision")}
+            row |= {name: span(getattr(found, name)) for name in ("roc_auc", "average_precision")}
         rows.append(row)
     return pd.DataFrame(rows).rename(columns=TITLES)
 
 
-def summary(columns: dict[str, Any]) -> pd.DataFrame:
+def summary(columns: Columns) -> pd.DataFrame:
     """A row for each metric at the operating point, and for what needs no threshold.
 
     Args:
-        columns: {title of a set of images: what `intervals` gives there for one variant}.
+        columns: {title of a set of images: intervals of one variant there}.
     """
     rows = [
         {"metric": TITLES.get(name, name)}
-        | {title: span(of["operating_point"][name]) for title, of in columns.items()}
+        | {title: span(getattr(of.operating_point, name)) for title, of in columns.items()}
         for name in SUMMARY
     ]
     rows += [
-        {"metric": TITLES[name]} | {title: span(of[name]) for title, of in columns.items()}
+        {"metric": TITLES[name]} | {title: span(getattr(of, name)) for title, of in columns.items()}
         for name in ("roc_auc", "brier")
     ]
     return pd.DataFrame(rows)
 
 
-def differences(found: dict[str, Any]) -> pd.DataFrame:
-    """A row for each pair of variants and threshold, from what `intervals` gives as differences."""
+def differences(found: Mapping[str, Difference]) -> pd.DataFrame:
+    """A row for each pair of variants and threshold."""
     rows = []
     for pair, of_pair in found.items():
         for point, title in POINTS.items():
             row = {"difference": pair, "threshold": title}
-            compared = of_pair[point] | {"roc_auc": of_pair["roc_auc"]}
+            compared = of_pair.at(point)
             rows.append(row | {name: signed_span(compared[name]) for name in COMPARED})
     return pd.DataFrame(rows).rename(columns=TITLES)
 
@@ -80,7 +83,7 @@ def confusion(cells: pd.DataFrame) -> pd.DataFrame:
     return wide.reindex(order)[list(CELLS.values())].reset_index()
 
 
-def calibration(columns: dict[str, Any], errors: Mapping[str, float]) -> pd.DataFrame:
+def calibration(columns: Columns, errors: Mapping[str, float]) -> pd.DataFrame:
     """A row for each variant and threshold: calibration and predictive values.
 
     Args:
@@ -94,17 +97,22 @@ def calibration(columns: dict[str, Any], errors: Mapping[str, float]) -> pd.Data
             {
                 "variant": variant,
                 "threshold": title,
-                TITLES["brier"]: span(found["brier"]),
+                TITLES["brier"]: span(found.brier),
                 "expected calibration error": f"{errors[variant]:.3f}",
-                "positive predictive value": span(found[point]["ppv"]),
-                "negative predictive value": span(found[point]["npv"]),
+                "positive predictive value": span(_at(found, point).ppv),
+                "negative predictive value": span(_at(found, point).npv),
             }
             for point, title in POINTS.items()
         ]
     return pd.DataFrame(rows)
 
 
-def interval_plot_data(columns: dict[str, Any], point: str) -> dict[str, dict[str, Interval]]:
+def interval_plot_data(columns: Columns, point: str) -> dict[str, dict[str, Interval]]:
     """What `charts.metric_intervals` draws: the rates at a threshold, and ROC AUC."""
-    shown = {name: {v: columns[v][point][name] for v in VARIANTS} for name in RATES}
-    return {**shown, "ROC AUC": {v: columns[v]["roc_auc"] for v in VARIANTS}}
+    shown = {name: {v: getattr(_at(columns[v], point), name) for v in VARIANTS} for name in RATES}
+    return {**shown, "ROC AUC": {v: columns[v].roc_auc for v in VARIANTS}}
+
+
+def _at(columns: VariantIntervals, point: str) -> RateIntervals:
+    """The rates at a threshold, which is a key of `POINTS`."""
+    return columns.at_half if point == "at_half" else columns.operating_point

@@ -10,7 +10,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
-from typing import Any
 
 import pandas as pd
 
@@ -19,6 +18,7 @@ from cxr.common.files import remove
 from cxr.common.names import EVALUATED, VARIANTS
 from cxr.data.shortcuts import MAX_AUC
 from cxr.errors import CxrError, run_stage
+from cxr.evaluation.results import Evaluation, Guards
 from cxr.params import read_params
 from cxr.tools.project_copy import PROJECT, copy_project, environment, set_params
 
@@ -67,38 +67,30 @@ CHANGES = {
 }
 
 
-def comparison(evaluation: dict[str, Any]) -> pd.DataFrame:
+def comparison(evaluation: Evaluation) -> pd.DataFrame:
     """Test metrics, one row per variant: recall, precision and accuracy at the operating point, and
     ROC AUC.
     """
     rates = ["recall", "precision", "accuracy"]
     rows = {
-        variant: [evaluation[variant]["operating_point"]["test"][rate] for rate in rates]
-        + [evaluation[variant]["test"]["roc_auc"]]
-        for variant in VARIANTS
+        variant: [*found.operating_point.test.select(rates).values(), found.test.roc_auc]
+        for variant, found in evaluation.variants.items()
     }
     return pd.DataFrame.from_dict(rows, orient="index", columns=[*rates, "ROC AUC"])
 
 
-def shortcut_finding(evaluation: dict[str, Any], guards: dict[str, Any]) -> str:
-    """Effect of a shortcut on the results, in sentences.
-
-    Args:
-        evaluation: content of metrics/evaluation.json.
-        guards: content of metrics/guards.json.
-    """
-    aucs = {
-        split: [evaluation[variant][split]["roc_auc"] for variant in VARIANTS]
-        for split in EVALUATED
-    }
+def shortcut_finding(evaluation: Evaluation, guards: Guards) -> str:
+    """Effect of a shortcut on the results, in sentences."""
+    variants = [evaluation.variants[variant] for variant in VARIANTS]
+    val, test = ([getattr(of, split).roc_auc for of in variants] for split in EVALUATED)
     stress = {
-        condition: [evaluation[variant]["stress"][condition]["roc_auc"] for variant in VARIANTS]
-        for condition in evaluation[VARIANTS[0]]["stress"]
+        condition: [of.stress[condition].roc_auc for of in variants]
+        for condition in variants[0].stress
     }
     worst = min(stress, key=lambda condition: mean(stress[condition]))
-    number, auc = max(guards["single_feature_auc"].items(), key=lambda item: item[1])
+    number, auc = max(guards.single_feature_auc.items(), key=lambda item: item[1])
     return (
-        f"ROC AUC is {_range(aucs['val'])} on validation and {_range(aucs['test'])} on test.\n"
+        f"ROC AUC is {_range(val)} on validation and {_range(test)} on test.\n"
         "The stress test, made of validation images alone, finds the largest drop if\n"
         f"{CHANGES.get(worst, worst)} ({worst}): {_range(stress[worst])}.\n"
         f"The strongest shortcut feature of the training images is {number}: AUC {auc:.2f},\n"
@@ -114,10 +106,9 @@ def _range(values: list[float]) -> str:
 def last_screen(folder: Path, shortcut: bool) -> str:
     """Summary of a finished run in `folder`, for the terminal."""
     settings = read_params(folder / paths.PARAMS)
-    data, evaluation, guards = (
-        json.loads((folder / file).read_text(encoding="utf-8"))
-        for file in (paths.DATA_METRICS, paths.EVALUATION, paths.GUARDS)
-    )
+    data = json.loads((folder / paths.DATA_METRICS).read_text(encoding="utf-8"))
+    evaluation = Evaluation.read(folder / paths.EVALUATION)
+    guards = Guards.read(folder / paths.GUARDS)
     text = (
         f"The whole pipeline ran on {data['images']} synthetic images (not medical data); the\n"
         f"backbone of transfer and finetuned is `{settings.transfer.backbone}`, trained on other "

@@ -40,8 +40,8 @@ METRIC_PATHS = {
         for split in EVALUATED
         for metric in OPERATING
     },
-    "selection_roc_auc": "selection.roc_auc",
-    **{f"selection_{m}_at_threshold": f"operating_point.selection.{m}" for m in OPERATING},
+    "selection_roc_auc": "tuning.roc_auc",
+    **{f"selection_{m}_at_threshold": f"operating_point.tuning.{m}" for m in OPERATING},
 }
 COLUMNS = ["experiment", "commit", "changed", "seed", "variant", *METRIC_PATHS]
 UNFINISHED = ("Failed", "Queued", "Running")

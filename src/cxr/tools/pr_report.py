@@ -9,7 +9,7 @@ import argparse
 import re
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import dvc.api
 import pandas as pd
@@ -19,13 +19,16 @@ from cxr import paths
 from cxr.common.files import parse_yaml
 from cxr.common.names import EVALUATED, VARIANTS
 from cxr.errors import CxrError, run_stage
-from cxr.evaluation.bootstrap import bootstrap_intervals, thresholds
+from cxr.evaluation.bootstrap import bootstrap_intervals
+from cxr.evaluation.results import Evaluation, Intervals, OtherVersionError, ResultFile
 from cxr.evaluation.selection import best_variant
 from cxr.params import WITHOUT_RESULT, leaves, read_params
 from cxr.reporting.formatting import signed, signed_span
 from cxr.reporting.recommendation import recommend
 
 TITLES = {"val": "Validation", "test": "Test"}
+Results = TypeVar("Results", bound=ResultFile)
+
 HEADLINE = ("recall", "precision", "accuracy", "specificity", "roc_auc")
 
 
@@ -40,7 +43,7 @@ def comment(base: str) -> str:
     if commit is None:
         raise CxrError(f"{base} is not a commit here; get it with `git fetch origin {base}`")
     commit = commit.strip()  # DVC resolves HEAD to another commit after an interrupted run
-    now, before = _read(paths.EVALUATION, None), _read(paths.EVALUATION, base)
+    now, before = _results(Evaluation, None), _results(Evaluation, base)
     parts = [
         f"## Results against {name}",
         _stale(None, "here"),
@@ -78,6 +81,21 @@ def _read(path: Path, revision: str | None) -> dict[str, Any]:
         where = f"{path} of {revision}" if revision else str(path)
         raise CxrError(f"{where} cannot be read ({found}); regenerate it with `dvc repro`")
     return found
+
+
+def _results(kind: type[Results], revision: str | None) -> Results | None:
+    """Content of a file of results; None if it is not there or was produced by another version.
+
+    Raises:
+        CxrError: it is damaged.
+    """
+    text = _content(kind.path, revision)
+    if text is None:
+        return None
+    try:
+        return kind.parse(text, f"{kind.path} of {revision}" if revision else str(kind.path))
+    except OtherVersionError:
+        return None
 
 
 def _git(*arguments: str) -> str | None:
@@ -121,63 +139,54 @@ def _stale(revision: str | None, where: str) -> str:
     )
 
 
-def _recommendation(now: dict[str, Any], before: dict[str, Any], name: str) -> str:
-    remedy = "run `dvc repro` and commit `metrics/`."
-    for path in (paths.EVALUATION, paths.INTERVALS):
-        if not path.exists():
-            return f"`{path}` is missing here; {remedy}"
-    try:
-        min_recall = _recorded(None)["evaluate"]["evaluate.min_recall"]
-        found = recommend(now, _read(paths.INTERVALS, None), min_recall)
-    except KeyError as key:
-        return f"`metrics/` was produced by a different version ({key} is missing); {remedy}"
+def _recommendation(now: Evaluation | None, before: Evaluation | None, name: str) -> str:
+    intervals = _results(Intervals, None)
+    min_recall = _recorded(None).get("evaluate", {}).get("evaluate.min_recall")
+    needed = {paths.EVALUATION: now, paths.INTERVALS: intervals, paths.LOCK: min_recall}
+    missing = [f"`{path}`" for path, content in needed.items() if content is None]
+    if now is None or intervals is None or min_recall is None:
+        return (
+            f"{' and '.join(missing)} is missing here or was produced by a different version; run "
+            "`dvc repro` and commit the results."
+        )
+    found = recommend(now, intervals, min_recall)
     chosen, *reasons = found.sentences
     compared = _compared(found.variant, before, name)
     return "\n".join([f"{chosen} {compared}", "", *(f"- {reason}" for reason in reasons)])
 
 
-def _compared(chosen: str, before: dict[str, Any], name: str) -> str:
-    try:
-        old = best_variant(before)
-    except KeyError:
-        return f"{name} does not have the metrics of every variant."
+def _compared(chosen: str, before: Evaluation | None, name: str) -> str:
+    if before is None:
+        return (
+            f"Nothing to compare with: `{paths.EVALUATION}` is missing on {name} or was produced "
+            "by a different version."
+        )
+    old = best_variant(before)
     same = "the same" if old == chosen else f"**{old}**"
     return f"On {name} the recommendation is {same}."
 
 
-def _headline(now: dict[str, Any], before: dict[str, Any], split: str, name: str) -> str:
-    if not now:
+def _headline(now: Evaluation | None, before: Evaluation | None, split: str, base: str) -> str:
+    if now is None or before is None:
         return ""
-    rows = [
-        {"variant": variant}
-        | {
-            m: _changed(_at(now, variant, split, m), _at(before, variant, split, m))
-            for m in HEADLINE
+    rows = []
+    for variant in VARIANTS:
+        new, old = (getattr(side.variants[variant], split) for side in (now, before))
+        changes = {
+            metric: _changed(getattr(new, metric), getattr(old, metric)) for metric in HEADLINE
         }
-        for variant in VARIANTS
-    ]
-    title = f"### {TITLES[split]} at 0.5 (change from {name})"
+        rows.append({"variant": variant, **changes})
+    title = f"### {TITLES[split]} at 0.5 (change from {base})"
     return f"{title}\n\n{_markdown(pd.DataFrame(rows))}"
 
 
-def _at(metrics: dict[str, Any], *keys: str) -> float | None:
-    found: Any = metrics
-    for key in keys:
-        found = found.get(key) if isinstance(found, dict) else None
-    return found
-
-
-def _changed(now: float | None, before: float | None) -> str:
-    if now is None:
-        return "missing" if before is None else f"missing (was {before:.3f})"
-    if before is None:
-        return f"{now:.3f} (new)"
+def _changed(now: float, before: float) -> str:
     return f"{now:.3f} ({signed(now - before)})"
 
 
-def _paired(now: dict[str, Any], before: dict[str, Any], base: str, commit: str) -> str:
+def _paired(now: Evaluation | None, before: Evaluation | None, base: str, commit: str) -> str:
     """Paired differences with 95 % CIs, if DVC has the predictions of base and head."""
-    if now == before or not all(v in metrics for v in VARIANTS for metrics in (now, before)):
+    if now is None or before is None or now == before:
         return ""
     title = "### Significance of the differences\n\n"
     try:
@@ -204,8 +213,8 @@ def _paired(now: dict[str, Any], before: dict[str, Any], base: str, commit: str)
 
 
 def _paired_table(
-    now: dict[str, Any],
-    before: dict[str, Any],
+    now: Evaluation,
+    before: Evaluation,
     new: pd.DataFrame,
     old: pd.DataFrame,
     split: str,
@@ -225,16 +234,16 @@ def _paired_table(
     # Thresholds were chosen on validation: if base and head use the same rule, choose them again in
     # each resample.
     min_recall = recalls.pop() if split == "val" and len(recalls) == 1 else None
-    chosen = {"old": thresholds(before), "new": thresholds(now)}
+    sides = {"old": before.thresholds, "new": now.thresholds}
     known = old.set_index("path").loc[new["path"]]
     for variant in VARIANTS:
         both = new[["patient", "label"]].assign(old=known[variant].to_numpy(), new=new[variant])
-        points = {name: of[variant] for name, of in chosen.items()}
-        found = bootstrap_intervals(both, points, params.prevalence, params.n_bootstrap, min_recall)
-        of_pair = found["differences"]["new - old"]
+        thresholds = {side: sides[side][variant] for side in sides}
+        settings = (thresholds, params.prevalence, params.n_bootstrap, min_recall)
+        of_pair = bootstrap_intervals(both, *settings).differences["new - old"]
         for point, title in (("at_half", "0.5"), ("operating_point", "operating point")):
-            differences = of_pair[point] | {"roc_auc": of_pair["roc_auc"]}
-            if any(any(difference.values()) for difference in differences.values()):
+            differences = of_pair.at(point)
+            if any(any(dict(difference).values()) for difference in differences.values()):
                 row = {TITLES[split].lower(): variant, "threshold": title}
                 rows.append(row | {name: signed_span(d) for name, d in differences.items()})
     if not rows:

@@ -17,6 +17,7 @@ from cxr.common.names import VARIANTS
 from cxr.errors import CxrError, run_stage
 from cxr.evaluation import metrics
 from cxr.evaluation.groups import reported_groups
+from cxr.evaluation.results import Evaluation, Intervals
 from cxr.reporting.document import rounded, with_table
 from cxr.tools.experiments import AS_COMMITTED, read_record, summary
 
@@ -41,8 +42,8 @@ OVER_SEEDS = {
 
 
 def tables(
-    evaluation: dict[str, Any],
-    intervals: dict[str, Any],
+    evaluation: Evaluation,
+    intervals: Intervals,
     groups: pd.DataFrame,
     record: pd.DataFrame,
     benchmarks: dict[str, Any],
@@ -50,8 +51,8 @@ def tables(
     """{page: {name of the table: table}}.
 
     Args:
-        evaluation: content of metrics/evaluation.json.
-        intervals: content of metrics/intervals.json.
+        evaluation: metrics of all variants.
+        intervals: their intervals.
         groups: content of plots/groups.csv.
         record: content of docs/experiments.csv.
         benchmarks: content of benchmarks/results.json.
@@ -74,49 +75,49 @@ def tables(
     }
 
 
-def results(evaluation: dict[str, Any], intervals: dict[str, Any]) -> pd.DataFrame:
+def results(evaluation: Evaluation, intervals: Intervals) -> pd.DataFrame:
     """A row for each variant; accuracy at 0.5, recall and specificity at the operating point."""
     rows = {}
     for variant in VARIANTS:
-        found = evaluation[variant]
-        auc = intervals["test"]["columns"][variant]["roc_auc"]
-        point = found["operating_point"]["test"]
+        found = evaluation.variants[variant]
+        auc = intervals.test.columns[variant].roc_auc
         rows[variant] = {
-            "validation ROC AUC": found["val"]["roc_auc"],
-            "stress-test ROC AUC": np.mean([of["roc_auc"] for of in found["stress"].values()]),
-            "test ROC AUC [95 % CI]": f"{auc['value']:.3f} [{auc['low']:.3f}, {auc['high']:.3f}]",
-            "test accuracy": found["test"]["accuracy"],
-            **{name: point[name] for name in ("recall", "specificity")},
+            "validation ROC AUC": found.val.roc_auc,
+            "stress-test ROC AUC": np.mean([of.roc_auc for of in found.stress.values()]),
+            "test ROC AUC [95 % CI]": f"{auc.value:.3f} [{auc.low:.3f}, {auc.high:.3f}]",
+            "test accuracy": found.test.accuracy,
+            **found.operating_point.test.select(("recall", "specificity")),
         }
     return _by_variant(rows)
 
 
-def at_half(evaluation: dict[str, Any]) -> pd.DataFrame:
+def at_half(evaluation: Evaluation) -> pd.DataFrame:
     """A row for each variant, each model of the notebook, and for always predicting PNEUMONIA."""
     rows = {}
     for variant in VARIANTS:
-        test, val = evaluation[variant]["test"], evaluation[variant]["val"]
+        test, val = evaluation.variants[variant].test, evaluation.variants[variant].val
         of_val = ("recall", "precision", "accuracy", "roc_auc")
         titles = {name: f"val {name.replace('roc_auc', 'ROC AUC')}" for name in of_val}
-        rows[variant] = _rates(test) | {"ROC AUC": test["roc_auc"]} | _counts(test)
-        rows[variant] |= {title: val[name] for name, title in titles.items()}
+        rows[variant] = test.select(RATES) | {"ROC AUC": test.roc_auc}
+        rows[variant] |= _counts(test.select(COUNTS))
+        rows[variant] |= {title: getattr(val, name) for name, title in titles.items()}
     for variant, cells in NOTEBOOK.items():
         counts = dict(zip(COUNTS, cells, strict=True))
         rows[f"notebook: {variant}"] = _rates(metrics.rates(**counts)) | _counts(counts)
-    prevalence = evaluation["majority"]["test"]["accuracy"]
+    prevalence = evaluation.majority.test.accuracy
     always = {"recall": 1.0, "precision": prevalence, "accuracy": prevalence, "specificity": 0.0}
     return _by_variant(rows | {"always PNEUMONIA": always}).replace("nan", "").fillna("")
 
 
-def at_operating_point(evaluation: dict[str, Any]) -> pd.DataFrame:
+def at_operating_point(evaluation: Evaluation) -> pd.DataFrame:
     """A row for each variant."""
     rows = {}
     for variant in VARIANTS:
-        point = evaluation[variant]["operating_point"]
-        tuning, test = point["selection"], point["test"]
-        rows[variant] = {"threshold": f"{point['threshold']:.4f}"}
-        rows[variant] |= {f"val and stress {name}": tuning[name] for name in RATES[:2]}
-        rows[variant] |= {f"test {name}": test[name] for name in RATES}
+        point = evaluation.variants[variant].operating_point
+        tuning, test = point.tuning.select(RATES[:2]), point.test.select(RATES)
+        rows[variant] = {"threshold": f"{point.threshold:.4f}"}
+        rows[variant] |= {f"val and stress {name}": rate for name, rate in tuning.items()}
+        rows[variant] |= {f"test {name}": rate for name, rate in test.items()}
     return _by_variant(rows)
 
 
@@ -178,26 +179,26 @@ def _by_variant(rows: dict[str, dict[str, Any]]) -> pd.DataFrame:
     return rounded(pd.DataFrame.from_dict(rows, orient="index").rename_axis("variant"))
 
 
-def _read(path: Path, command: str) -> Any:
-    """Content of a JSON file that `command` writes."""
+def _benchmarks() -> dict[str, Any]:
+    """Content of benchmarks/results.json."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content: dict[str, Any] = json.loads(paths.BENCHMARKS.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CxrError(
-            f"{path} cannot be read ({error}); regenerate it with `{command}`"
+            f"{paths.BENCHMARKS} cannot be read ({error}); regenerate it with `make bench`"
         ) from error
+    return content
 
 
 def main() -> None:
-    evaluation, intervals = (_read(p, "dvc repro") for p in (paths.EVALUATION, paths.INTERVALS))
-    benchmarks = _read(paths.BENCHMARKS, "make bench")
+    evaluation, intervals, benchmarks = Evaluation.read(), Intervals.read(), _benchmarks()
     groups, record = pd.read_csv(paths.GROUPS), read_record(paths.EXPERIMENTS)
     try:
         made = tables(evaluation, intervals, groups, record, benchmarks)
     except (KeyError, TypeError) as error:
         raise CxrError(
-            f"{paths.EVALUATION}, {paths.INTERVALS} or {paths.BENCHMARKS} was produced by a "
-            f"different version ({error}); regenerate it with `dvc repro` or `make bench`"
+            f"{paths.BENCHMARKS} was produced by a different version ({error}); regenerate it with "
+            "`make bench`"
         ) from error
     texts = {page: page.read_text(encoding="utf-8") for page in made}
     for page, of_page in made.items():
