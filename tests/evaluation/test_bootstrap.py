@@ -30,15 +30,20 @@ from cxr.evaluation.results import Interval, Record, SplitIntervals
 from tests.support.results import interval
 
 few = settings(max_examples=20)
-# Patients with one to three images each: ill or not, and a probability with many ties.
+# Patients with one to three images each: positive or not, and a probability with many ties.
 PROBABILITIES = st.sampled_from([0.0, 0.2, 0.3, 0.5, 0.6, 0.9, 1.0])
 images = st.tuples(st.booleans(), PROBABILITIES, PROBABILITIES)
 tables = st.lists(st.lists(images, min_size=1, max_size=3), min_size=2, max_size=8).map(
     lambda patients: pd.DataFrame(
         [
-            {"patient": f"p{number}", "label": "PNEUMONIA" if ill else "NORMAL", "a": a, "b": b}
+            {
+                "patient": f"p{number}",
+                "label": "PNEUMONIA" if positive else "NORMAL",
+                "a": a,
+                "b": b,
+            }
             for number, of_patient in enumerate(patients)
-            for ill, a, b in of_patient
+            for positive, a, b in of_patient
         ]
     )
 )
@@ -48,16 +53,16 @@ THRESHOLDS = {"a": 0.3, "b": 0.5}
 
 
 def predictions(patients: int = 120, images: int = 3, seed: int = 1) -> pd.DataFrame:
-    """Images of a patient share label and much of their probability."""
+    """Images of a patient share the label and have similar probabilities."""
     rng = np.random.default_rng(seed)
-    ill = rng.random(patients) < 0.6
-    shared = np.where(ill, 0.62, 0.42) + rng.normal(0, 0.18, patients)
+    is_positive = rng.random(patients) < 0.6
+    shared = np.where(is_positive, 0.62, 0.42) + rng.normal(0, 0.18, patients)
     noise = rng.normal(0, 0.03, (patients, images))
     a = np.clip(shared[:, None] + noise, 0, 1).ravel()
     return pd.DataFrame(
         {
             "patient": np.repeat([f"p{number}" for number in range(patients)], images),
-            "label": np.repeat(np.where(ill, "PNEUMONIA", "NORMAL"), images),
+            "label": np.repeat(np.where(is_positive, "PNEUMONIA", "NORMAL"), images),
             "a": a,
             "b": np.clip(a + rng.normal(0, 0.1, a.shape), 0, 1),
         }
@@ -100,18 +105,18 @@ def test_intervals_are_those_of_scipy_over_patients() -> None:
 
 
 @pytest.mark.parametrize("decimals", [1, 8])  # with many ties and without
-def test_ranking_of_every_draw_is_that_of_scikit_learn(decimals: int) -> None:
+def test_ranking_of_every_resample_is_that_of_scikit_learn(decimals: int) -> None:
     table = predictions(patients=30)
     y_true, y_prob = as_test(table.assign(a=table["a"].round(decimals)))
     weights = np.random.default_rng(5).integers(0, 4, (50, len(y_true)))
     found = _ranking(y_true, y_prob, weights)
-    for row, drawn in enumerate(weights):
+    for row, resample in enumerate(weights):
         pairs = {
             "roc_auc": metrics.roc_auc_score,
             "average_precision": metrics.average_precision_score,
         }
         for name, score in pairs.items():
-            assert found[name,][row] == pytest.approx(score(y_true, y_prob, sample_weight=drawn))
+            assert found[name,][row] == pytest.approx(score(y_true, y_prob, sample_weight=resample))
 
 
 def test_differences_are_paired() -> None:
@@ -132,19 +137,19 @@ def test_equal_columns_differ_by_nothing() -> None:
 
 @pytest.mark.parametrize("decimals", [1, 8])  # with many ties and without
 @pytest.mark.parametrize("min_recall", [0.5, 0.9, 1.0])
-def test_every_draw_chooses_its_own_threshold(decimals: int, min_recall: float) -> None:
-    """As `scores.operating_threshold` does on a table that repeats the images drawn."""
+def test_every_resample_chooses_its_own_threshold(decimals: int, min_recall: float) -> None:
+    """Like `metrics.operating_threshold` on a table that repeats the resampled images."""
     table = predictions(patients=30)
     y_true, y_prob = as_test(table.assign(a=table["a"].round(decimals)))
     weights = np.random.default_rng(5).integers(0, 4, (40, len(y_true)))
     cells = _cells_of_choice(y_true, y_prob, weights, min_recall)
-    for row, drawn in enumerate(weights):
-        pair = np.repeat(y_true, drawn), np.repeat(y_prob, drawn)
+    for row, resample in enumerate(weights):
+        pair = np.repeat(y_true, resample), np.repeat(y_prob, resample)
         found = at_threshold(*pair, operating_threshold(*pair, min_recall))
         assert {name: cells[name][row] for name in cells} == {name: found[name] for name in cells}
 
 
-def test_of_equal_precision_a_draw_chooses_the_higher_recall() -> None:
+def test_at_equal_precision_a_resample_chooses_the_higher_recall() -> None:
     y_true, y_prob = np.array([1, 1, 0, 1]), np.array([0.9, 0.8, 0.5, 0.4])
     cells = _cells_of_choice(y_true, y_prob, np.ones((1, 4), np.int64), 0.3)
     assert {name: count.tolist() for name, count in cells.items()} == {
@@ -172,8 +177,8 @@ def test_selections_are_those_of_the_rule() -> None:
     patient, names = pd.factorize(table["patient"])
     counted = dict.fromkeys("ab", 0)
     (resamples,) = _resamples(patient, len(names), 60)
-    for drawn in resamples[1:]:
-        rows = table.loc[np.repeat(table.index, drawn)].assign(split="test")
+    for resample in resamples[1:]:
+        rows = table.loc[np.repeat(table.index, resample)].assign(split="test")
         ranks = {}
         for name in "ab":
             pair = columns(rows, "test", name)
@@ -195,7 +200,7 @@ def test_resamples_without_positive_image_select_nothing() -> None:
     assert 150 < found.selected["a"] < 270  # (2 / 3) ** 3 of them lack the positive patient
 
 
-def test_rates_without_any_case_have_no_part_in_the_interval() -> None:
+def test_resamples_without_a_case_are_excluded_from_the_interval() -> None:
     """With one positive patient, a third of the resamples has no recall; it is not 0 there."""
     table = pd.DataFrame({"patient": list("123"), "label": ["NORMAL", "NORMAL", "PNEUMONIA"]})
     found = bootstrap_intervals(
@@ -229,31 +234,33 @@ def test_an_interval_that_excludes_0_is_significant(
 
 @few
 @given(tables, st.integers(0, 30))
-def test_a_draw_is_as_many_patients_each_with_all_images(table: pd.DataFrame, draws: int) -> None:
+def test_a_resample_has_as_many_patients_each_with_all_images(
+    table: pd.DataFrame, n_resamples: int
+) -> None:
     patient, names = pd.factorize(table["patient"])
-    weights = np.vstack(list(_resamples(patient, len(names), draws)))
-    assert weights.shape == (draws + 1, len(table))
+    weights = np.vstack(list(_resamples(patient, len(names), n_resamples)))
+    assert weights.shape == (n_resamples + 1, len(table))
     assert (weights[0] == 1).all()
     of_patient = pd.DataFrame(weights.T).groupby(patient)
     assert (of_patient.nunique() == 1).all(axis=None)
     assert (of_patient.first().sum() == len(names)).all()
 
 
-def counted_one_by_one(table: pd.DataFrame, draws: int) -> pd.DataFrame:
-    """Metrics of column a on tables that repeat the images drawn, NaN without any case."""
+def computed_one_by_one(table: pd.DataFrame, n_resamples: int) -> pd.DataFrame:
+    """Metrics of column a on tables that repeat the resampled images; NaN for 0 / 0."""
     patient, names = pd.factorize(table["patient"])
     rows = []
-    for drawn in np.vstack(list(_resamples(patient, len(names), draws))):
-        y_true, y_prob = as_test(table.loc[np.repeat(table.index, drawn)])
-        called = y_prob >= 0.5
-        hits, passed = (called & (y_true == 1)).sum(), (~called & (y_true == 0)).sum()
-        shares = {
+    for resample in np.vstack(list(_resamples(patient, len(names), n_resamples))):
+        y_true, y_prob = as_test(table.loc[np.repeat(table.index, resample)])
+        y_pred = y_prob >= 0.5
+        hits, passed = (y_pred & (y_true == 1)).sum(), (~y_pred & (y_true == 0)).sum()
+        fractions = {
             "accuracy": (hits + passed, len(y_true)),
-            "precision": (hits, called.sum()),
+            "precision": (hits, y_pred.sum()),
             "recall": (hits, y_true.sum()),
             "specificity": (passed, (1 - y_true).sum()),
         }
-        row = {name: part / whole if whole else np.nan for name, (part, whole) in shares.items()}
+        row = {name: part / whole if whole else np.nan for name, (part, whole) in fractions.items()}
         row["brier"] = np.mean((y_true - y_prob) ** 2)
         both = len(set(y_true)) == 2
         row["roc_auc"] = metrics.roc_auc_score(y_true, y_prob) if both else np.nan
@@ -263,19 +270,19 @@ def counted_one_by_one(table: pd.DataFrame, draws: int) -> pd.DataFrame:
 
 @few
 @given(both_classes)
-def test_intervals_are_the_quantiles_of_scores_counted_one_by_one(table: pd.DataFrame) -> None:
+def test_intervals_are_the_quantiles_of_metrics_computed_one_by_one(table: pd.DataFrame) -> None:
     column = bootstrap_intervals(table, {"a": 0.5}, 0.2, 40).columns["a"]
     found = {**dict(column), **dict(column.at_half)}
-    for name, values in counted_one_by_one(table, 40).items():
-        seen, drawn = values.iloc[0], values.iloc[1:].dropna()
-        low, high = drawn.quantile([0.025, 0.975]) if len(drawn) else (None, None)
+    for name, values in computed_one_by_one(table, 40).items():
+        seen, resample = values.iloc[0], values.iloc[1:].dropna()
+        low, high = resample.quantile([0.025, 0.975]) if len(resample) else (None, None)
         wanted = {"value": 0 if np.isnan(seen) else seen, "low": low, "high": high}
         assert dict(found[name]) == pytest.approx(wanted), name
 
 
 @few
 @given(both_classes)
-def test_low_and_high_are_in_order_and_are_shares(table: pd.DataFrame) -> None:
+def test_limits_are_in_order_and_between_0_and_1(table: pd.DataFrame) -> None:
     columns = bootstrap_intervals(table, THRESHOLDS, 0.2, 40, 0.9).columns
     for found in [found for column in columns.values() for found in flat(column)]:
         assert 0 <= found.value <= 1
@@ -285,8 +292,8 @@ def test_low_and_high_are_in_order_and_are_shares(table: pd.DataFrame) -> None:
 
 @few
 @given(both_classes)
-def test_every_image_twice_changes_no_interval(table: pd.DataFrame) -> None:
-    """Twice the images are no more patients."""
+def test_duplicating_every_image_changes_no_interval(table: pd.DataFrame) -> None:
+    """The number of patients is the same."""
     once = bootstrap_intervals(table, THRESHOLDS, 0.2, 40)
     twice = bootstrap_intervals(table.loc[np.repeat(table.index, 2)], THRESHOLDS, 0.2, 40)
     for found, wanted in zip(*map(all_of, (twice, once)), strict=True):
@@ -295,7 +302,7 @@ def test_every_image_twice_changes_no_interval(table: pd.DataFrame) -> None:
 
 @few
 @given(both_classes)
-def test_a_difference_turned_round_changes_its_sign(table: pd.DataFrame) -> None:
+def test_a_difference_in_reverse_order_has_the_opposite_sign(table: pd.DataFrame) -> None:
     reversed_order = dict(reversed(THRESHOLDS.items()))
     one = bootstrap_intervals(table, THRESHOLDS, 0.2, 40).differences["b - a"]
     other = bootstrap_intervals(table, reversed_order, 0.2, 40).differences["a - b"]
@@ -344,7 +351,7 @@ def test_resamples_of_a_single_class_have_no_ranking() -> None:
 
 
 def test_coverage() -> None:
-    """About 95 % of the intervals hold the truth; with 100 patients somewhat fewer are expected."""
+    """About 95 % of the intervals contain the true value; somewhat fewer with 100 patients."""
     truth = predictions(patients=50_000, images=1, seed=99)
     true = at_threshold(*as_test(truth), 0.5)["accuracy"]
     held = []

@@ -1,4 +1,4 @@
-"""Shift and shortcuts on made-up data where the answer is known."""
+"""Dataset shift on synthetic data with known shift."""
 
 from collections.abc import Callable
 
@@ -23,7 +23,7 @@ def splits() -> dict[str, Split]:
 
 @pytest.fixture(scope="module")
 def features(splits: dict[str, Split]) -> dict[str, NDArray[np.float64]]:
-    """Noise, but half of the NORMAL test images come from somewhere else."""
+    """Noise; half of the NORMAL test images have another distribution."""
     rng = np.random.default_rng(7)
     rows = {name: rng.normal(size=(n, 30)) for name, n in COUNTS.items()}
     rows["test"][other_acquisition(splits)] += 3
@@ -35,7 +35,7 @@ def other_acquisition(splits: dict[str, Split]) -> NDArray[np.bool_]:
     return (normal & (np.arange(COUNTS["test"]) < 30)).to_numpy()
 
 
-def test_of_many_images_some_are_compared(
+def test_the_number_of_compared_images_is_limited(
     splits: dict[str, Split],
     features: dict[str, NDArray[np.float64]],
     monkeypatch: pytest.MonkeyPatch,
@@ -46,7 +46,7 @@ def test_of_many_images_some_are_compared(
     assert aucs["test"]["NORMAL"] > 0.6 > aucs["test"]["PNEUMONIA"]
 
 
-def test_the_class_that_differs_is_told_apart(
+def test_the_class_with_shift_is_detected(
     splits: dict[str, Split], features: dict[str, NDArray[np.float64]]
 ) -> None:
     aucs, table = domain_auc(splits, features)
@@ -60,8 +60,8 @@ def test_the_class_that_differs_is_told_apart(
     assert set(normal["path"].head(len(is_other))) == is_other
 
 
-def test_images_of_a_patient_never_judge_each_other() -> None:
-    """Features that only name the patient tell nothing of other patients."""
+def test_folds_separate_patients() -> None:
+    """Features that only identify the patient do not generalize to other patients."""
     rng = np.random.default_rng(1)
     of_patient = rng.normal(size=(60, 20))
     rows = np.repeat(of_patient, 4, axis=0)
@@ -79,7 +79,7 @@ def test_wide_features_are_projected(monkeypatch: pytest.MonkeyPatch) -> None:
     assert roc_auc_score(np.repeat([0, 1], 80), found) > 0.8
 
 
-def test_a_class_of_few_patients_is_left_out(
+def test_a_class_of_few_patients_is_omitted(
     splits: dict[str, Split], features: dict[str, NDArray[np.float64]]
 ) -> None:
     few = splits["val"].index.copy()
@@ -127,10 +127,10 @@ def test_accuracy_on_the_most_atypical_images() -> None:
     ],
     ids=["all", "one lacks", "another twice", "one twice", "other names"],
 )
-def test_images_found_by_eye_count_only_where_all_of_them_are(
+def test_listed_images_are_used_only_if_all_of_them_exist(
     change: Callable[[list[str]], list[str]], matches: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Images of other data sets, as the demo's, have some of the names."""
+    """Images of other data sets, such as the demo's, have some of the names."""
     listed = paths.OTHER_ACQUISITION.read_text().split()
     names = change(listed)
     others = ["train/NORMAL/NORMAL2-IM-0022-0001.jpeg", "train/NORMAL/x.png"]

@@ -1,4 +1,4 @@
-"""Styles: clusters, and right calls by group against counts by hand."""
+"""Acquisition styles, and accuracy by subgroup against hand-computed values."""
 
 import numpy as np
 import pandas as pd
@@ -8,13 +8,13 @@ from cxr.evaluation.groups import accuracy_by_group
 
 
 def blobs(count, seed=0):
-    """Features (N, 5) of two styles far apart, and which is which."""
+    """Features (N, 5) of two separated styles, and the style of each row."""
     rng = np.random.default_rng(seed)
     style = np.arange(count) % 2
     return rng.normal(0, 0.1, (count, 5)) + 10 * style[:, None], style
 
 
-def test_images_that_look_alike_have_one_style():
+def test_similar_images_have_the_same_style():
     features, style = blobs(200)
     others, other_style = blobs(50, seed=1)
     found = groups.find_styles(features)
@@ -26,7 +26,7 @@ def test_images_that_look_alike_have_one_style():
     )
 
 
-def test_some_of_many_images_are_enough(monkeypatch):
+def test_styles_are_found_in_a_subset_of_many_images(monkeypatch):
     features, style = blobs(200)
     monkeypatch.setattr(groups, "MAX_IMAGES", 21)
     found = groups.find_styles(features)

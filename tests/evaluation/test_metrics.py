@@ -72,13 +72,13 @@ def test_published_confusion_matrix_of_the_notebook() -> None:
 
 
 @pytest.mark.parametrize(
-    ("threshold", "called"),
+    ("threshold", "n_positive"),
     [(0, 3), (0.25, 3), (np.nextafter(0.25, 1), 2), (0.5, 2), (0.75, 1), (np.nextafter(1, 2), 0)],
 )
-def test_probability_at_the_threshold_is_called_pneumonia(threshold: float, called: int) -> None:
+def test_probability_at_the_threshold_is_positive(threshold: float, n_positive: int) -> None:
     found = at_threshold(*arrays([1, 1, 1], [0.25, 0.5, 0.75]), threshold)
-    assert found["tp"] == called
-    assert found["fn"] == 3 - called
+    assert found["tp"] == n_positive
+    assert found["fn"] == 3 - n_positive
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_counts_and_rates_by_counting(case: tuple[Any, Any], threshold: float) -
 
 @many
 @given(cases)
-def test_roc_auc_is_the_share_of_pairs_in_order(case: tuple[Any, Any]) -> None:
+def test_roc_auc_is_the_fraction_of_pairs_in_order(case: tuple[Any, Any]) -> None:
     y_true, y_prob = case
     negative, positive = y_prob[y_true == 0], y_prob[y_true == 1]
     wins = [(p > n) + (p == n) / 2 for p in positive for n in negative]
@@ -138,14 +138,14 @@ def test_rankings_are_those_of_scikit_learn_and_the_curves(case: tuple[Any, Any]
 @many
 @given(cases, values)
 def test_rates_are_those_of_scikit_learn(case: tuple[Any, Any], threshold: float) -> None:
-    y_true, called = case[0], case[1] >= threshold
+    y_true, y_pred = case[0], case[1] >= threshold
     found = at_threshold(*case, threshold)
-    assert found["accuracy"] == pytest.approx(metrics.accuracy_score(y_true, called))
+    assert found["accuracy"] == pytest.approx(metrics.accuracy_score(y_true, y_pred))
     zero: Any = {"zero_division": 0}
-    assert found["precision"] == pytest.approx(metrics.precision_score(y_true, called, **zero))
-    assert found["recall"] == pytest.approx(metrics.recall_score(y_true, called, **zero))
-    assert found["f1"] == pytest.approx(metrics.f1_score(y_true, called, **zero))
-    of_normal = metrics.recall_score(y_true, called, pos_label=0, **zero)
+    assert found["precision"] == pytest.approx(metrics.precision_score(y_true, y_pred, **zero))
+    assert found["recall"] == pytest.approx(metrics.recall_score(y_true, y_pred, **zero))
+    assert found["f1"] == pytest.approx(metrics.f1_score(y_true, y_pred, **zero))
+    of_normal = metrics.recall_score(y_true, y_pred, pos_label=0, **zero)
     assert found["specificity"] == pytest.approx(of_normal)
 
 
@@ -162,7 +162,7 @@ def test_order_of_images_does_not_matter(case: tuple[Any, Any], random: Any) -> 
 
 @many
 @given(cases)
-def test_roc_auc_of_the_other_class_is_the_rest(case: tuple[Any, Any]) -> None:
+def test_roc_auc_of_inverted_labels(case: tuple[Any, Any]) -> None:
     y_true, y_prob = arrays(case[0], case[1].round(3))  # that 1 - p merges no two values
     assert ranking(y_true, 1 - y_prob)["roc_auc"] == pytest.approx(
         1 - ranking(y_true, y_prob)["roc_auc"]
@@ -171,7 +171,9 @@ def test_roc_auc_of_the_other_class_is_the_rest(case: tuple[Any, Any]) -> None:
 
 @many
 @given(cases, values, values)
-def test_a_higher_threshold_calls_fewer_ill(case: tuple[Any, Any], one: float, two: float) -> None:
+def test_a_higher_threshold_predicts_fewer_positives(
+    case: tuple[Any, Any], one: float, two: float
+) -> None:
     low, high = (at_threshold(*case, threshold) for threshold in sorted((one, two)))
     assert low["recall"] >= high["recall"]
     assert low["specificity"] <= high["specificity"]
@@ -181,9 +183,9 @@ def by_hand(y_true: Any, y_prob: Any, min_recall: float) -> tuple[float, float]:
     """Best precision, and recall with it, of all thresholds that reach the recall."""
     found = []
     for threshold in y_prob:
-        called = y_prob >= threshold
-        hits = int((called & (y_true == 1)).sum())
-        found.append((hits / int(called.sum()), hits / int(y_true.sum())))
+        y_pred = y_prob >= threshold
+        hits = int((y_pred & (y_true == 1)).sum())
+        found.append((hits / int(y_pred.sum()), hits / int(y_true.sum())))
     return max(pair for pair in found if pair[1] >= min_recall)
 
 
@@ -199,7 +201,7 @@ def test_operating_threshold_is_the_best_of_all(case: tuple[Any, Any], min_recal
 
 @many
 @given(cases, st.floats(0.01, 1), st.floats(0.01, 1))
-def test_more_recall_asked_for_costs_precision(
+def test_higher_minimum_recall_costs_precision(
     case: tuple[Any, Any], one: float, two: float
 ) -> None:
     less, more = (
@@ -217,7 +219,7 @@ def test_operating_threshold_of_the_hand_computed_case(min_recall: float, thresh
     assert operating_threshold(*HAND, min_recall) == threshold
 
 
-def test_of_equal_precision_the_higher_recall() -> None:
+def test_ties_in_precision_are_broken_by_recall() -> None:
     case = arrays([1, 1, 1, 0], [0.9, 0.8, 0.7, 0.1])
     assert operating_threshold(*case, 0.3) == 0.7
     case = arrays([1, 0, 1, 0], [0.9, 0.8, 0.7, 0.6])  # 1, 1/2, 2/3, 1/2
@@ -225,14 +227,14 @@ def test_of_equal_precision_the_higher_recall() -> None:
     assert operating_threshold(*arrays([0, 1, 0, 1], [0.9, 0.8, 0.7, 0.6]), 0.1) == 0.6
 
 
-def test_recall_that_is_just_reached_is_enough() -> None:
+def test_recall_equal_to_the_minimum_is_enough() -> None:
     """49 of 50 are 0.98; only the last positive, below most of the others, costs precision."""
     case = arrays([1] * 49 + [0] * 50 + [1], [0.9] * 49 + [0.5] * 50 + [0.1])
     assert operating_threshold(*case, 0.98) == 0.9
     assert operating_threshold(*case, 0.981) == 0.1
 
 
-def test_constant_probabilities_leave_one_threshold() -> None:
+def test_constant_probabilities_have_one_threshold() -> None:
     assert operating_threshold(*arrays([0, 1, 0], [0.3] * 3), 1.0) == 0.3
 
 
@@ -299,13 +301,15 @@ def test_confusion_as_rows() -> None:
     ],
     ids=["at_threshold", "ranking", "operating_threshold", "confusion"],
 )
-def test_what_cannot_be_scored(function: Any, labels: Any, probabilities: Any, said: str) -> None:
+def test_invalid_input_of_metrics(
+    function: Any, labels: Any, probabilities: Any, said: str
+) -> None:
     with pytest.raises(ValueError, match=said):
         function(*arrays(labels, probabilities))
 
 
 def test_calibration_by_hand() -> None:
-    # Bins: 0.1; 0.4; 0.6 twice, one of them ill; 0.9.
+    # Bins: 0.1; 0.4; 0.6 twice, one of them positive; 0.9.
     gaps = [abs(0.1 - 0), abs(0.4 - 1), abs(0.6 - 0.5) * 2, abs(0.9 - 1)]
     squares = [0.1**2, 0.6**2, 0.6**2, 0.4**2, 0.1**2]
     found = calibration(*HAND)
@@ -336,7 +340,7 @@ def test_calibration_by_counting(case: tuple[Any, Any]) -> None:
     assert curve["images"].tolist() == [len(pairs) for pairs in of_bin.values()]
     means = [np.mean(pairs, axis=0) for pairs in of_bin.values()]
     np.testing.assert_allclose(curve[["mean_probability", "fraction_positive"]], means, atol=1e-12)
-    gaps = [abs(p - ill) for p, ill in means]
+    gaps = [abs(p - positive) for p, positive in means]
     found = calibration(*case)
     assert found["ece"] == pytest.approx(np.average(gaps, weights=curve["images"]), abs=1e-12)
     assert found["brier"] == pytest.approx(metrics.brier_score_loss(*case))
@@ -355,7 +359,7 @@ def test_a_probability_lies_in_its_bin(probabilities: list[float]) -> None:
 @pytest.mark.parametrize(
     ("labels", "probabilities"), [([0, 2], [0.5, 0.5]), ([0, 1], [0.5, 1.1]), ([], [])]
 )
-def test_what_cannot_be_calibrated(labels: Any, probabilities: Any) -> None:
+def test_invalid_input_of_calibration(labels: Any, probabilities: Any) -> None:
     with pytest.raises(ValueError, match=r"0 or 1|between 0 and 1|do not fit"):
         calibration(*arrays(labels, probabilities))
 
@@ -369,12 +373,12 @@ def test_a_perfect_probability_is_calibrated(case: tuple[Any, Any]) -> None:
 
 def test_predictive_values() -> None:
     assert predictive_values(0.9, 0.8, 0.5) == pytest.approx({"ppv": 9 / 11, "npv": 8 / 9})
-    # At the share of ill that a data set has, they are its own precision and that of NORMAL.
+    # At the prevalence of the data set, they are its precision and that of NORMAL.
     found = at_threshold(*from_counts(tn=60, fp=20, fn=5, tp=15), 0.5)
     values = predictive_values(found["recall"], found["specificity"], 0.2)
     assert values["ppv"] == pytest.approx(found["precision"])
     assert values["npv"] == pytest.approx(60 / 65)
-    assert predictive_values(0.0, 1.0, 0.2)["ppv"] == 0  # nobody is called ill
+    assert predictive_values(0.0, 1.0, 0.2)["ppv"] == 0  # no positive predictions
 
 
 counts = st.integers(0, 20)
@@ -385,15 +389,15 @@ counts = st.integers(0, 20)
 def test_predictive_values_by_counting_a_population(
     tn: int, fp: int, fn: int, tp: int, prevalence: float
 ) -> None:
-    """The ill and the well of the table, each weighted to their share of the population."""
+    """Positives and negatives of the table, weighted to their fraction of the population."""
     found = rates(tn, fp, fn, tp)
     recall, specificity = float(found["recall"]), float(found["specificity"])
     values = predictive_values(recall, specificity, prevalence, empty=-1)
-    ill_called, ill_missed = prevalence * recall, prevalence * (1 - recall)
-    well_called, well_passed = (1 - prevalence) * (1 - specificity), (1 - prevalence) * specificity
-    called, passed = ill_called + well_called, ill_missed + well_passed
-    assert values["ppv"] == pytest.approx(ill_called / called if called else -1)
-    assert values["npv"] == pytest.approx(well_passed / passed if passed else -1)
+    tp_weight, fn_weight = prevalence * recall, prevalence * (1 - recall)
+    fp_weight, tn_weight = (1 - prevalence) * (1 - specificity), (1 - prevalence) * specificity
+    positive, negative = tp_weight + fp_weight, fn_weight + tn_weight
+    assert values["ppv"] == pytest.approx(tp_weight / positive if positive else -1)
+    assert values["npv"] == pytest.approx(tn_weight / negative if negative else -1)
 
 
 def test_rates_of_many_counts_at_once() -> None:
@@ -404,7 +408,7 @@ def test_rates_of_many_counts_at_once() -> None:
     assert found["accuracy"].tolist() == pytest.approx([17 / 20, 0])
 
 
-def test_rates_without_any_case_are_what_is_asked_for() -> None:
+def test_value_of_rates_without_a_case() -> None:
     counts = np.array([[8, 0, 0], [2, 0, 0], [1, 0, 1], [9, 0, 0]])
     empty = np.array([0, 0, np.nan])
     found = rates(*counts, empty=empty)
@@ -427,8 +431,8 @@ def test_rule_between_variants(
     precision: list[float], recall: list[float], roc_auc: list[float], wanted: int
 ) -> None:
     assert best_index(precision, recall, roc_auc) == wanted
-    draws = [np.array([key, key[::-1]]).T for key in (precision, recall, roc_auc)]
-    picked, turned = best_index(*draws)
+    resamples = [np.array([key, key[::-1]]).T for key in (precision, recall, roc_auc)]
+    picked, turned = best_index(*resamples)
     assert picked == wanted
     keys = list(zip(precision, recall, roc_auc, strict=True))
     assert keys[::-1][turned] == keys[wanted]
@@ -442,10 +446,10 @@ keys = st.sampled_from([0.5, 0.75, 1.0])  # many ties
 def test_rule_between_variants_is_the_greatest_triple(
     of_variants: list[list[tuple[float, float, float]]],
 ) -> None:
-    """For each of three draws at once; Python's `max` too takes the first of equals."""
+    """For three resamples at once; Python's `max` also returns the first of equals."""
     picked = best_index(*np.array(of_variants).transpose(2, 0, 1))
-    for draw, found in enumerate(picked):
-        triples = [of_variant[draw] for of_variant in of_variants]
+    for resample, found in enumerate(picked):
+        triples = [of_variant[resample] for of_variant in of_variants]
         assert found == triples.index(max(triples))
 
 

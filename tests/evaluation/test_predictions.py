@@ -1,4 +1,4 @@
-"""Predictions, each row once, and their metrics."""
+"""Predictions of all variants and their metrics."""
 
 import json
 from collections.abc import Callable
@@ -103,7 +103,7 @@ def test_operating_point(min_recall: float, threshold: float, test: tuple[float,
     assert point.val.recall >= min_recall
 
 
-def test_threshold_is_chosen_on_validation_alone() -> None:
+def test_threshold_does_not_depend_on_test() -> None:
     table = predictions()
     is_test = table["split"] == "test"
     other = table.copy()
@@ -159,7 +159,7 @@ def test_nan_is_not_scored() -> None:
 
 
 class Model:
-    """Stands in for a network: a function of the rows of a batch."""
+    """Stand-in for a network: a function of the rows of a batch."""
 
     def __init__(
         self, function: Callable[[Any], Any], head: "Model | None" = None, dtype: str = "uint8"
@@ -220,7 +220,7 @@ def test_each_row_is_predicted_once_and_in_order(count: int) -> None:
     np.testing.assert_allclose(found, np.arange(count) / 255, atol=1e-7)
 
 
-def test_network_of_keras_predicts_each_row_once_and_in_order() -> None:
+def test_keras_model_predicts_each_row_once_and_in_order() -> None:
     inputs = keras.Input((3,))
     outputs = keras.layers.Dense(1, use_bias=False, kernel_initializer="ones")(inputs)
     found = predict(keras.Model(inputs, outputs), features(70))
