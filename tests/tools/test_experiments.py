@@ -17,6 +17,7 @@ from cxr.common.files import write_json
 from cxr.common.names import VARIANTS
 from cxr.errors import CxrError
 from cxr.evaluation import metrics
+from cxr.evaluation.results import Evaluation
 from cxr.reporting.document import with_table
 from cxr.tools import experiments
 from cxr.tools.experiments import (
@@ -31,6 +32,7 @@ from cxr.tools.experiments import (
     table,
 )
 from cxr.tools.project_copy import PROJECT, environment, set_params
+from tests.support import results
 
 
 def run(
@@ -49,17 +51,11 @@ def run(
     return found | more
 
 
-def evaluation_of(run: dict[str, Any]) -> dict[str, Any]:
+def evaluation_of(run: dict[str, Any]) -> Evaluation:
     """Content of metrics/evaluation.json with the metrics of a run."""
-    found: dict[str, Any] = {}
-    for key, value in run.items():
-        *sections, name = key.split(".")
-        if sections:
-            place = found
-            for section in sections:
-                place = place.setdefault(section, {})
-            place[name] = value
-    return found
+    has_no_threshold = re.compile(r"operating_point\.\w+\.roc_auc$")
+    values = {key: value for key, value in run.items() if "." in key}
+    return results.evaluation({k: v for k, v in values.items() if not has_no_threshold.search(k)})
 
 
 def test_table_has_a_row_per_experiment_and_variant() -> None:
@@ -164,7 +160,7 @@ class History:
 
     def commit(self, shift: float, of: Collection[str] = ("transfer",)) -> str:
         found = evaluation_of(run("", 1, shift, of))
-        write_json(self.folder / paths.EVALUATION, found)
+        found.write(self.folder / paths.EVALUATION)
         write_json(self.folder / paths.SUMMARY, metrics.summary(found))
         self.git("add .")
         self.git("commit --quiet --allow-empty --message=results")
