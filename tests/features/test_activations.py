@@ -51,22 +51,6 @@ def test_both_parts_give_the_maps_of_the_backbone(weights, uncut, trainable_from
     np.testing.assert_allclose(parts.tuned(parts.frozen(images(3))), uncut, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", backbones.BACKBONES)
-def test_every_backbone_has_stages(name):
-    size = max(96, backbones.BACKBONES[name].min_size)
-    backbone = backbones.BACKBONES[name].build(
-        weights=None, include_top=False, input_shape=(size, size, 3)
-    )
-    one, two = (split_backbone.stage_input(backbone, stages) for stages in (1, 2))
-    assert size / 4 >= two.shape[1] > one.shape[1] >= backbone.output_shape[1]
-    assert two.shape[1] < size / 4 or name == "tiny"  # it has fewer stages
-    fractions = [
-        keras.Model(cut, backbone.output).count_params() / backbone.count_params()
-        for cut in (one, two)
-    ]
-    assert 0.1 < fractions[0] < fractions[1] < 1
-
-
 def test_layer_that_cannot_be_cut_at_is_named(weights):
     for layer in ("nowhere", "block_16_add"):
         with pytest.raises(CxrError, match=rf"finetune.trainable_from '{layer}'.*last_stage"):

@@ -10,16 +10,7 @@ from cxr.errors import CxrError
 from cxr.models import backbones
 from cxr.params import TransferParams, read_params
 from cxr.tools.project_copy import PROJECT
-
-# Modules of keras.applications with the `preprocess_input` of each backbone.
-MODULES = {
-    "xception": "xception",
-    "resnet50v2": "resnet_v2",
-    "densenet121": "densenet",
-    "mobilenetv2": "mobilenet_v2",
-    "efficientnetv2b0": "efficientnet_v2",
-    "convnexttiny": "convnext",
-}
+from tests.support.keras_modules import MODULES
 
 
 @pytest.fixture(scope="module")
@@ -48,28 +39,6 @@ def test_input_range_of_xception_is_minus_one_to_one() -> None:
     scale, offset = backbones.BACKBONES["xception"].scaling
     ends = np.array([0.0, 255.0])[:, None] * scale + offset
     np.testing.assert_allclose(ends, [[-1] * 3, [1] * 3])
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["mobilenetv2", "densenet121", "efficientnetv2b0"])
-def test_features_of_gray_images(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    path = tmp_path / "w.weights.h5"
-    keras.utils.set_random_seed(0)
-    backbone = backbones.BACKBONES[name].build(weights=None, include_top=False)
-    loaded = {(name, path): backbone}  # once, as it takes seconds
-    monkeypatch.setattr(backbones, "load_backbone", lambda *key: loaded[key])
-    x = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 1), dtype=np.uint8)
-    module = importlib.import_module(f"keras.applications.{MODULES[name]}")
-    maps = backbone(module.preprocess_input(np.repeat(x, 3, -1).astype("float32"))).numpy()
-    assert maps.shape[1:3] == (2, 2)
-
-    image = keras.Input((64, 64, 1), dtype="uint8")
-    for pooling, expected in {"avg": maps.mean((1, 2)), "flatten": maps.reshape(2, -1)}.items():
-        features = backbones.feature_extractor(name, path, image, "imagenet", pooling)
-        assert features.shape == (None, expected.shape[1])
-        np.testing.assert_allclose(keras.Model(image, features)(x), expected, atol=1e-4)
 
 
 @pytest.mark.slow
