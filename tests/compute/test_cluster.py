@@ -283,3 +283,23 @@ def test_missing_scheduler_raises(files: list[Path], monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(cluster, "TIMEOUT", 1)
     with pytest.raises(CxrError, match=r"dask_scheduler tcp://127\.0\.0\.1:9: no scheduler"):
         list(read_all(files, PARAMS, "tcp://127.0.0.1:9"))
+
+
+@pytest.mark.parametrize("failures", [0, 2, 3])
+def test_workers_of_one_host_may_unpack_at_the_same_time(failures: int) -> None:
+    class Client:
+        calls = 0
+
+        def register_plugin(self, plugin: str) -> None:
+            assert plugin == "upload"
+            self.calls += 1
+            if self.calls <= failures:
+                raise FileExistsError
+
+    client = Client()
+    if failures == 3:
+        with pytest.raises(FileExistsError):
+            cluster._register(client, "upload")
+    else:
+        cluster._register(client, "upload")
+    assert client.calls == min(failures + 1, 3)

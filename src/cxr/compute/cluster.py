@@ -166,10 +166,24 @@ def _upload(client: Any, file: Path | None) -> str:
         (folder / HASH).write_text(digest.hexdigest(), encoding="utf-8")
         if set(client.run(_hash_reader()).values()) != {digest.hexdigest()}:
             # By default it skips everything in folders named tests or docs.
-            client.register_plugin(
-                UploadDirectory(folder, restart_workers=True, update_path=True, skip_words=())
+            _register(
+                client,
+                UploadDirectory(folder, restart_workers=True, update_path=True, skip_words=()),
             )
     return digest.hexdigest()
+
+
+def _register(client: Any, plugin: Any) -> None:
+    """Register a plugin, up to three times: workers of one host may unpack into one folder at the
+    same time, where one of them may find that another has just created what it is about to.
+    """
+    for is_last in (False, False, True):
+        try:
+            client.register_plugin(plugin)
+            return
+        except FileExistsError:
+            if is_last:
+                raise
 
 
 def _hash_reader() -> Callable[[], str]:
