@@ -116,6 +116,16 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """File of random weights of MobileNetV2. Do not change it."""
+    from cxr.models import backbones  # here: it imports Keras, which takes seconds
+
+    path = tmp_path_factory.mktemp("weights") / "mobilenetv2.weights.h5"
+    backbones.ensure_weights(path, "mobilenetv2", "none")
+    return path
+
+
+@pytest.fixture(scope="session")
 def real_data() -> Path:
     """Folder of the 256-pixel copy of the Kaggle set, `$CXR_TEST_DATA/chest_xray_256`."""
     folder = Path(os.environ.get("CXR_TEST_DATA", "")) / "chest_xray_256"

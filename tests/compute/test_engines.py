@@ -12,22 +12,20 @@ from cxr.compute.engines import runner
 from cxr.errors import CxrError
 from cxr.models import backbones
 from cxr.tools.project_copy import PROJECT
-
-SIZE = 64
+from tests.support import mobilenet
+from tests.support.mobilenet import image_input
 
 
 @pytest.fixture(scope="module")
-def extractor(tmp_path_factory):
-    path = tmp_path_factory.mktemp("weights") / "mobilenetv2.weights.h5"
-    backbones.ensure_weights(path, "mobilenetv2", "none")
-    image = keras.Input((SIZE, SIZE, 1), dtype="uint8", name="image")
-    features = backbones.feature_extractor("mobilenetv2", path, image, "imagenet", "avg")
+def extractor(weights):
+    image = image_input()
+    features = backbones.feature_extractor("mobilenetv2", weights, image, "imagenet", "avg")
     return keras.Model(image, features)
 
 
 @pytest.fixture
 def images():
-    return np.random.default_rng(0).integers(0, 256, (5, SIZE, SIZE, 1)).astype(np.uint8)
+    return mobilenet.images(5)
 
 
 @pytest.mark.slow

@@ -2,38 +2,17 @@
 
 import keras
 import numpy as np
-import pandas as pd
 import pytest
 
-from cxr.common.arrays import open_split, write_split
 from cxr.compute import engines
 from cxr.errors import CxrError
 from cxr.features import activations
 from cxr.models import backbones, split_backbone
 from cxr.params import read_params
 from cxr.tools.project_copy import PROJECT
+from tests.support.mobilenet import SIZE, cut, image_input, images, square_split
 
 PARAMS = read_params(PROJECT / "params.yaml")
-SIZE = 64
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    path = tmp_path_factory.mktemp("weights") / "mobilenetv2.weights.h5"
-    backbones.ensure_weights(path, "mobilenetv2", "none")
-    return path
-
-
-def image_input():
-    return keras.Input((SIZE, SIZE, 1), dtype="uint8", name="image")
-
-
-def cut(weights, trainable_from="last_stage"):
-    return split_backbone.split_backbone("mobilenetv2", weights, "imagenet", SIZE, trainable_from)
-
-
-def images(count):
-    return np.random.default_rng(0).integers(0, 256, (count, SIZE, SIZE, 1)).astype(np.uint8)
 
 
 @pytest.fixture(scope="module")
@@ -59,19 +38,7 @@ def test_layer_that_cannot_be_cut_at_is_named(weights):
 
 @pytest.fixture
 def split(tmp_path):
-    """Twelve images: a bright square for PNEUMONIA, a dark one for NORMAL."""
-    labels = ["NORMAL", "PNEUMONIA"] * 6
-    index = pd.DataFrame(
-        {
-            "path": [f"{n}.png" for n in range(12)],
-            "label": labels,
-            "pathogen": ["none", "virus", "none", "bacteria"] * 3,
-        }
-    )
-    noise = np.random.default_rng(1).integers(0, 60, (12, SIZE, SIZE)).astype(np.uint8)
-    noise[1::2, 16:48, 16:48] += 150
-    write_split(tmp_path / "split", noise, index)
-    return open_split(tmp_path / "split")
+    return square_split(tmp_path / "split")
 
 
 def grid_means():

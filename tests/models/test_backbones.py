@@ -13,13 +13,6 @@ from cxr.tools.project_copy import PROJECT
 from tests.support.keras_modules import MODULES
 
 
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("weights") / "mobilenetv2.weights.h5"
-    backbones.ensure_weights(path, "mobilenetv2", "none")
-    return path
-
-
 def test_params_allow_exactly_the_tested_backbones() -> None:
     allowed = get_args(TransferParams.model_fields["backbone"].annotation)
     assert set(allowed) == set(backbones.BACKBONES) == {*MODULES, "tiny"}

@@ -6,36 +6,15 @@ import pandas as pd
 import pytest
 
 from cxr import paths
-from cxr.common.arrays import open_split, write_split
 from cxr.errors import CxrError
 from cxr.features import activations
-from cxr.models import backbones, split_backbone
 from cxr.params import read_params
 from cxr.tools.project_copy import PROJECT
 from cxr.training import finetuning, trainer
+from tests.support.mobilenet import cut, image_input, images, square_split
 
 PARAMS = read_params(PROJECT / "params.yaml")
 FINETUNE = PARAMS.finetune.model_copy(update={"epochs": 2, "batch_size": 8})
-SIDE = 64
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    path = tmp_path_factory.mktemp("weights") / "mobilenetv2.weights.h5"
-    backbones.ensure_weights(path, "mobilenetv2", "none")
-    return path
-
-
-def image_input():
-    return keras.Input((SIDE, SIDE, 1), dtype="uint8", name="image")
-
-
-def split_at(weights, from_layer="last_stage"):
-    return split_backbone.split_backbone("mobilenetv2", weights, "imagenet", SIDE, from_layer)
-
-
-def images(count):
-    return np.random.default_rng(0).integers(0, 256, (count, SIDE, SIDE, 1)).astype(np.uint8)
 
 
 def test_targets_by_pathogen_and_by_label():
@@ -55,19 +34,7 @@ def test_targets_by_pathogen_and_by_label():
 
 @pytest.fixture
 def split(tmp_path):
-    """Twelve images: a bright square for PNEUMONIA, a dark one for NORMAL."""
-    labels = ["NORMAL", "PNEUMONIA"] * 6
-    index = pd.DataFrame(
-        {
-            "path": [f"{n}.png" for n in range(12)],
-            "label": labels,
-            "pathogen": ["none", "virus", "none", "bacteria"] * 3,
-        }
-    )
-    noise = np.random.default_rng(1).integers(0, 60, (12, SIDE, SIDE)).astype(np.uint8)
-    noise[1::2, 16:48, 16:48] += 150
-    write_split(tmp_path / "split", noise, index)
-    return open_split(tmp_path / "split")
+    return square_split(tmp_path / "split")
 
 
 def augmented(seed=None):
@@ -101,7 +68,7 @@ def test_training_changes_only_the_last_layers(weights, split, tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data/activations").mkdir(parents=True)
     (tmp_path / "plots/history").mkdir(parents=True)
-    backbone = split_at(weights)
+    backbone = cut(weights)
     path = paths.activations("train")
     activations.write_augmented(path, backbone.frozen, "tensorflow", split, 1, PARAMS.perturb)
     training_model = finetuning.with_outputs(backbone.tuned, FINETUNE)

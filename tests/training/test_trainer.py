@@ -75,6 +75,12 @@ def test_each_epoch_prints_a_line(
     assert ("unit: " in progress) == terminal  # the progress bar
 
 
+def val_loss(model: keras.Model) -> float:
+    val = data()[1]
+    labels = val.labels[:, None].astype(float)
+    return float(keras.losses.BinaryCrossentropy()(labels, model.predict(val, verbose=0)))
+
+
 @pytest.mark.parametrize("patience", [1, 3])
 def test_early_stopping_keeps_the_best_epoch(
     params: TransferParams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patience: int
@@ -87,10 +93,7 @@ def test_early_stopping_keeps_the_best_epoch(
     best = table["val_loss"].idxmin()
     assert len(table) == best + 1 + patience < 50
     assert list(table.index[table["kept"] == 1]) == [best]
-    val = data()[1]
-    labels = val.labels[:, None].astype(float)
-    loss = keras.losses.BinaryCrossentropy()(labels, model.predict(val, verbose=0))
-    assert table["val_loss"].min() == pytest.approx(float(loss), abs=1e-4)
+    assert table["val_loss"].min() == pytest.approx(val_loss(model), abs=1e-4)
 
 
 def test_last_epoch_still_keeps_the_best_epoch_with_early_stopping(
@@ -102,10 +105,7 @@ def test_last_epoch_still_keeps_the_best_epoch_with_early_stopping(
     table = pd.read_csv("plots/history/unit.csv")
     assert len(table) == 6
     assert table["kept"].idxmax() == table["val_loss"].idxmin() < 5
-    val = data()[1]
-    labels = val.labels[:, None].astype(float)
-    loss = keras.losses.BinaryCrossentropy()(labels, model.predict(val, verbose=0))
-    assert table["val_loss"].min() == pytest.approx(float(loss), abs=1e-4)
+    assert table["val_loss"].min() == pytest.approx(val_loss(model), abs=1e-4)
 
 
 def test_training_learns(

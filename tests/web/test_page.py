@@ -14,8 +14,6 @@ from tests.support.dicom_files import content_of, dataset
 from tests.support.serving import export_with_keras, running
 from tests.support.tiny import grey
 
-__all__ = ["exported"]
-
 expect.set_options(timeout=30_000)  # TensorFlow's start takes longest
 
 Opened = Callable[..., Page]
