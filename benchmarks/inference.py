@@ -17,8 +17,8 @@ from cxr import paths
 from cxr.common.arrays import evenly_spaced, open_split
 from cxr.common.names import TRAINED
 from cxr.compute.runtimes import open_network, run_all
-from cxr.evaluation.predictions import load_model
 from cxr.params import read_params
+from cxr.prediction.networks import load_model
 from cxr.tools.project_copy import PROJECT
 
 FILES = 128  # for the command

@@ -1,4 +1,4 @@
-"""Predict with every variant; compute metrics on validation, stress-test set and test."""
+"""Compute the metrics of every variant on validation, stress-test set and test."""
 
 from cxr import paths
 from cxr.common.files import write_csv, write_json
@@ -6,14 +6,14 @@ from cxr.errors import run_stage
 from cxr.evaluation import ensemble
 from cxr.evaluation.calibration import mean_of_calibrated
 from cxr.evaluation.metrics import confusions, curves, summary
-from cxr.evaluation.predictions import evaluate, predict_all
+from cxr.evaluation.predictions import evaluate, merge
 from cxr.params import read_params
 
 
 def main() -> None:
     params = read_params()
     members = params.evaluate.ensemble
-    predictions = predict_all()
+    predictions = merge()
     scales = ensemble.fit_scales(predictions, members)
     probabilities = {name: predictions[name].to_numpy() for name in members}
     predictions["ensemble"] = mean_of_calibrated(probabilities, scales)

@@ -18,7 +18,10 @@ ACTIVATIONS = Path("data/activations")
 WEIGHTS = Path("data/weights")
 PREDICTIONS = Path("data/predictions.csv")
 MODELS = Path("models")
+OOD = Path("models/ood")
 EXPORTED = Path("models/exported")
+FEATURE_NETWORK = "features.xml"  # of the frozen backbone, in the two folders above
+COMPARISON = "comparison.json"  # of a network with Keras, in its folder
 
 DATA_METRICS = Path("metrics/data.json")
 GUARDS = Path("metrics/guards.json")
@@ -62,6 +65,16 @@ def activations(split: str) -> Path:
 def model(variant: str) -> Path:
     """Keras model of a variant."""
     return MODELS / f"{variant}.keras"
+
+
+def network(variant: str) -> Path:
+    """OpenVINO network of a variant: .xml, with its .bin in the same folder."""
+    return MODELS / "networks" / variant / f"{variant}.xml"
+
+
+def predictions(variant: str) -> Path:
+    """Predictions of a variant; those of all are merged in `PREDICTIONS`."""
+    return Path("data/predictions") / f"{variant}.csv"
 
 
 def history(variant: str) -> Path:

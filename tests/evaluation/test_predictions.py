@@ -1,29 +1,17 @@
 """Predictions of all variants and their metrics."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
-import keras
 import numpy as np
 import pandas as pd
 import pytest
-from numpy.typing import NDArray
 
 from cxr import paths
-from cxr.common.arrays import Split, write_split
-from cxr.common.names import REGISTRY
+from cxr.common.files import write_csv
+from cxr.common.names import TRAINED
 from cxr.errors import CxrError
-from cxr.evaluation import predictions as predictions_module
-from cxr.evaluation.predictions import (
-    BATCH_SIZE,
-    evaluate,
-    predict,
-    predict_all,
-    predict_from_features,
-)
+from cxr.evaluation.predictions import INDEX, evaluate, merge
 from cxr.evaluation.results import Evaluation, SplitMetrics
 
 VARIANTS = ["baseline", "augmented", "transfer", "finetuned", "ensemble"]
@@ -158,147 +146,32 @@ def test_nan_is_not_scored() -> None:
         evaluate(table, 0.9, 0.2)
 
 
-class Model:
-    """Stand-in for a network: a function of the rows of a batch."""
-
-    def __init__(
-        self, function: Callable[[Any], Any], head: "Model | None" = None, dtype: str = "uint8"
-    ) -> None:
-        self.name = "stand-in"
-        self.function = function
-        self.head = head
-        self.input = SimpleNamespace(dtype=dtype)
-
-    def predict_on_batch(self, rows: NDArray[Any]) -> NDArray[np.float32]:
-        assert len(rows) <= BATCH_SIZE
-        return self.function(rows).astype(np.float32)[:, np.newaxis]
-
-    def get_layer(self, name: str) -> "Model":
-        assert name in ("head", "tuned")
-        assert self.head is not None
-        return self.head
-
-
-def split(count: int) -> Split:
-    """Image number i is filled with the value i; the last two thirds are PNEUMONIA."""
-    images = np.broadcast_to(np.arange(count, dtype=np.uint8)[:, None, None], (count, 4, 4))
-    names = [f"{number}.png" for number in range(count)]
-    label = ["NORMAL" if number < count / 3 else "PNEUMONIA" for number in range(count)]
-    index = {"path": names, "label": label, "patient": names, "pathogen": "none", "width": 4}
-    return Split(images, pd.DataFrame(index))
-
-
-def mean(images: Any) -> Any:
-    assert images.shape[1:] == (4, 4, 1)
-    return images.mean(axis=(1, 2, 3)) / 255
-
-
-def first(features: Any) -> Any:
-    assert features.dtype == np.float32  # also where they are kept in half precision
-    return features[:, 0]
-
-
-def head() -> Model:
-    return Model(first, dtype="float32")
-
-
-def features(count: int) -> NDArray[np.float32]:
-    return np.repeat(np.arange(count, dtype=np.float32)[:, None] / 255, 3, axis=1)
-
-
-def from_cache(model: Model, part: Split, rows: NDArray[np.float32]) -> Any:
-    return predict_from_features(
-        model, part, rows[np.newaxis], REGISTRY["transfer"].cached, "transfer"
-    )
-
-
-@pytest.mark.parametrize("count", [1, 31, 32, 33, 70])
-def test_each_row_is_predicted_once_and_in_order(count: int) -> None:
-    part = split(count)
-    found = predict(Model(mean), part.images[..., np.newaxis])
-    assert found.dtype == np.float64
-    np.testing.assert_allclose(found, np.arange(count) / 255, atol=1e-7)
-
-
-def test_keras_model_predicts_each_row_once_and_in_order() -> None:
-    inputs = keras.Input((3,))
-    outputs = keras.layers.Dense(1, use_bias=False, kernel_initializer="ones")(inputs)
-    found = predict(keras.Model(inputs, outputs), features(70))
-    np.testing.assert_allclose(found, 3 * np.arange(70) / 255, atol=1e-6)
-
-
-@pytest.mark.parametrize("row", [0, 40, 69])
-def test_nan_is_reported(row: int) -> None:
-    part = split(70)
-    model = Model(lambda images: np.where(images[:, 0, 0, 0] == row, np.nan, 0.5))
-    with pytest.raises(CxrError, match="stand-in predicts NaN"):
-        predict(model, part.images[..., np.newaxis])
-
-
-@pytest.mark.parametrize("count", [5, 32, 70])
-def test_transfer_is_predicted_from_the_features(count: int) -> None:
-    seen = []
-    model = Model(lambda images: seen.append(len(images)) or mean(images), head())
-    found = from_cache(model, split(count), features(count))
-    np.testing.assert_allclose(found, np.arange(count) / 255, atol=1e-7)
-    assert sum(seen) == min(count, 32)  # the backbone runs on the first images only
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [features(70)[::-1], features(70) * 2 + 0.01, np.roll(features(70), 1, axis=0)],
-    ids=["reversed", "of another backbone", "shifted"],
-)
-def test_features_of_other_images(wrong: NDArray[np.float32]) -> None:
-    with pytest.raises(CxrError, match="do not match"):
-        from_cache(Model(mean, head()), split(70), wrong)
-
-
 @pytest.fixture
-def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Arrays and features in the folders of the pipeline, stand-ins for its saved models."""
+def tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pd.DataFrame:
+    """The table of each variant in the folder of the pipeline; returns that of all."""
     monkeypatch.chdir(tmp_path)
-    paths.FEATURES.mkdir(parents=True)
-    paths.ACTIVATIONS.mkdir(parents=True)
-    for name, count in {"val": 40, "stress": 40, "test": 9}.items():
-        part = split(count)
-        index = part.index.assign(condition="dark") if name == "stress" else part.index
-        write_split(paths.ARRAYS / name, part.images, index)
-        np.save(paths.features(name), features(count))
-        views = np.stack([0.5 * features(count), 1.5 * features(count)])  # their mean: features
-        np.save(paths.activations(name), views.astype(np.float16))
-    models = {
-        "baseline": Model(mean),
-        "augmented": Model(lambda images: 1 - mean(images)),
-        "transfer": Model(mean, head()),
-        "finetuned": Model(mean, head()),
-    }
-    by_path = {paths.model(variant): model for variant, model in models.items()}
-    monkeypatch.setattr(predictions_module, "load_model", by_path.__getitem__)
+    together = predictions().drop(columns="ensemble")
+    for variant in TRAINED:
+        write_csv(paths.predictions(variant), together[INDEX].assign(probability=together[variant]))
+    return together[[*INDEX, *TRAINED]]
 
 
-@pytest.mark.usefixtures("results")
-def test_table_of_all_predictions() -> None:
-    table = predict_all()
-    assert list(table.columns) == [
-        *("path", "patient", "split", "label", "pathogen", "condition"),
-        *VARIANTS[:-1],
-    ]
-    assert list(table["split"]) == ["val"] * 40 + ["stress"] * 40 + ["test"] * 9
-    assert list(table["condition"]) == ["plain"] * 40 + ["dark"] * 40 + ["plain"] * 9
-    assert table.index.equals(pd.RangeIndex(89))
-    numbers = table["path"].str.removesuffix(".png").astype(int)
-    assert list(numbers) == [*range(40), *range(40), *range(9)]
-    np.testing.assert_allclose(table["baseline"], numbers / 255, atol=1e-7)
-    np.testing.assert_allclose(table["augmented"], 1 - numbers / 255, atol=1e-7)
-    np.testing.assert_allclose(table["transfer"], numbers / 255, atol=1e-7)
-    np.testing.assert_allclose(table["finetuned"], numbers / 255, atol=1e-3)
-    table["ensemble"] = table["finetuned"]
-    assert evaluate(table, 0.98, 0.2).variants["baseline"].test.n == 9
+def test_the_tables_of_all_variants_are_merged(tables: pd.DataFrame) -> None:
+    pd.testing.assert_frame_equal(merge(), tables, check_exact=True)
 
 
-@pytest.mark.usefixtures("results")
-def test_features_of_the_other_split() -> None:
-    np.save(paths.features("test"), features(40)[20:29])
-    with pytest.raises(CxrError, match="do not match"):
-        predict_all()
+def test_a_table_of_other_images_is_reported(tables: pd.DataFrame) -> None:
+    table = tables[INDEX].assign(probability=0.5)
+    write_csv(paths.predictions("transfer"), table[::-1])
+    with pytest.raises(CxrError, match=r"transfer\.csv is of other images than .*baseline\.csv"):
+        merge()
+
+
+@pytest.mark.usefixtures("tables")
+@pytest.mark.parametrize("content", [None, "", "path,label\na,b\n"])
+def test_a_missing_or_damaged_table_is_reported(content: str | None) -> None:
+    paths.predictions("transfer").unlink()
+    if content is not None:
+        paths.predictions("transfer").write_text(content)
+    with pytest.raises(CxrError, match=r"transfer\.csv cannot be read .*predict@transfer"):
+        merge()

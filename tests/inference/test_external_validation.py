@@ -21,10 +21,10 @@ from cxr.errors import CxrError
 from cxr.evaluation import metrics, predictions
 from cxr.evaluation.bootstrap import bootstrap_intervals
 from cxr.evaluation.calibration import mean_of_calibrated
-from cxr.export import ood
 from cxr.inference import external_report, external_validation, labeled_folder
 from cxr.inference.predict import Prediction, Predictor, predict
 from cxr.params import read_params
+from cxr.prediction import ood
 from cxr.tools.project_copy import PROJECT
 
 SIDE = 32

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from cxr.compute.runtimes import run_all
-from cxr.export import bundle
 from cxr.models import backbones, split_backbone
+from cxr.prediction import networks
 from tests.support.keras_modules import MODULES
 
 pytestmark = pytest.mark.slow
@@ -68,9 +68,9 @@ def test_it_converts_to_openvino(built: Built, tmp_path: Path) -> None:
     model = keras.Model(image, keras.layers.UnitNormalization()(built.features(image, "avg")))
     x = images(built, 4)
     expected = run_all(model.predict_on_batch, x)
-    found = bundle.export_compared(model, tmp_path / "net.xml", x, expected)
+    found = networks.write_compared(model, tmp_path / "net.xml", x, expected)
     assert np.abs(expected).max() > 0.01
-    assert found["difference"] <= bundle.MAX_DIFFERENCE
+    assert found["difference"] <= networks.MAX_DIFFERENCE
 
 
 def test_its_last_stages_can_be_cut_off(built: Built) -> None:

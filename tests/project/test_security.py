@@ -16,7 +16,7 @@ import pytest
 
 from cxr.common.arrays import open_rows
 from cxr.errors import CxrError
-from cxr.evaluation.predictions import load_model
+from cxr.prediction.networks import load_model
 from cxr.tools.project_copy import PROJECT
 from cxr.training import checkpoint
 from tests.support.project import Project

@@ -9,8 +9,8 @@ import openvino
 from openvino import opset13 as ops
 from PIL import Image
 
-from cxr.export import ood
 from cxr.params import read_params
+from cxr.prediction import ood
 from cxr.tools.project_copy import PROJECT
 
 SIDE = 32

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from cxr.common.names import LABELS
 from cxr.errors import CxrError
-from cxr.export.ood import FALSE_POSITIVE_RATE
+from cxr.prediction.ood import FALSE_POSITIVE_RATE
 
 FILE = "reference.csv"  # in the folder of exported networks
 # The aspect ratio of the file decides how much of the chest the square image shows.

@@ -42,10 +42,9 @@ def write_onnx(predictor: Predictor, into: Path) -> list[Path]:
             or an output for a validation image is more than 1e-4 from Keras's.
     """
     _require("--onnx", "onnx", "onnxruntime", "tf2onnx")
-    from cxr.export.bundle import COMPARED  # only here: TensorFlow takes seconds
+    from cxr.prediction.networks import compared_images  # only here: TensorFlow takes seconds
 
-    val = open_split(paths.ARRAYS / "val")
-    images = np.asarray(val.images[evenly_spaced(len(val.images), COMPARED)])
+    images = compared_images(open_split(paths.ARRAYS / "val"))
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder) / f"{name}.onnx" for name in predictor.members]
         for file in files:
@@ -59,8 +58,7 @@ def convert_to_onnx(source: Path, target: Path, images: NDArray[np.uint8]) -> No
     Raises:
         CxrError: the conversion failed, or an output is more than 1e-4 from Keras's.
     """
-    from cxr.evaluation.predictions import load_model
-    from cxr.export.bundle import MAX_DIFFERENCE, max_difference
+    from cxr.prediction.networks import MAX_DIFFERENCE, load_model, max_difference
 
     model = load_model(source)
     expected = run_all(model.predict_on_batch, images)

@@ -32,8 +32,8 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 
 from cxr.errors import CxrError
-from cxr.evaluation.predictions import load_model
 from cxr.models.split_backbone import articulation_tensors
+from cxr.prediction.networks import load_model
 
 Heat = NDArray[np.float32]
 

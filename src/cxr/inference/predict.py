@@ -22,11 +22,11 @@ from cxr.data.images import ImageError
 from cxr.data.transforms import prepare
 from cxr.errors import CxrError
 from cxr.evaluation.calibration import Scale, calibrate, mean_of_calibrated
-from cxr.export import ood
 from cxr.export.input_checks import failed_checks
 from cxr.inference import radiograph
 from cxr.inference.radiograph import Radiograph
 from cxr.params import ImageParams
+from cxr.prediction import ood
 
 T = TypeVar("T")
 

@@ -5,24 +5,35 @@ score of an image is the length of its residual outside of that subspace, from a
 analysis, as in ViM (Wang 2022, 10.1109/CVPR52688.2022.00487): the best of 96 scores compared on
 validation and synthetic outliers.
 
-NumPy alone, so that prediction starts without TensorFlow.
+Without TensorFlow, so that inference starts at once.
 """
 
 import math
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cxr.compute.runtimes import Run, run_all
 from cxr.errors import CxrError
 
 FALSE_POSITIVE_RATE = 0.01  # fraction of in-distribution images with a warning
 MAX_COMPONENTS = 128  # more would also explain images that are not radiographs
 IMAGES_PER_COMPONENT = 4  # with fewer images, components are noise
 BLOCK_ROWS = 4096  # in memory at once
+
+FILE = "ood_reference.npz"  # of `save`, in the folder of exported networks
+# Faults that the detector should detect: images uint8 (N, S, S) -> uint8 (N, S, S).
+ALTERATIONS: dict[str, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
+    "upside down": lambda images: images[:, ::-1],
+    "rotated 90 degrees": lambda images: np.rot90(images, axes=(1, 2)),
+    "negative": lambda images: 255 - images,
+    "shuffled rows": lambda images: np.random.default_rng(0).permutation(images, axis=1),
+}
 
 Distances = NDArray[np.float64]
 
@@ -68,6 +79,42 @@ def ood_threshold(scores: Distances, false_positive_rate: float = FALSE_POSITIVE
     """
     rank = math.ceil((len(scores) + 1) * (1 - false_positive_rate))
     return float(np.sort(scores)[min(rank, len(scores)) - 1])
+
+
+def measure(
+    reference: FeatureSubspace,
+    features: Mapping[str, NDArray[np.float32]],
+    run: Run,
+    images: NDArray[np.uint8],
+) -> dict[str, Any]:
+    """Threshold of the detector, and how often it warns.
+
+    Args:
+        reference: fitted on the training images.
+        features: (N, D) of the frozen backbone for `val` and `test`.
+        run: the network of the frozen backbone.
+        images: of validation, uint8 (N, S, S), which are altered to measure the detection rate.
+
+    Returns:
+        `threshold`, the OOD score (distance) above which an image gets a warning, chosen on `val`;
+        `false_positive_rate`: fraction of `val` and `test` images above it; `detection_rate`:
+        fraction of the images above it after each of `ALTERATIONS`.
+    """
+    scores = {name: distances(reference, features[name]) for name in ("val", "test")}
+    altered = {
+        name: distances(reference, run_all(run, alter(images)))
+        for name, alter in ALTERATIONS.items()
+    }
+    threshold = ood_threshold(scores["val"])
+    return {
+        "threshold": threshold,
+        "false_positive_rate": _fractions_above(threshold, scores),
+        "detection_rate": _fractions_above(threshold, altered),
+    }
+
+
+def _fractions_above(threshold: float, scores: Mapping[str, Distances]) -> dict[str, float]:
+    return {name: float((values > threshold).mean()) for name, values in scores.items()}
 
 
 def save(reference: FeatureSubspace, path: Path) -> None:

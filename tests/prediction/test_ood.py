@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from cxr.errors import CxrError
-from cxr.export import ood
-from cxr.export.ood import FeatureSubspace
+from cxr.prediction import ood
+from cxr.prediction.ood import FeatureSubspace
 
 DIMENSIONS, USED = 64, 6
 

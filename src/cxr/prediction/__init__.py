@@ -1,0 +1,1 @@
+"""Trained models in, OpenVINO networks and their predictions out; the detector of outliers."""
