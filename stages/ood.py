@@ -16,22 +16,22 @@ from cxr.prediction import networks, ood
 
 
 def main() -> None:
-    transfer = read_params().transfer
+    params = read_params()
     determinism.make_deterministic(0)
     val = open_split(paths.ARRAYS / "val")
     features = {name: open_rows(paths.features(name)) for name in SPLITS}
     image = image_input(val)
-    weights = paths.weights(transfer.backbone, transfer.weights)
-    backbone = backbones.feature_extractor(
-        transfer.backbone, weights, image, transfer.preprocessing, transfer.pooling
-    )
+    backbone = params.transfer.backbone
+    weights = paths.weights(backbone, params.transfer.weights)
+    preprocessing, pooling = params.transfer.preprocessing, params.transfer.pooling
+    output = backbones.feature_extractor(backbone, weights, image, preprocessing, pooling)
     images = networks.compared_images(val)
     expected = features["val"][evenly_spaced(len(val.images), networks.COMPARED)]
     reference = ood.fit(features["train"])
     with replacing(paths.OOD) as folder:
         folder.mkdir()
         file = folder / paths.FEATURE_NETWORK
-        comparison = networks.write_compared(keras.Model(image, backbone), file, images, expected)
+        comparison = networks.write_compared(keras.Model(image, output), file, images, expected)
         ood.save(reference, folder / ood.FILE)
         rates = ood.measure(reference, features, open_network(file), images)
         write_json(folder / paths.COMPARISON, {"features": comparison, "ood": rates})

@@ -1,21 +1,40 @@
 """dvc.yaml says exactly what the stages are, import and read."""
 
 import ast
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from dvc_render import vega_templates
 
 from cxr import paths
 from cxr.common.files import read_yaml
-from cxr.common.names import TRAINED
+from cxr.common.names import REGISTRY, TRAINED
 from cxr.params import WITHOUT_RESULT, Params, read_params
 from cxr.tools.project_copy import PROJECT
 
+
+def expanded(stages: dict[str, Any]) -> dict[str, Any]:
+    """The stages with one entry for each item of a `foreach`, as DVC names them."""
+    found = {}
+    for name, entry in stages.items():
+        for key, item in entry.get("foreach", {}).items():
+            text = json.dumps(entry["do"]).replace("${key}", key).replace("${item}", item)
+            found[f"{name}@{key}"] = json.loads(text)
+        if "foreach" not in entry:
+            found[name] = entry
+    return found
+
+
 PIPELINE = read_yaml(PROJECT / "dvc.yaml")
-STAGES = PIPELINE["stages"]
+STAGES = expanded(PIPELINE["stages"])
 SOURCE = PROJECT / "src"
 PACKAGE = SOURCE / "cxr"
+
+
+def script_of(stage: str) -> str:
+    return f"stages/{stage.partition('@')[0]}.py"
 
 
 def modules_imported(script: Path) -> set[Path]:
@@ -100,18 +119,29 @@ def data_deps(stage: str) -> set[str]:
 
 
 def made_by(stage: str, needed: set[str]) -> bool:
-    """Whether a stage makes one of some files, or the folder that it is in."""
-    return any(Path(dep).is_relative_to(out) for dep in needed for out in outputs(stage))
+    """Whether a stage makes one of some files, the folder of it, or a file in it."""
+    return any(
+        Path(dep).is_relative_to(out) or Path(out).is_relative_to(dep)
+        for dep in needed
+        for out in outputs(stage)
+    )
 
 
 def test_stages_are_the_scripts() -> None:
     scripts = {script.stem for script in (PROJECT / "stages").glob("[!_]*.py")}
-    assert scripts == set(STAGES)
+    assert {f"stages/{name}.py" for name in scripts} == {script_of(stage) for stage in STAGES}
+
+
+def test_every_trained_variant_is_predicted() -> None:
+    assert {stage for stage in STAGES if "@" in stage} == {f"predict@{v}" for v in TRAINED}
+    for variant in TRAINED:
+        if cached := REGISTRY[variant].cached:
+            assert str(cached.path("").parent) in data_deps(f"predict@{variant}")
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_deps_name_every_subpackage_that_is_imported(stage: str) -> None:
-    script = f"stages/{stage}.py"
+    script = script_of(stage)
     declared = [dep for dep in STAGES[stage]["deps"] if dep.startswith(("src/", "stages/"))]
     assert sorted(declared) == sorted({script, *subpackages_needed(PROJECT / script)})
 
@@ -129,7 +159,7 @@ def leaves(key: str) -> set[str]:
 @pytest.mark.parametrize("stage", STAGES)
 def test_params_are_the_ones_read(stage: str) -> None:
     declared = set().union(*map(leaves, STAGES[stage].get("params", [])))
-    read = set().union(*map(leaves, params_read(PROJECT / f"stages/{stage}.py")))
+    read = set().union(*map(leaves, params_read(PROJECT / script_of(stage))))
     assert declared == read - WITHOUT_RESULT
 
 
@@ -145,8 +175,8 @@ def test_no_section_hides_a_key_from_the_run_cache(stage: str) -> None:
 @pytest.mark.parametrize("stage", STAGES)
 def test_every_stage_is_described_and_short(stage: str) -> None:
     assert STAGES[stage]["desc"]
-    assert STAGES[stage]["cmd"] == f"python -m stages.{stage}"
-    script = (PROJECT / f"stages/{stage}.py").read_text(encoding="utf-8")
+    assert STAGES[stage]["cmd"] == f"python -m stages.{stage}".replace("@", " ")
+    script = (PROJECT / script_of(stage)).read_text(encoding="utf-8")
     main = next(
         node
         for node in ast.parse(script).body
@@ -178,7 +208,9 @@ def test_paths_are_the_declared_ones() -> None:
         *(str(paths.ARRAYS / split) for split in ("train", "val", "stress", "test")),
         *map(str, (paths.MANIFEST, paths.REJECTS, paths.LEAKS)),
         *map(str, (paths.PREDICTIONS, paths.DOMAIN_SCORES, paths.GUARDS)),
-        *map(str, (paths.EXPORTED, paths.EXPORT)),
+        *(str(paths.network(v).parent) for v in TRAINED),
+        *(str(paths.predictions(v)) for v in TRAINED),
+        *map(str, (paths.OOD, paths.EXPORTED, paths.EXPORT)),
         *map(str, (paths.DATA_METRICS, paths.EVALUATION, paths.INTERVALS, paths.SHIFT)),
         str(paths.SUMMARY),
         *map(str, (paths.REPORT, paths.REPORT_PAGE, paths.FIGURES, paths.CARD)),

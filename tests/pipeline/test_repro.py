@@ -23,9 +23,10 @@ pytestmark = pytest.mark.slow
 ALL = {
     *("fetch", "preprocess", "stress", "fetch_weights", "extract_features", "extract_activations"),
     *(f"train_{variant}" for variant in TRAINED),
-    *("evaluate", "export", "intervals", "dataset_shift", "report"),
+    *(f"predict@{variant}" for variant in TRAINED),
+    *("ood", "evaluate", "export", "intervals", "dataset_shift", "report"),
 }
-AFTER_TRAINING = {"evaluate", "export", "intervals", "dataset_shift", "report"}
+AFTER_PREDICTION = {"evaluate", "export", "intervals", "dataset_shift", "report"}
 
 
 def restore(project: Project) -> None:
@@ -56,7 +57,8 @@ def test_changed_parameter_reruns_only_its_dependents(finished: Project) -> None
     before = params.read_text()
     project_copy.set_params(params, {"model.epochs": 2})
     try:
-        assert set(finished.repro()) == {"train_baseline", "train_augmented"} | AFTER_TRAINING
+        changed = {f"{s}{v}" for s in ("train_", "predict@") for v in ("baseline", "augmented")}
+        assert set(finished.repro()) == changed | AFTER_PREDICTION
         history = (finished.folder / "plots/history/baseline.csv").read_text().splitlines()
         assert history[0] == "epoch,loss,accuracy,val_loss,val_accuracy,seconds,kept"
         assert len(history) == 3
