@@ -6,7 +6,7 @@ from cxr import paths
 from cxr.common.files import replacing
 from cxr.errors import run_stage
 from cxr.params import flat, read_params
-from cxr.reporting.report import FIGURES, draw, read_inputs, report
+from cxr.reporting.report import FIGURES, read_inputs, render_charts, report
 
 
 def main() -> None:
@@ -22,7 +22,7 @@ def main() -> None:
         perturb=params.perturb,
     )
     inputs = read_inputs(settings, params.evaluate)
-    charts = draw(inputs)
+    charts = render_charts(inputs)
     for name in FIGURES:
         if name in charts:
             with replacing(paths.FIGURES / f"{name}.svg") as part:

@@ -22,7 +22,7 @@ from cxr.evaluation.bootstrap import bootstrap_intervals
 from cxr.evaluation.predictions import evaluate
 from cxr.evaluation.results import Guards, Intervals, Shift
 from cxr.params import flat, read_params
-from cxr.reporting.report import FIGURES, ReportInputs, _terciles, draw, report
+from cxr.reporting.report import FIGURES, ReportInputs, _terciles, render_charts, report
 from cxr.tools.experiments import COLUMNS
 from cxr.tools.project_copy import PROJECT
 from tests.support.project import Project
@@ -252,11 +252,11 @@ def test_figures_for_other_pages(results: ReportInputs) -> None:
     virus = results.groups.assign(kind="pathogen", label="PNEUMONIA", group="virus")
     named = replace(results, groups=virus[virus["split"] == "test"].drop_duplicates("variant"))
     styles_only = replace(results, groups=results.groups.query("kind == 'style'"))
-    assert "groups" not in draw(styles_only)
-    drawn = draw(named)
+    assert "groups" not in render_charts(styles_only)
+    svgs = render_charts(named)
     for name in FIGURES:
-        ElementTree.fromstring(drawn[name])
-        assert "<image" not in drawn[name]  # they go into git
+        ElementTree.fromstring(svgs[name])
+        assert "<image" not in svgs[name]  # they go into git
 
 
 def test_settings_are_reported(results: ReportInputs) -> None:
@@ -377,7 +377,7 @@ def test_rates_without_any_case_reach_the_report() -> None:
     found = made_up(probability=0.25)
     assert found.intervals.test.columns["baseline"].at_half.precision.low is None
     json.dumps(found.intervals.model_dump(), allow_nan=False)
-    assert "0.000 (undefined)" in report(found, draw(found)).to_markdown()
+    assert "0.000 (undefined)" in report(found, render_charts(found)).to_markdown()
 
 
 def test_classes_of_few_patients_have_no_most_atypical_images(results: ReportInputs) -> None:

@@ -99,12 +99,12 @@ def read_inputs(settings: dict[str, Any], evaluate: EvaluateParams) -> ReportInp
     )
 
 
-def report(inputs: ReportInputs, drawn: Mapping[str, str]) -> Document:
+def report(inputs: ReportInputs, svgs: Mapping[str, str]) -> Document:
     """The report; equal inputs give equal documents.
 
     Args:
         inputs: results of the previous stages.
-        drawn: its charts, from `draw`.
+        svgs: its charts, from `render_charts`.
     """
     groups, test = reported_groups(inputs.groups), inputs.test
     recommendation = recommend(inputs.evaluation, inputs.intervals, inputs.evaluate.min_recall)
@@ -122,12 +122,12 @@ def report(inputs: ReportInputs, drawn: Mapping[str, str]) -> Document:
         "atypical": _atypical_radiographs(inputs),
         "experiments_path": paths.EXPERIMENTS,
         "tables": _tables(inputs, test, groups),
-        "charts": drawn,
+        "charts": svgs,
     }
     return Document("report.md.j2", values)
 
 
-def draw(inputs: ReportInputs) -> dict[str, str]:
+def render_charts(inputs: ReportInputs) -> dict[str, str]:
     """Charts as SVG text by name; `groups` only where there are any."""
     predictions, images = inputs.predictions, inputs.files
     columns = inputs.intervals.test.columns
