@@ -1,6 +1,5 @@
 """The report of a finished pipeline: its text and its page in a browser."""
 
-import base64
 import json
 import re
 import xml.etree.ElementTree as ElementTree
@@ -111,14 +110,6 @@ def test_the_report_is_reproducible(finished: Project, page: Path) -> None:
     before = page.read_bytes()
     finished.run("dvc repro --force --single-item report")
     assert page.read_bytes() == before
-
-
-@pytest.mark.slow
-def test_charts_are_well_formed(page: Path) -> None:
-    sources = re.findall(r"data:image/svg\+xml;base64,([^\"]+)", page.read_text())
-    assert len(sources) == len(CHARTS)
-    for source in sources:
-        assert ElementTree.fromstring(base64.b64decode(source)).tag.endswith("svg")
 
 
 @pytest.mark.slow
@@ -402,17 +393,15 @@ def test_classes_of_few_patients_have_no_most_atypical_images(results: ReportInp
         ([5.0] * 3 + [9.0] * 3, ["5 pixels", "9 pixels"]),
         ([100.1, 100.2, 100.3, 100.4], ["100 pixels"]),  # equal as they are printed
         ([100.4, 100.6, 101.4, 101.6], ["100 pixels", "101 pixels", "102 pixels"]),
+        (
+            [float(size) for size in range(100, 400)],
+            ["100 to 199 pixels", "200 to 299 pixels", "300 to 399 pixels"],
+        ),
     ],
 )
-def test_terciles_of_few_or_equal_sizes(sizes: list[float], names: list[str]) -> None:
+def test_terciles_of_sizes(sizes: list[float], names: list[str]) -> None:
     found = _terciles(pd.Series(sizes))
     assert found.drop_duplicates().tolist() == names
-
-
-def test_terciles_of_many_sizes() -> None:
-    found = _terciles(pd.Series(range(100, 400)).astype(float))
-    names = ["100 to 199 pixels", "200 to 299 pixels", "300 to 399 pixels"]
-    assert found.value_counts(sort=False).to_dict() == dict.fromkeys(names, 100)
 
 
 def test_leaks_are_reported(results: ReportInputs) -> None:
