@@ -263,13 +263,6 @@ def test_a_lock_file_of_another_structure_is_refused(small: Path) -> None:
         _stale(None, "here")
 
 
-PREDICTIONS = pd.DataFrame(
-    {"path": ["a", "b", "c", "d"], "split": ["val", "val", "test", "test"], "patient": range(4)}
-    | {"label": ["NORMAL", "PNEUMONIA"] * 2}
-    | {variant: [0.1, 0.9, 0.3, 0.8] for variant in VARIANTS}
-)
-
-
 @pytest.mark.parametrize("kind", [Evaluation, Intervals])
 def test_results_of_another_version_are_no_results(small: Path, kind: type[ResultFile]) -> None:
     kind.path.write_text('{"baseline": {"selection": {}}}')

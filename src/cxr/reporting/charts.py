@@ -26,7 +26,6 @@ Painter: TypeAlias = Callable[Concatenate[Figure, P], None]
 COLORS = {name: variant.color for name, variant in REGISTRY.items()}
 CLASS_COLORS = dict(zip(LABELS, ("#56B4E9", "#CC79A7"), strict=True))
 STYLES = {"val": "--", "test": "-"}
-WIDTH = 4.4  # inches; readable on a phone
 OFFSET = 0.1  # between the dots of a row, whose distance is 1
 STYLE: dict[Any, Any] = {
     "font.size": 9,
@@ -41,16 +40,17 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def chart(height: float = 3.4) -> Callable[[Painter[P]], Callable[P, str]]:
-    """Decorate a function that draws on a figure of this height in inches: the result returns the
-    figure as SVG text.
+def chart(height: float = 3.4, width: float = 4.4) -> Callable[[Painter[P]], Callable[P, str]]:
+    """Decorate a function that draws on a figure (inches): the result returns it as SVG text.
+
+    The default width is readable on a phone.
     """
 
     def decorate(paint: Painter[P]) -> Callable[P, str]:
         @wraps(paint)
         def render(*args: P.args, **kwargs: P.kwargs) -> str:
             with matplotlib.rc_context(STYLE):
-                figure = Figure(figsize=(WIDTH, height), layout="constrained")
+                figure = Figure(figsize=(width, height), layout="constrained")
                 paint(figure, *args, **kwargs)
                 file = io.StringIO()
                 figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
