@@ -199,19 +199,16 @@ def _epochs(stage: str) -> int:
     return section.epochs if section else 1
 
 
-def plot(table: pd.DataFrame) -> str:
-    """SVG: time and memory of the slow stages, by number of images."""
-
-    def draw(figure: Figure) -> None:
-        time_axes, memory_axes = figure.subplots(1, 2)
-        for stage in PLOTTED:
-            stage_table = table[table["stage"] == stage]
-            time_axes.plot(stage_table["images"], stage_table["seconds"], marker=".", label=stage)
-            memory_axes.plot(stage_table["images"], stage_table["memory"] / 2**20, marker=".")
-        for axes, label in ((time_axes, "seconds"), (memory_axes, "private memory, MiB")):
-            axes.set_xlabel("images")
-            axes.set_ylabel(label)
-            axes.set_ylim(bottom=0)
-        figure.legend(loc="outside lower center", ncols=3)
-
-    return charts.render_svg(draw, (7.0, 4.2))
+@charts.chart(height=4.2, width=7.0)
+def plot(figure: Figure, table: pd.DataFrame) -> None:
+    """Time and memory of the slow stages, by number of images."""
+    time_axes, memory_axes = figure.subplots(1, 2)
+    for stage in PLOTTED:
+        stage_table = table[table["stage"] == stage]
+        time_axes.plot(stage_table["images"], stage_table["seconds"], marker=".", label=stage)
+        memory_axes.plot(stage_table["images"], stage_table["memory"] / 2**20, marker=".")
+    for axes, label in ((time_axes, "seconds"), (memory_axes, "private memory, MiB")):
+        axes.set_xlabel("images")
+        axes.set_ylabel(label)
+        axes.set_ylim(bottom=0)
+    figure.legend(loc="outside lower center", ncols=3)

@@ -6,7 +6,7 @@ from cxr import paths
 from cxr.common.files import replacing
 from cxr.errors import run_stage
 from cxr.params import flat, read_params
-from cxr.reporting.report import figures, read_inputs, report
+from cxr.reporting.report import FIGURES, read_inputs, render_charts, report
 
 
 def main() -> None:
@@ -22,12 +22,14 @@ def main() -> None:
         perturb=params.perturb,
     )
     inputs = read_inputs(settings, params.evaluate)
-    for name, svg in figures(inputs).items():
-        with replacing(paths.FIGURES / name) as part:
-            part.write_text(svg, encoding="utf-8")
+    charts = render_charts(inputs)
+    for name in FIGURES:
+        if name in charts:
+            with replacing(paths.FIGURES / f"{name}.svg") as part:
+                part.write_text(charts[name], encoding="utf-8")
     with replacing(paths.CARD) as part:
         shutil.copyfile(paths.EXPORTED / paths.CARD.name, part)
-    report(inputs).write(paths.REPORT, paths.REPORT_PAGE)
+    report(inputs, charts).write(paths.REPORT, paths.REPORT_PAGE)
 
 
 if __name__ == "__main__":

@@ -194,10 +194,10 @@ def test_counts_of_every_split_and_class(images: pd.DataFrame) -> None:
 
 def test_cells_of_every_confusion_matrix(predictions: pd.DataFrame) -> None:
     table = confusions(predictions, {v: 0.3 + 0.1 * n for n, v in enumerate(VARIANTS)})
-    told = labels(charts.confusions(table))
+    found = labels(charts.confusions(table))
     for (variant, name), cells in table.groupby(["variant", "threshold"], sort=False):
         panel = [*map(str, cells["images"]), str(variant), str(name)]
-        assert any(told[at : at + 6] == panel for at in range(len(told)))
+        assert any(found[at : at + 6] == panel for at in range(len(found)))
 
 
 def test_histograms_of_every_split_and_class(images: pd.DataFrame) -> None:
@@ -275,12 +275,11 @@ def test_dots_of_every_group_and_variant() -> None:
 
 
 def test_dots_of_every_feature_and_split() -> None:
-    alone = {
-        "aspect_ratio": {"train": 0.9, "val": 0.8, "test": 0.7},
+    aucs = {
+        "aspect ratio": {"train": 0.9, "val": 0.8, "test": 0.7},
         "height": {"train": 0.5, "val": 0.55, "test": 0.6},
     }
-    svg = charts.single_feature_auc(alone)
+    table = pd.DataFrame(aucs).T
+    svg = charts.single_feature_auc(table)
     assert {"aspect ratio", "height", *SPLITS} <= set(labels(svg))
-    found = dots(svg, "#D55E00")[:, 0], dots(svg, "#56B4E9")[:, 0]
-    assert found[0][0] < found[1][0]
-    assert found[0][1] > found[1][1]
+    assert_dots(svg, table, {"train": "#333333", "val": "#56B4E9", "test": "#D55E00"})

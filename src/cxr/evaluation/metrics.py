@@ -20,6 +20,16 @@ Probabilities = NDArray[np.float64]
 Number = Any  # a number or an array of numbers
 HALF = 0.5  # default threshold
 BINS = 10  # of the calibration curve
+POINTS = {"at_half": "at 0.5", "operating_point": "operating point"}  # titles
+# Short, as DVC shows each as a column.
+SHORT_NAMES = {"recall": "rec", "precision": "pre", "accuracy": "acc"}
+# Actual and predicted class of each count.
+CELLS = {
+    "tn": ("NORMAL", "NORMAL"),
+    "fp": ("NORMAL", "PNEUMONIA"),
+    "fn": ("PNEUMONIA", "NORMAL"),
+    "tp": ("PNEUMONIA", "PNEUMONIA"),
+}
 
 
 def columns(
@@ -42,7 +52,6 @@ def at_threshold(y_true: Labels, y_prob: Probabilities, threshold: float) -> dic
     Returns:
         n, the rates (0 to 1) of `rates`, tn, fp, fn, tp.
     """
-    _check(y_true, y_prob)
     y_pred = (y_prob >= threshold).astype(np.int64)
     tn, fp, fn, tp = (int(n) for n in metrics.confusion_matrix(y_true, y_pred, labels=[0, 1]).flat)
     fractions = {name: float(value) for name, value in rates(tn, fp, fn, tp).items()}
@@ -88,7 +97,6 @@ def _ratio(part: Number, whole: Number, empty: Number) -> Number:
 
 def ranking(y_true: Labels, y_prob: Probabilities) -> dict[str, float]:
     """Threshold-free metrics: roc_auc and average_precision (0 to 1)."""
-    _check(y_true, y_prob)
     return {
         "roc_auc": float(metrics.roc_auc_score(y_true, y_prob)),
         "average_precision": float(metrics.average_precision_score(y_true, y_prob)),
@@ -102,7 +110,6 @@ def calibration(y_true: Labels, y_prob: Probabilities) -> dict[str, float]:
     over images of |mean probability - fraction of positives| in the image's bin, with 10 bins of
     equal width (Naeini 2015).
     """
-    _check(y_true, y_prob)
     curve = calibration_curve(y_true, y_prob)
     gaps = (curve["mean_probability"] - curve["fraction_positive"]).abs()
     return {
@@ -113,11 +120,10 @@ def calibration(y_true: Labels, y_prob: Probabilities) -> dict[str, float]:
 
 def calibration_curve(y_true: Labels, y_prob: Probabilities) -> pd.DataFrame:
     """One row per non-empty bin: columns mean_probability, fraction_positive, images."""
-    table = pd.DataFrame(
-        {"probability": y_prob, "positive": y_true, "bin": probability_bin(y_prob)}
-    )
+    bins = np.minimum((y_prob * BINS).astype(np.int64), BINS - 1)  # of equal width
     return (
-        table.groupby("bin")
+        pd.DataFrame({"probability": y_prob, "positive": y_true})
+        .groupby(bins)
         .agg(
             mean_probability=("probability", "mean"),
             fraction_positive=("positive", "mean"),
@@ -127,18 +133,12 @@ def calibration_curve(y_true: Labels, y_prob: Probabilities) -> pd.DataFrame:
     )
 
 
-def probability_bin(y_prob: Probabilities) -> NDArray[np.int64]:
-    """Bin (0 to 9) of each probability, all of equal width."""
-    return np.minimum((y_prob * BINS).astype(np.int64), BINS - 1)
-
-
 def operating_threshold(y_true: Labels, y_prob: Probabilities, min_recall: float) -> float:
     """Threshold with the highest precision among those with recall of at least `min_recall`.
 
     Ties are broken by recall. Candidates are the distinct probabilities; the lowest one has recall
     1, so at least one qualifies.
     """
-    _check(y_true, y_prob)
     precision, recall, thresholds = metrics.precision_recall_curve(y_true, y_prob)
     candidates = pd.DataFrame(
         {"precision": precision[:-1], "recall": recall[:-1], "threshold": thresholds}
@@ -180,32 +180,6 @@ def threshold_curve(y_true: Labels, y_prob: Probabilities) -> pd.DataFrame:
     return pd.DataFrame(
         {"threshold": thresholds, "recall": recall[:-1], "precision": precision[:-1]}
     )
-
-
-def confusion(y_true: Labels, y_prob: Probabilities, threshold: float) -> list[dict[str, Any]]:
-    """The four counts as rows: actual, predicted, images."""
-    counts = at_threshold(y_true, y_prob, threshold)
-    cells = [
-        ("NORMAL", "NORMAL", "tn"),
-        ("NORMAL", "PNEUMONIA", "fp"),
-        ("PNEUMONIA", "NORMAL", "fn"),
-        ("PNEUMONIA", "PNEUMONIA", "tp"),
-    ]
-    return [{"actual": a, "predicted": p, "images": counts[count]} for a, p, count in cells]
-
-
-def _check(y_true: Labels, y_prob: Probabilities) -> None:
-    if y_true.shape != y_prob.shape or y_true.ndim != 1 or not len(y_true):
-        raise ValueError(f"labels {y_true.shape} and probabilities {y_prob.shape} do not fit")
-    if not np.isin(y_true, (0, 1)).all():
-        raise ValueError("labels must be 0 or 1")
-    if not ((y_prob >= 0) & (y_prob <= 1)).all():  # also refuses NaN
-        raise ValueError("probabilities must be between 0 and 1")
-
-
-POINTS = {"at_half": "at 0.5", "operating_point": "operating point"}  # titles
-# Short, as DVC shows each as a column.
-SHORT_NAMES = {"recall": "rec", "precision": "pre", "accuracy": "acc"}
 
 
 def classification_metrics(y_true: Labels, y_prob: Probabilities) -> SplitMetrics:
@@ -278,7 +252,8 @@ def confusions(images: pd.DataFrame, thresholds: Mapping[str, float]) -> pd.Data
     """
     rows = []
     for variant in VARIANTS:
+        pair = labels_and_probabilities(images, variant)
         for name, threshold in zip(POINTS.values(), (HALF, thresholds[variant]), strict=True):
-            cells = confusion(*labels_and_probabilities(images, variant), threshold)
-            rows += [{"variant": variant, "threshold": name, **cell} for cell in cells]
-    return pd.DataFrame(rows)
+            counts = at_threshold(*pair, threshold)
+            rows += [(variant, name, *classes, counts[cell]) for cell, classes in CELLS.items()]
+    return pd.DataFrame(rows, columns=["variant", "threshold", "actual", "predicted", "images"])

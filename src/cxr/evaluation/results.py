@@ -198,28 +198,6 @@ class VariantMetrics(Record):
     scales: dict[str, Scale] = OMITTED_IF_EMPTY
 
 
-class MajorityMetrics(Record):
-    """Of a classifier that predicts PNEUMONIA for every image."""
-
-    val: Accuracy
-    test: Accuracy
-
-
-class Evaluation(ByVariant[VariantMetrics], ResultFile):
-    """metrics/evaluation.json."""
-
-    path = paths.EVALUATION
-    stage = "evaluate"
-
-    variants: OfEveryVariant[VariantMetrics]
-    majority: MajorityMetrics
-
-    @property
-    def thresholds(self) -> dict[str, float]:
-        """Threshold of each variant at its operating point."""
-        return {name: of.operating_point.threshold for name, of in self.variants.items()}
-
-
 class RatesAtThreshold(OperatingRates):
     """Rates of one set of images at a given threshold."""
 
@@ -233,16 +211,40 @@ class ExternalVariantMetrics(Record):
     operating_point: RatesAtThreshold
 
 
-class ExternalMetrics(ByVariant[ExternalVariantMetrics]):
-    """metrics.json of an external evaluation; `data` counts its images and patients."""
+M = TypeVar("M", VariantMetrics, ExternalVariantMetrics)
 
-    majority: Accuracy
-    data: dict[str, Any]
+
+class WithThresholds(ByVariant[M]):
+    """Holds the metrics of each variant at its operating point."""
 
     @property
     def thresholds(self) -> dict[str, float]:
         """Threshold of each variant at its operating point."""
         return {name: of.operating_point.threshold for name, of in self.variants.items()}
+
+
+class MajorityMetrics(Record):
+    """Of a classifier that predicts PNEUMONIA for every image."""
+
+    val: Accuracy
+    test: Accuracy
+
+
+class Evaluation(WithThresholds[VariantMetrics], ResultFile):
+    """metrics/evaluation.json."""
+
+    path = paths.EVALUATION
+    stage = "evaluate"
+
+    variants: OfEveryVariant[VariantMetrics]
+    majority: MajorityMetrics
+
+
+class ExternalMetrics(WithThresholds[ExternalVariantMetrics]):
+    """metrics.json of an external evaluation; `data` counts its images and patients."""
+
+    majority: Accuracy
+    data: dict[str, Any]
 
 
 class Interval(Record):

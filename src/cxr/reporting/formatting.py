@@ -11,11 +11,12 @@ def signed(difference: float) -> str:
 
 def signed_span(found: Interval) -> str:
     """A difference with its 95 % CI; bold where the CI excludes 0."""
-    text = f"{signed(found.value)} ({_limits(found)})"
+    text = f"{signed(found.value)} ({limits(found)})"
     return f"**{text}**" if is_significant(found) else text
 
 
-def _limits(found: Interval) -> str:
+def limits(found: Interval) -> str:
+    """The 95 % CI of a difference, without the difference."""
     if found.low is None or found.high is None:
         return "undefined"
     return " to ".join(signed(limit).replace("=", "0") for limit in (found.low, found.high))

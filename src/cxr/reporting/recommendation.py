@@ -12,7 +12,7 @@ from cxr.common.names import VARIANTS
 from cxr.evaluation.bootstrap import DECIMALS, is_significant
 from cxr.evaluation.results import Evaluation, Interval, Intervals
 from cxr.evaluation.selection import best_variant
-from cxr.reporting.formatting import _limits, signed, span
+from cxr.reporting.formatting import limits, signed, span
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def _comparison(chosen: str, other: str, intervals: Intervals) -> str:
     verdict = "excludes 0" if is_significant(found) else "includes 0 (not significant)"
     return (
         f"Its precision there is {more} higher than {other}'s "
-        f"({_limits(found)}): the 95 % CI {verdict}."
+        f"({limits(found)}): the 95 % CI {verdict}."
     )
 
 

@@ -1,5 +1,6 @@
 """Inputs of the report: the results of the previous stages as tables and charts."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -13,6 +14,7 @@ from cxr.common.names import EVALUATED, LABELS, SPLITS, TRAINED, VARIANTS
 from cxr.data import shortcuts
 from cxr.evaluation import metrics
 from cxr.evaluation.groups import reported_groups
+from cxr.evaluation.metrics import POINTS
 from cxr.evaluation.results import AtypicalImages, Evaluation, Guards, Intervals, Shift
 from cxr.params import EvaluateParams
 from cxr.reporting import charts, tables
@@ -36,39 +38,27 @@ SECTIONS = {  # of params.yaml
 }
 
 
+# Charts that pages in docs/ show, if there are any; none contains an image.
+FIGURES = ("stress", "groups", "single_feature_auc")
+
+
 @dataclass(frozen=True)
 class ReportInputs:
-    """Results of the previous stages.
+    """Results of the previous stages."""
 
-    Attributes:
-        settings: the parameters of the run by their full names, such as `transfer.backbone`.
-        evaluate: the parameters of the evaluation.
-        splits: images and index of train, val and test.
-        predictions: content of data/predictions.csv.
-        unlikeness: content of data/domain_scores.csv.
-        groups: content of plots/groups.csv.
-        evaluation: content of metrics/evaluation.json.
-        guards: content of metrics/guards.json.
-        intervals: content of metrics/intervals.json.
-        shift: content of metrics/shift.json.
-        confusions: content of plots/confusion.csv.
-        histories: training history of each variant.
-        experiments: content of docs/experiments.csv.
-    """
-
-    settings: dict[str, Any]
+    settings: dict[str, Any]  # the parameters by their full names, such as `transfer.backbone`
     evaluate: EvaluateParams
-    splits: dict[str, Split]
-    predictions: pd.DataFrame
-    unlikeness: pd.DataFrame
-    groups: pd.DataFrame
+    splits: dict[str, Split]  # train, val and test
+    predictions: pd.DataFrame  # content of data/predictions.csv
+    unlikeness: pd.DataFrame  # content of data/domain_scores.csv
+    groups: pd.DataFrame  # content of plots/groups.csv
     evaluation: Evaluation
     guards: Guards
     intervals: Intervals
     shift: Shift
-    confusions: pd.DataFrame
-    histories: dict[str, pd.DataFrame]
-    experiments: pd.DataFrame
+    confusions: pd.DataFrame  # content of plots/confusion.csv
+    histories: dict[str, pd.DataFrame]  # content of plots/history, by variant
+    experiments: pd.DataFrame  # content of docs/experiments.csv
 
     @property
     def test(self) -> pd.DataFrame:
@@ -88,12 +78,6 @@ class ReportInputs:
                 for name, split in self.splits.items()
             ]
         )
-
-    @property
-    def thresholds(self) -> dict[str, dict[str, float]]:
-        """{name of the threshold: {variant: threshold}}."""
-        at_half = dict.fromkeys(VARIANTS, metrics.HALF)
-        return {"at 0.5": at_half, "operating point": self.evaluation.thresholds}
 
 
 def read_inputs(settings: dict[str, Any], evaluate: EvaluateParams) -> ReportInputs:
@@ -115,14 +99,18 @@ def read_inputs(settings: dict[str, Any], evaluate: EvaluateParams) -> ReportInp
     )
 
 
-def report(inputs: ReportInputs) -> Document:
-    """The report; equal inputs give equal documents."""
+def report(inputs: ReportInputs, svgs: Mapping[str, str]) -> Document:
+    """The report; equal inputs give equal documents.
+
+    Args:
+        inputs: results of the previous stages.
+        svgs: its charts, from `render_charts`.
+    """
     groups, test = reported_groups(inputs.groups), inputs.test
+    recommendation = recommend(inputs.evaluation, inputs.intervals, inputs.evaluate.min_recall)
     values = {
         **vars(inputs),
-        "recommendation": recommend(
-            inputs.evaluation, inputs.intervals, inputs.evaluate.min_recall
-        ),
+        "recommendation": recommendation,
         "reported_settings": REPORTED_SETTINGS,
         "sections": SECTIONS,
         "parameters": {section: _parameters(inputs.settings, section) for section in SECTIONS},
@@ -134,37 +122,28 @@ def report(inputs: ReportInputs) -> Document:
         "atypical": _atypical_radiographs(inputs),
         "experiments_path": paths.EXPERIMENTS,
         "tables": _tables(inputs, test, groups),
-        "charts": _charts(inputs, groups),
+        "charts": svgs,
     }
     return Document("report.md.j2", values)
 
 
-def figures(inputs: ReportInputs) -> dict[str, str]:
-    """Charts that pages in docs/ show, as SVG text by file name; none shows an image."""
-    found = {
-        "stress.svg": charts.stress(inputs.evaluation),
-        "label_alone.svg": charts.single_feature_auc(inputs.shift.single_feature_auc),
-    }
-    groups = reported_groups(inputs.groups)
-    return found if groups.empty else found | {"groups.svg": charts.groups(groups)}
-
-
-def _charts(inputs: ReportInputs, groups: pd.DataFrame) -> dict[str, str]:
-    """SVG text by name; empty where there is nothing to draw."""
+def render_charts(inputs: ReportInputs) -> dict[str, str]:
+    """Charts as SVG text by name; `groups` only where there are any."""
     predictions, images = inputs.predictions, inputs.files
     columns = inputs.intervals.test.columns
+    groups = reported_groups(inputs.groups)
     return {
         "metrics": charts.metric_intervals(tables.interval_plot_data(columns, "at_half")),
         "roc": charts.roc(predictions),
         "precision_recall": charts.precision_recall(predictions),
         "stress": charts.stress(inputs.evaluation),
-        "groups": "" if groups.empty else charts.groups(groups),
+        **({} if groups.empty else {"groups": charts.groups(groups)}),
         "confusions": charts.confusions(inputs.confusions),
         "thresholds": charts.thresholds(predictions, inputs.evaluation.thresholds),
         "calibration": charts.calibration(predictions),
         "loss": charts.training(inputs.histories, "loss", "cross-entropy"),
         "accuracy": charts.training(inputs.histories, "accuracy", "accuracy"),
-        "label_alone": charts.single_feature_auc(inputs.shift.single_feature_auc),
+        "single_feature_auc": charts.single_feature_auc(_single_feature_auc(inputs)),
         "counts": charts.counts(images),
         "aspect_ratio": charts.distributions(images, "aspect_ratio", "width / height"),
         "size": charts.distributions(images, "size", "square root of width x height (pixels)"),
@@ -195,7 +174,7 @@ def _tables(inputs: ReportInputs, test: pd.DataFrame, groups: pd.DataFrame) -> d
         "losses": _losses(inputs.evaluation),
         "domain_auc": _domain_auc(inputs.shift.domain_auc),
         "atypical": _atypical(inputs.shift.most_atypical_test_images),
-        "label_alone": _label_alone(inputs.shift.single_feature_auc),
+        "single_feature_auc": _single_feature_auc(inputs),
         "redrawn": _redrawn(inputs),
         "data": _counts(inputs.files),
     }
@@ -268,7 +247,9 @@ def _accuracy_by(
     images = test[test["label"] == label]
     of_class = groups[groups.index.isin(images.index)]
     tables = []
-    for name, thresholds in inputs.thresholds.items():
+    at_half = dict.fromkeys(VARIANTS, metrics.HALF)
+    points = zip(POINTS.values(), (at_half, inputs.evaluation.thresholds), strict=True)
+    for name, thresholds in points:
         correct = images[list(VARIANTS)].ge(pd.Series(thresholds)) == (label == "PNEUMONIA")
         by_group = correct.groupby(of_class)
         table = by_group.mean().reindex(of_class.unique()).rename_axis(title)
@@ -345,8 +326,8 @@ def _atypical_radiographs(inputs: ReportInputs) -> list[list[Figure]]:
     ]
 
 
-def _label_alone(aucs: dict[str, dict[str, float]]) -> pd.DataFrame:
-    table = pd.DataFrame(aucs).T[list(SPLITS)]
+def _single_feature_auc(inputs: ReportInputs) -> pd.DataFrame:
+    table = pd.DataFrame(inputs.shift.single_feature_auc).T[list(SPLITS)]
     return table.set_axis(table.index.str.replace("_", " ")).rename_axis("feature")
 
 

@@ -9,8 +9,8 @@ import pandas as pd
 
 from cxr.common.names import VARIANTS
 from cxr.evaluation.bootstrap import COMPARED
-from cxr.evaluation.metrics import POINTS
-from cxr.evaluation.results import Difference, Interval, RateIntervals, VariantIntervals
+from cxr.evaluation.metrics import CELLS, POINTS
+from cxr.evaluation.results import Difference, Interval, VariantIntervals
 from cxr.reporting.formatting import signed_span, span
 
 Columns = Mapping[str, VariantIntervals]
@@ -21,12 +21,7 @@ TITLES = {
 }
 RATES = ("recall", "precision", "accuracy", "specificity")
 SUMMARY = ("recall", "specificity", "precision", "accuracy", "f1")
-CELLS = {
-    ("NORMAL", "NORMAL"): "true negatives",
-    ("NORMAL", "PNEUMONIA"): "false positives",
-    ("PNEUMONIA", "NORMAL"): "false negatives",
-    ("PNEUMONIA", "PNEUMONIA"): "true positives",
-}
+COUNTS = ("true negatives", "false positives", "false negatives", "true positives")
 
 
 def metrics(columns: Columns, point: str) -> pd.DataFrame:
@@ -36,7 +31,7 @@ def metrics(columns: Columns, point: str) -> pd.DataFrame:
     rows = []
     for variant in VARIANTS:
         found = columns[variant]
-        rates = _at(found, point).select((*RATES, "f1"))
+        rates = getattr(found, point).select((*RATES, "f1"))
         row = {"variant": variant} | {name: span(rate) for name, rate in rates.items()}
         if point == "at_half":
             row |= {name: span(getattr(found, name)) for name in ("roc_auc", "average_precision")}
@@ -75,12 +70,13 @@ def differences(found: Mapping[str, Difference]) -> pd.DataFrame:
 
 def confusion(cells: pd.DataFrame) -> pd.DataFrame:
     """A row for each variant and threshold, from the result of `metrics.confusions`."""
-    pairs = zip(cells["actual"], cells["predicted"], strict=True)
-    wide = cells.assign(cell=[CELLS[pair] for pair in pairs]).pivot(
+    titles = dict(zip(CELLS.values(), COUNTS, strict=True))
+    classes = zip(cells["actual"], cells["predicted"], strict=True)
+    wide = cells.assign(cell=[titles[pair] for pair in classes]).pivot(
         index=["variant", "threshold"], columns="cell", values="images"
     )
     order = pd.MultiIndex.from_product([VARIANTS, POINTS.values()], names=wide.index.names)
-    return wide.reindex(order)[list(CELLS.values())].reset_index()
+    return wide.reindex(order)[list(COUNTS)].reset_index()
 
 
 def calibration(columns: Columns, errors: Mapping[str, float]) -> pd.DataFrame:
@@ -99,8 +95,8 @@ def calibration(columns: Columns, errors: Mapping[str, float]) -> pd.DataFrame:
                 "threshold": title,
                 TITLES["brier"]: span(found.brier),
                 "expected calibration error": f"{errors[variant]:.3f}",
-                "positive predictive value": span(_at(found, point).ppv),
-                "negative predictive value": span(_at(found, point).npv),
+                "positive predictive value": span(getattr(found, point).ppv),
+                "negative predictive value": span(getattr(found, point).npv),
             }
             for point, title in POINTS.items()
         ]
@@ -109,10 +105,6 @@ def calibration(columns: Columns, errors: Mapping[str, float]) -> pd.DataFrame:
 
 def interval_plot_data(columns: Columns, point: str) -> dict[str, dict[str, Interval]]:
     """What `charts.metric_intervals` draws: the rates at a threshold, and ROC AUC."""
-    shown = {name: {v: getattr(_at(columns[v], point), name) for v in VARIANTS} for name in RATES}
+    rates = {v: getattr(columns[v], point) for v in VARIANTS}
+    shown = {name: {v: getattr(rates[v], name) for v in VARIANTS} for name in RATES}
     return {**shown, "ROC AUC": {v: columns[v].roc_auc for v in VARIANTS}}
-
-
-def _at(columns: VariantIntervals, point: str) -> RateIntervals:
-    """The rates at a threshold, which is a key of `POINTS`."""
-    return columns.at_half if point == "at_half" else columns.operating_point

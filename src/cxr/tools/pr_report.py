@@ -66,20 +66,25 @@ def _content(path: Path, revision: str | None) -> str | None:
     return path.read_text(encoding="utf-8") if path.exists() else None
 
 
+def _name(path: Path, revision: str | None) -> str:
+    return f"{path} of {revision}" if revision else str(path)
+
+
 def _read(path: Path, revision: str | None) -> dict[str, Any]:
-    """Content of a JSON or YAML file; empty if it is missing.
+    """Content of a YAML file; empty if it is missing.
 
     Raises:
         CxrError: it is damaged.
     """
     text = _content(path, revision)
     try:
-        found = {} if text is None else parse_yaml(text)  # JSON is YAML
+        found = {} if text is None else parse_yaml(text)
     except ValueError as error:
         found = error
     if not isinstance(found, dict):
-        where = f"{path} of {revision}" if revision else str(path)
-        raise CxrError(f"{where} cannot be read ({found}); regenerate it with `dvc repro`")
+        raise CxrError(
+            f"{_name(path, revision)} cannot be read ({found}); regenerate it with `dvc repro`"
+        )
     return found
 
 
@@ -93,7 +98,7 @@ def _results(kind: type[Results], revision: str | None) -> Results | None:
     if text is None:
         return None
     try:
-        return kind.parse(text, f"{kind.path} of {revision}" if revision else str(kind.path))
+        return kind.parse(text, _name(kind.path, revision))
     except OtherVersionError:
         return None
 
@@ -121,6 +126,11 @@ def _recorded(revision: str | None) -> dict[str, dict[str, Any]]:
         ) from error
 
 
+def _min_recall(revision: str | None) -> float | None:
+    """Minimum recall of the recorded run; None if nothing was run."""
+    return _recorded(revision).get("evaluate", {}).get("evaluate.min_recall")
+
+
 def _stale(revision: str | None, where: str) -> str:
     """A warning if the results were made with other parameters than those of params.yaml."""
     # Per stage: after a run of some stages, the others may have used other values.
@@ -141,7 +151,7 @@ def _stale(revision: str | None, where: str) -> str:
 
 def _recommendation(now: Evaluation | None, before: Evaluation | None, name: str) -> str:
     intervals = _results(Intervals, None)
-    min_recall = _recorded(None).get("evaluate", {}).get("evaluate.min_recall")
+    min_recall = _min_recall(None)
     needed = {paths.EVALUATION: now, paths.INTERVALS: intervals, paths.LOCK: min_recall}
     missing = [f"`{path}`" for path, content in needed.items() if content is None]
     if now is None or intervals is None or min_recall is None:
@@ -171,17 +181,11 @@ def _headline(now: Evaluation | None, before: Evaluation | None, split: str, bas
         return ""
     rows = []
     for variant in VARIANTS:
-        new, old = (getattr(side.variants[variant], split) for side in (now, before))
-        changes = {
-            metric: _changed(getattr(new, metric), getattr(old, metric)) for metric in HEADLINE
-        }
-        rows.append({"variant": variant, **changes})
+        new, old = (getattr(of.variants[variant], split).select(HEADLINE) for of in (now, before))
+        row = {name: f"{new[name]:.3f} ({signed(new[name] - old[name])})" for name in HEADLINE}
+        rows.append({"variant": variant} | row)
     title = f"### {TITLES[split]} at 0.5 (change from {base})"
     return f"{title}\n\n{_markdown(pd.DataFrame(rows))}"
-
-
-def _changed(now: float, before: float) -> str:
-    return f"{now:.3f} ({signed(now - before)})"
 
 
 def _paired(now: Evaluation | None, before: Evaluation | None, base: str, commit: str) -> str:
@@ -198,12 +202,7 @@ def _paired(now: Evaluation | None, before: Evaluation | None, base: str, commit
             f"CIs of the differences need the predictions of base and head: `dvc pull "
             f"{paths.PREDICTIONS}` here and on `{base}`, then `make pr-report BASE={base}`."
         )
-    try:
-        tables = [_paired_table(now, before, new, old, split, base) for split in EVALUATED]
-    except KeyError as key:
-        return (
-            title + f"Base and head were produced by different versions ({key} is missing in one)."
-        )
+    tables = [_paired_table(now, before, new, old, split, base) for split in EVALUATED]
     return title + (
         "New minus old on the same images, with the 95 % CI of a bootstrap over patients; bold if "
         "it excludes 0; rows without differences are omitted. The CIs do not include training "
@@ -229,16 +228,14 @@ def _paired_table(
         )
     rows = []
     params = read_params().evaluate
-    stages = [_recorded(revision).get("evaluate", {}) for revision in (None, base)]
-    recalls = {stage.get("evaluate.min_recall") for stage in stages}
+    recalls = {_min_recall(revision) for revision in (None, base)}
     # Thresholds were chosen on validation: if base and head use the same rule, choose them again in
     # each resample.
     min_recall = recalls.pop() if split == "val" and len(recalls) == 1 else None
-    sides = {"old": before.thresholds, "new": now.thresholds}
     known = old.set_index("path").loc[new["path"]]
     for variant in VARIANTS:
         both = new[["patient", "label"]].assign(old=known[variant].to_numpy(), new=new[variant])
-        thresholds = {side: sides[side][variant] for side in sides}
+        thresholds = {"old": before.thresholds[variant], "new": now.thresholds[variant]}
         settings = (thresholds, params.prevalence, params.n_bootstrap, min_recall)
         of_pair = bootstrap_intervals(both, *settings).differences["new - old"]
         for point, title in (("at_half", "0.5"), ("operating_point", "operating point")):

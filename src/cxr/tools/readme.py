@@ -6,18 +6,19 @@ make readme
 
 import json
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from cxr import paths
 from cxr.common.files import replacing
 from cxr.common.names import VARIANTS
 from cxr.errors import CxrError, run_stage
-from cxr.evaluation import metrics
 from cxr.evaluation.groups import reported_groups
+from cxr.evaluation.metrics import rates
 from cxr.evaluation.results import Evaluation, Intervals
+from cxr.params import leaves
 from cxr.reporting.document import rounded, with_table
 from cxr.tools.experiments import AS_COMMITTED, read_record, summary
 
@@ -31,14 +32,37 @@ NOTEBOOK = {
 COUNTS = ("tn", "fp", "fn", "tp")
 RATES = ("recall", "precision", "accuracy", "specificity")
 NOTEBOOK_BENCHMARKS = ("decoding", "steps", "transfer", "pipeline")
-# Column of the table over seeds -> column of the record.
+# Of each table with a row for each variant: title -> column of `metrics_of_variants`.
+COMPARISON = {
+    "validation ROC AUC": "val.roc_auc",
+    "stress-test ROC AUC": "stress.mean_roc_auc",
+    "test ROC AUC [95 % CI]": "test.roc_auc_with_ci",
+    "test accuracy": "test.accuracy",
+    "recall": "operating_point.test.recall",
+    "specificity": "operating_point.test.specificity",
+}
+AT_HALF = {
+    **{name: f"test.{name}" for name in RATES},
+    "ROC AUC": "test.roc_auc",
+    "TN / FP / FN / TP": "test.counts",
+    **{f"validation {name}": f"val.{name}" for name in ("recall", "precision", "accuracy")},
+    "validation ROC AUC": "val.roc_auc",
+}
+AT_OPERATING_POINT = {
+    "threshold": "threshold",
+    **{f"tuning-set {name}": f"operating_point.tuning.{name}" for name in RATES[:2]},
+    **{f"test {name}": f"operating_point.test.{name}" for name in RATES},
+}
+# Title -> column of the record.
 OVER_SEEDS = {
-    "val and stress ROC AUC": "selection_roc_auc",
+    "tuning-set ROC AUC": "selection_roc_auc",
     "test ROC AUC": "test_roc_auc",
     "accuracy at 0.5": "test_accuracy",
     "recall at 0.5": "test_recall",
     **{f"{name} at the operating point": f"test_{name}_at_threshold" for name in RATES},
 }
+# Titles of the table of speeds in docs/use.md, where it compares other programs.
+OF_PREDICTION = {"pipeline": "exported", "notebook's way": "Keras"}
 
 
 def tables(
@@ -48,77 +72,55 @@ def tables(
     record: pd.DataFrame,
     benchmarks: dict[str, Any],
 ) -> dict[Path, dict[str, pd.DataFrame]]:
-    """{page: {name of the table: table}}.
-
-    Args:
-        evaluation: metrics of all variants.
-        intervals: their intervals.
-        groups: content of plots/groups.csv.
-        record: content of docs/experiments.csv.
-        benchmarks: content of benchmarks/results.json.
+    """{page: {name of the table: table}} from the metrics and the contents of plots/groups.csv,
+    docs/experiments.csv and benchmarks/results.json.
     """
+    metrics = metrics_of_variants(evaluation, intervals)
+    with_others = pd.concat([metrics, metrics_of_others(evaluation)])
     inference = speed({"inference": benchmarks["inference"]})
     return {
-        README: {"results": results(evaluation, intervals)},
+        README: {"results": _titled(metrics, COMPARISON)},
         RESULTS: {
-            "results at 0.5": at_half(evaluation),
-            "operating points": at_operating_point(evaluation),
+            "results at 0.5": _titled(with_others, AT_HALF),
+            "operating points": _titled(metrics, AT_OPERATING_POINT),
             "groups": by_group(groups),
             "seeds": over_seeds(record),
             "speed": speed({name: benchmarks[name] for name in NOTEBOOK_BENCHMARKS}),
         },
-        USE: {
-            "speed of prediction": inference.rename(
-                columns={"pipeline": "exported", "notebook's way": "Keras"}
-            )
-        },
+        USE: {"speed of prediction": inference.rename(columns=OF_PREDICTION)},
     }
 
 
-def results(evaluation: Evaluation, intervals: Intervals) -> pd.DataFrame:
-    """A row for each variant; accuracy at 0.5, recall and specificity at the operating point."""
-    rows = {}
-    for variant in VARIANTS:
-        found = evaluation.variants[variant]
+def metrics_of_variants(evaluation: Evaluation, intervals: Intervals) -> pd.DataFrame:
+    """A row for each variant; columns: the keys of metrics/evaluation.json, and texts of some."""
+    rows = {variant: leaves(evaluation.variants[variant].model_dump()) for variant in VARIANTS}
+    for variant, row in rows.items():
         auc = intervals.test.columns[variant].roc_auc
-        rows[variant] = {
-            "validation ROC AUC": found.val.roc_auc,
-            "stress-test ROC AUC": np.mean([of.roc_auc for of in found.stress.values()]),
-            "test ROC AUC [95 % CI]": f"{auc.value:.3f} [{auc.low:.3f}, {auc.high:.3f}]",
-            "test accuracy": found.test.accuracy,
-            **found.operating_point.test.select(("recall", "specificity")),
-        }
-    return _by_variant(rows)
+        stress = [of.roc_auc for of in evaluation.variants[variant].stress.values()]
+        row["stress.mean_roc_auc"] = mean(stress)
+        row["test.roc_auc_with_ci"] = f"{auc.value:.3f} [{auc.low:.3f}, {auc.high:.3f}]"
+        row["test.counts"] = " / ".join(str(row[f"test.{name}"]) for name in COUNTS)
+        row["threshold"] = f"{row['operating_point.threshold']:.4f}"
+    return pd.DataFrame.from_dict(rows, orient="index")
 
 
-def at_half(evaluation: Evaluation) -> pd.DataFrame:
-    """A row for each variant, each model of the notebook, and for always predicting PNEUMONIA."""
-    rows = {}
-    for variant in VARIANTS:
-        test, val = evaluation.variants[variant].test, evaluation.variants[variant].val
-        of_val = ("recall", "precision", "accuracy", "roc_auc")
-        titles = {name: f"val {name.replace('roc_auc', 'ROC AUC')}" for name in of_val}
-        rows[variant] = test.select(RATES) | {"ROC AUC": test.roc_auc}
-        rows[variant] |= _counts(test.select(COUNTS))
-        rows[variant] |= {title: getattr(val, name) for name, title in titles.items()}
-    for variant, cells in NOTEBOOK.items():
-        counts = dict(zip(COUNTS, cells, strict=True))
-        rows[f"notebook: {variant}"] = _rates(metrics.rates(**counts)) | _counts(counts)
-    prevalence = evaluation.majority.test.accuracy
-    always = {"recall": 1.0, "precision": prevalence, "accuracy": prevalence, "specificity": 0.0}
-    return _by_variant(rows | {"always PNEUMONIA": always}).replace("nan", "").fillna("")
+def metrics_of_others(evaluation: Evaluation) -> pd.DataFrame:
+    """As above, on test, of the notebook's models and of always predicting PNEUMONIA."""
+    test = evaluation.variants[VARIANTS[0]].test
+    counts = {f"notebook: {variant}": cells for variant, cells in NOTEBOOK.items()}
+    counts["always PNEUMONIA"] = (0, test.tn + test.fp, 0, test.fn + test.tp)
+    rows = {
+        name: {rate: float(value) for rate, value in rates(*cells).items()}
+        | {"counts": " / ".join(map(str, cells))}
+        for name, cells in counts.items()
+    }
+    return pd.DataFrame.from_dict(rows, orient="index").add_prefix("test.")
 
 
-def at_operating_point(evaluation: Evaluation) -> pd.DataFrame:
-    """A row for each variant."""
-    rows = {}
-    for variant in VARIANTS:
-        point = evaluation.variants[variant].operating_point
-        tuning, test = point.tuning.select(RATES[:2]), point.test.select(RATES)
-        rows[variant] = {"threshold": f"{point.threshold:.4f}"}
-        rows[variant] |= {f"val and stress {name}": rate for name, rate in tuning.items()}
-        rows[variant] |= {f"test {name}": rate for name, rate in test.items()}
-    return _by_variant(rows)
+def _titled(metrics: pd.DataFrame, columns: dict[str, str]) -> pd.DataFrame:
+    """Text of some columns under their titles; empty where there is no number."""
+    table = metrics[list(columns.values())].set_axis(list(columns), axis=1)
+    return rounded(table.rename_axis("variant")).replace("nan", "").fillna("")
 
 
 def by_group(groups: pd.DataFrame) -> pd.DataFrame:
@@ -136,16 +138,11 @@ def over_seeds(record: pd.DataFrame) -> pd.DataFrame:
     found = summary(record, names)
     found = found[found["changed"] == AS_COMMITTED]
     last = found[found["commit"].isin(found["commit"].tail(1))]
-    titles = {column: title for title, column in OVER_SEEDS.items()}
-    return last[["variant", "seeds", *names]].rename(columns=titles)
+    return last[["variant", "seeds", *names]].set_axis(["variant", "seeds", *OVER_SEEDS], axis=1)
 
 
 def speed(results: dict[str, Any]) -> pd.DataFrame:
-    """A row for each comparison of the benchmarks.
-
-    Args:
-        results: content of benchmarks/results.json.
-    """
+    """A row for each comparison in (a part of) benchmarks/results.json."""
     return pd.DataFrame([_compared(row) for of in results.values() for row in of["rows"]])
 
 
@@ -167,38 +164,16 @@ def _measured(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def _rates(rates: dict[str, Any]) -> dict[str, Any]:
-    return {name: float(rates[name]) for name in RATES}
-
-
-def _counts(counts: dict[str, Any]) -> dict[str, str]:
-    return {"TN / FP / FN / TP": " / ".join(str(counts[name]) for name in COUNTS)}
-
-
-def _by_variant(rows: dict[str, dict[str, Any]]) -> pd.DataFrame:
-    return rounded(pd.DataFrame.from_dict(rows, orient="index").rename_axis("variant"))
-
-
-def _benchmarks() -> dict[str, Any]:
-    """Content of benchmarks/results.json."""
-    try:
-        content: dict[str, Any] = json.loads(paths.BENCHMARKS.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CxrError(
-            f"{paths.BENCHMARKS} cannot be read ({error}); regenerate it with `make bench`"
-        ) from error
-    return content
-
-
 def main() -> None:
-    evaluation, intervals, benchmarks = Evaluation.read(), Intervals.read(), _benchmarks()
+    evaluation, intervals = Evaluation.read(), Intervals.read()
     groups, record = pd.read_csv(paths.GROUPS), read_record(paths.EXPERIMENTS)
     try:
+        benchmarks = json.loads(paths.BENCHMARKS.read_text(encoding="utf-8"))
         made = tables(evaluation, intervals, groups, record, benchmarks)
-    except (KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise CxrError(
-            f"{paths.BENCHMARKS} was produced by a different version ({error}); regenerate it with "
-            "`make bench`"
+            f"{paths.BENCHMARKS} cannot be read or was produced by a different version "
+            f"({error!r}); regenerate it with `make bench`"
         ) from error
     texts = {page: page.read_text(encoding="utf-8") for page in made}
     for page, of_page in made.items():
