@@ -1,4 +1,4 @@
-"""Measure dataset shift between splits, shortcuts, and accuracy by subgroup."""
+"""Measure dataset shift between splits and shortcuts; find subgroups of images."""
 
 from collections.abc import Mapping
 
@@ -6,30 +6,22 @@ import pandas as pd
 
 from cxr import paths
 from cxr.common.arrays import open_rows, open_split
-from cxr.common.files import write_csv
-from cxr.common.names import SPLITS, VARIANTS
-from cxr.data import shortcuts
+from cxr.common.files import write_csv, write_json
+from cxr.common.names import SPLITS
+from cxr.data import dataset_shift, shortcuts, subgroups
 from cxr.errors import run_stage
-from cxr.evaluation import dataset_shift
-from cxr.evaluation.groups import accuracy_by_group, groups_of
-from cxr.evaluation.results import Evaluation, Shift
 
 
 def main() -> None:
     splits = {name: open_split(paths.ARRAYS / name) for name in SPLITS}
     features = {name: open_rows(paths.features(name)) for name in SPLITS}
-    aucs, unlike = dataset_shift.domain_auc(splits, features)
-    predictions = pd.read_csv(paths.PREDICTIONS)
-    thresholds = Evaluation.read().thresholds
     indexes = {name: split.index for name, split in splits.items()}
-    groups = groups_of(indexes, features, other_acquisition(indexes))
-    write_csv(paths.DOMAIN_SCORES, unlike)
-    write_csv(paths.GROUPS, accuracy_by_group(predictions, groups, thresholds))
-    Shift(
-        domain_auc=aucs,
-        most_atypical_test_images=dataset_shift.on_most_atypical(unlike, predictions, VARIANTS),
-        single_feature_auc=shortcuts.single_feature_auc(splits),
-    ).write()
+    aucs, unlikeness = dataset_shift.domain_auc(splits, features)
+    groups = subgroups.subgroups_of(indexes, features, other_acquisition(indexes))
+    write_csv(paths.DOMAIN_SCORES, unlikeness)
+    write_csv(paths.SUBGROUPS, pd.concat([groups, subgroups.typicality(unlikeness)]))
+    single = shortcuts.single_feature_auc(splits)
+    write_json(paths.SHIFT, {"domain_auc": aucs, "single_feature_auc": single})
 
 
 def other_acquisition(splits: Mapping[str, pd.DataFrame]) -> set[str]:

@@ -9,7 +9,6 @@ import pytest
 from cxr.common.names import VARIANTS
 from cxr.errors import CxrError
 from cxr.evaluation.results import (
-    AtypicalImages,
     Evaluation,
     Guards,
     Intervals,
@@ -25,11 +24,6 @@ FILES: list[ResultFile] = [
     results.intervals(),
     Shift(
         domain_auc={"val": {"NORMAL": 0.5}, "test": {}},
-        most_atypical_test_images={
-            "NORMAL": AtypicalImages.model_validate(
-                {"images": 3, "baseline": {"most_atypical": 0.1, "rest": 0.9}}
-            )
-        },
         single_feature_auc={"width": {"train": 0.9, "val": 0.8, "test": 0.7}},
     ),
     Guards(leaks={"patient": None, "dropped": 0}, single_feature_auc={"width": 0.9}),

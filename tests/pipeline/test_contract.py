@@ -207,7 +207,7 @@ def test_paths_are_the_declared_ones() -> None:
         *map(str, (paths.FEATURES, paths.ACTIVATIONS)),
         *(str(paths.ARRAYS / split) for split in ("train", "val", "stress", "test")),
         *map(str, (paths.MANIFEST, paths.REJECTS, paths.LEAKS)),
-        *map(str, (paths.PREDICTIONS, paths.DOMAIN_SCORES, paths.GUARDS)),
+        *map(str, (paths.PREDICTIONS, paths.DOMAIN_SCORES, paths.SUBGROUPS, paths.GUARDS)),
         *(str(paths.network(v).parent) for v in TRAINED),
         *(str(paths.predictions(v)) for v in TRAINED),
         *map(str, (paths.OOD, paths.EXPORTED, paths.EXPORT)),

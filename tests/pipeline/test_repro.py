@@ -26,7 +26,7 @@ ALL = {
     *(f"predict@{variant}" for variant in TRAINED),
     *("ood", "evaluate", "export", "intervals", "dataset_shift", "report"),
 }
-AFTER_PREDICTION = {"evaluate", "export", "intervals", "dataset_shift", "report"}
+AFTER_PREDICTION = {"evaluate", "export", "intervals", "report"}
 
 
 def restore(project: Project) -> None:

@@ -15,8 +15,8 @@ from playwright.sync_api import Browser
 
 from cxr.common.arrays import Split
 from cxr.common.names import SPLITS, TUNING, VARIANTS
-from cxr.data import shortcuts
-from cxr.evaluation import dataset_shift, groups, metrics
+from cxr.data import dataset_shift, shortcuts, subgroups
+from cxr.evaluation import groups, metrics
 from cxr.evaluation.bootstrap import bootstrap_intervals
 from cxr.evaluation.predictions import evaluate
 from cxr.evaluation.results import Guards, Intervals, Shift
@@ -192,8 +192,13 @@ def made_up(probability: float | None = None) -> ReportInputs:
         unlikeness=unlike,
         groups=groups.accuracy_by_group(
             predictions,
-            groups.groups_of(
-                {name: split.index for name, split in splits.items()}, features, set()
+            pd.concat(
+                [
+                    subgroups.subgroups_of(
+                        {name: split.index for name, split in splits.items()}, features, set()
+                    ),
+                    subgroups.typicality(unlike),
+                ]
             ),
             dict.fromkeys(VARIANTS, 0.5),
         ),
@@ -212,7 +217,6 @@ def made_up(probability: float | None = None) -> ReportInputs:
         ),
         shift=Shift(
             domain_auc=aucs,
-            most_atypical_test_images=dataset_shift.on_most_atypical(unlike, predictions, VARIANTS),
             single_feature_auc=shortcuts.single_feature_auc(splits),
         ),
         confusions=metrics.confusions(
@@ -375,10 +379,16 @@ def test_classes_of_few_patients_have_no_most_atypical_images(results: ReportInp
     assert "Most atypical" in text_of(results)
     few = Shift(
         domain_auc={"val": {}, "test": {}},
-        most_atypical_test_images={},
         single_feature_auc=results.shift.single_feature_auc,
     )
-    text = text_of(replace(results, shift=few, unlikeness=results.unlikeness[:0]))
+    text = text_of(
+        replace(
+            results,
+            shift=few,
+            unlikeness=results.unlikeness[:0],
+            groups=results.groups[results.groups["kind"] != "typicality"],
+        )
+    )
     assert "Most atypical" not in text
     assert "too few patients" in text
 

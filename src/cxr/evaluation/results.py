@@ -346,25 +346,11 @@ class Intervals(ResultFile):
         return self
 
 
-class AtypicalAccuracy(Record):
-    """Accuracy at 0.5 on the most atypical test images of a class, and on the rest."""
-
-    most_atypical: float
-    rest: float
-
-
-class AtypicalImages(ByVariant[AtypicalAccuracy]):
-    """Of one class: the number of its most atypical test images, and the accuracy by variant."""
-
-    images: int
-
-
 class Shift(ResultFile):
     """metrics/shift.json.
 
     Attributes:
         domain_auc: by split and class: ROC AUC of a domain classifier against train.
-        most_atypical_test_images: by class.
         single_feature_auc: by metadata feature and split: ROC AUC for the label.
     """
 
@@ -372,7 +358,6 @@ class Shift(ResultFile):
     stage = "dataset_shift"
 
     domain_auc: dict[str, dict[str, float]]
-    most_atypical_test_images: dict[str, AtypicalImages]
     single_feature_auc: dict[str, dict[str, float]]
 
 

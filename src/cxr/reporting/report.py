@@ -15,7 +15,7 @@ from cxr.data import shortcuts
 from cxr.evaluation import metrics
 from cxr.evaluation.groups import reported_groups
 from cxr.evaluation.metrics import POINTS
-from cxr.evaluation.results import AtypicalImages, Evaluation, Guards, Intervals, Shift
+from cxr.evaluation.results import Evaluation, Guards, Intervals, Shift
 from cxr.params import EvaluateParams
 from cxr.reporting import charts, tables
 from cxr.reporting.document import Document, Figure, code
@@ -173,7 +173,7 @@ def _tables(inputs: ReportInputs, test: pd.DataFrame, groups: pd.DataFrame) -> d
         "specificity_by_size": _accuracy_by(sizes, "size", inputs, test, "NORMAL"),
         "losses": _losses(inputs.evaluation),
         "domain_auc": _domain_auc(inputs.shift.domain_auc),
-        "atypical": _atypical(inputs.shift.most_atypical_test_images),
+        "atypical": _atypical(inputs.groups),
         "single_feature_auc": _single_feature_auc(inputs),
         "redrawn": _redrawn(inputs),
         "data": _counts(inputs.files),
@@ -303,16 +303,12 @@ def _domain_auc(aucs: dict[str, dict[str, float]]) -> pd.DataFrame:
     )
 
 
-def _atypical(accuracy: dict[str, AtypicalImages]) -> pd.DataFrame:
+def _atypical(groups: pd.DataFrame) -> pd.DataFrame:
     """Empty where every class has too few patients."""
-    return pd.DataFrame(
-        {"class": label, "group": title} | {v: getattr(of.variants[v], key) for v in VARIANTS}
-        for label, of in accuracy.items()
-        for key, title in {
-            "most_atypical": f"most atypical ({of.images} images)",
-            "rest": "rest",
-        }.items()
-    )
+    rows = groups[(groups["split"] == "test") & (groups["kind"] == "typicality")]
+    names = ["label", "group", "images"]
+    table = rows.pivot_table("accuracy", names, "variant").reset_index()
+    return table[[*names, *VARIANTS]].rename(columns={"label": "class"}) if len(rows) else rows
 
 
 def _atypical_radiographs(inputs: ReportInputs) -> list[list[Figure]]:

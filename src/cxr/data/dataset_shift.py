@@ -17,14 +17,11 @@ from sklearn.random_projection import SparseRandomProjection
 
 from cxr.common.arrays import Split, evenly_spaced
 from cxr.common.names import LABELS
-from cxr.evaluation import metrics
-from cxr.evaluation.results import AtypicalAccuracy, AtypicalImages
 
 FOLDS = 5
 SEED = 1  # of the folds and of the projection
 STRENGTH = 0.001  # inverse regularization: there are more features than test images of one class
 WIDEST = 4096  # features; more, such as flattened feature maps, are projected to half of that
-MOST_ATYPICAL = 0.25  # fraction of a class's test images that counts as most atypical
 MAX_IMAGES = 10_000  # images of a class and split to compare: of 2048 features, 80 MB
 
 Rows = NDArray[np.floating[Any]]
@@ -91,27 +88,3 @@ def _sample(index: pd.DataFrame, label: str) -> NDArray[np.int64]:
     """Row numbers of at most `MAX_IMAGES` images of a class, evenly spaced."""
     rows = np.flatnonzero(index["label"] == label)
     return rows[evenly_spaced(len(rows), MAX_IMAGES)]
-
-
-def on_most_atypical(
-    unlike: pd.DataFrame, predictions: pd.DataFrame, variants: tuple[str, ...]
-) -> dict[str, AtypicalImages]:
-    """Accuracy at 0.5 on the most atypical quarter of each class of test, and on the rest:
-    specificity for NORMAL, recall for PNEUMONIA.
-    """
-    result = {}
-    test = predictions[predictions["split"] == "test"]
-    for label, table in unlike.merge(test.drop(columns="label"), on="path").groupby("label"):
-        table = table.sort_values(["unlikeness", "path"], ascending=False)
-        n_atypical = round(len(table) * MOST_ATYPICAL)
-        is_positive = table[list(variants)] >= metrics.HALF
-        is_correct = is_positive if label == "PNEUMONIA" else ~is_positive
-        accuracy = {
-            variant: AtypicalAccuracy(
-                most_atypical=is_correct[variant].iloc[:n_atypical].mean(),
-                rest=is_correct[variant].iloc[n_atypical:].mean(),
-            )
-            for variant in variants
-        }
-        result[str(label)] = AtypicalImages(images=n_atypical, variants=accuracy)
-    return result

@@ -10,8 +10,8 @@ from sklearn.metrics import roc_auc_score
 
 from cxr import paths
 from cxr.common.arrays import Split
-from cxr.evaluation import dataset_shift as dataset_shift_module
-from cxr.evaluation.dataset_shift import domain_auc, domain_probabilities, on_most_atypical
+from cxr.data import dataset_shift as dataset_shift_module
+from cxr.data.dataset_shift import domain_auc, domain_probabilities
 from stages import dataset_shift
 from tests.support.synthetic import COUNTS, split_of
 
@@ -88,32 +88,6 @@ def test_a_class_of_few_patients_is_omitted(
     aucs, _ = domain_auc(changed, features)
     assert set(aucs["val"]) == {"PNEUMONIA"}
     assert set(aucs["test"]) == {"NORMAL", "PNEUMONIA"}
-
-
-def test_accuracy_on_the_most_atypical_images() -> None:
-    unlike = pd.DataFrame(
-        {
-            "path": [f"{n}.png" for n in range(16)],
-            "label": ["NORMAL"] * 8 + ["PNEUMONIA"] * 8,
-            "unlikeness": [0.9, 0.8, *[0.1] * 6, *[0.2] * 6, 0.6, 0.7],
-        }
-    )
-    predictions = unlike[["path", "label"]].assign(
-        split="test", a=[0.9, 0.1, *[0.1] * 6, *[0.9] * 6, 0.1, 0.2], b=0.5
-    )
-    found = on_most_atypical(unlike, predictions.sample(frac=1, random_state=1), ("a", "b"))
-    assert {label: of.model_dump() for label, of in found.items()} == {
-        "NORMAL": {
-            "images": 2,
-            "a": {"most_atypical": 0.5, "rest": 1.0},
-            "b": {"most_atypical": 0.0, "rest": 0.0},
-        },
-        "PNEUMONIA": {
-            "images": 2,
-            "a": {"most_atypical": 0.0, "rest": 1.0},
-            "b": {"most_atypical": 1.0, "rest": 1.0},
-        },
-    }
 
 
 @pytest.mark.parametrize(
