@@ -193,9 +193,7 @@ def made_up(probability: float | None = None) -> ReportInputs:
         intervals=Intervals(
             val=bootstrap_intervals(of_split["val"], *chosen),
             test=bootstrap_intervals(of_split["test"], *chosen),
-            tuning=bootstrap_intervals(
-                predictions[predictions["split"].isin(TUNING)], *chosen, 0.9
-            ),
+            tuning=bootstrap_intervals(tuning, *chosen, 0.9),
         ),
         shift=Shift(
             domain_auc=aucs,

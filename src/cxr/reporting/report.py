@@ -284,7 +284,7 @@ def _radiograph(inputs: ReportInputs, path: str, remark: str) -> Figure:
 
 
 def _losses(evaluation: Evaluation) -> pd.DataFrame:
-    columns = {}
+    columns: dict[str, pd.Series] = {}
     for name in ("recall", "specificity"):
         val, test = (
             pd.Series({v: getattr(getattr(evaluation.variants[v], split), name) for v in VARIANTS})
