@@ -1,5 +1,7 @@
 """Comment on a pull request, for commits of a temporary repository."""
 
+import contextlib
+import io
 import json
 import os
 import re
@@ -274,6 +276,23 @@ def test_metrics_that_changed(small: Path) -> None:
         row for row in rows if row.startswith("| transfer")
     ]
     assert sum("0.500 (=)" in row for row in rows) == len(VARIANTS)
+
+
+def test_predictions_without_a_variant_are_not_paired(
+    small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictions = pd.DataFrame(
+        {"path": ["a", "b"], "split": "val", "patient": "p", "label": ["NORMAL", "PNEUMONIA"]}
+        | {variant: [0.1, 0.9] for variant in VARIANTS}
+    )
+    old = io.StringIO(predictions.drop(columns="transfer").to_csv(index=False))
+    monkeypatch.setattr("dvc.api.open", lambda *_, **__: contextlib.nullcontext(old))
+    shutil.copy(PROJECT / paths.PARAMS, paths.PARAMS)
+    paths.PREDICTIONS.parent.mkdir()
+    predictions.to_csv(paths.PREDICTIONS, index=False)
+    now, before = results.evaluation({"transfer.test.recall": 0.75}), results.evaluation()
+    text = _paired(now, before, "main", "1234567")
+    assert text.endswith("produced by different versions ('transfer' is missing in one).")
 
 
 @pytest.mark.slow
