@@ -11,8 +11,7 @@ from cxr.reporting.report import FIGURES, read_inputs, render_charts, report
 
 def main() -> None:
     params = read_params()
-    settings = {"seed": params.seed, "data.source": params.data.source}
-    settings |= flat(
+    settings = {"seed": params.seed, "data.source": params.data.source} | flat(
         split=params.split,
         image=params.image,
         model=params.model,
@@ -23,10 +22,9 @@ def main() -> None:
     )
     inputs = read_inputs(settings, params.evaluate)
     charts = render_charts(inputs)
-    for name in FIGURES:
-        if name in charts:
-            with replacing(paths.FIGURES / f"{name}.svg") as part:
-                part.write_text(charts[name], encoding="utf-8")
+    for name in filter(charts.get, FIGURES):
+        with replacing(paths.FIGURES / f"{name}.svg") as part:
+            part.write_text(charts[name], encoding="utf-8")
     with replacing(paths.CARD) as part:
         shutil.copyfile(paths.EXPORTED / paths.CARD.name, part)
     report(inputs, charts).write(paths.REPORT, paths.REPORT_PAGE)

@@ -49,11 +49,6 @@ def test_only_the_ensemble_has_scales_and_only_the_tuning_set_selections() -> No
     assert [name for name, of in splits.items() if "selected" in of] == ["tuning"]
 
 
-def test_threshold_of_each_variant() -> None:
-    found = results.evaluation({"transfer.operating_point.threshold": 0.7})
-    assert found.thresholds == dict.fromkeys(VARIANTS, 0.4) | {"transfer": 0.7}
-
-
 def without(content: dict[str, Any], key: str) -> dict[str, Any]:
     return {name: value for name, value in content.items() if name != key}
 

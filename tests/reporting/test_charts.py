@@ -113,13 +113,6 @@ def test_curves_of_one_split_alone(predictions: pd.DataFrame, chart: Callable[..
         assert lines(svg, charts.COLORS[variant], dashed=False)
 
 
-def test_thresholds_of_one_split_alone(predictions: pd.DataFrame) -> None:
-    test = predictions[predictions["split"] == "test"]
-    svg = charts.thresholds(test, dict.fromkeys(VARIANTS, 0.3), ("test",))
-    assert {"recall", "precision"} <= {*labels(svg)}
-    assert not lines(svg, "#0072B2", dashed=True)
-
-
 def test_calibration_of_every_variant_on_test(predictions: pd.DataFrame) -> None:
     svg = charts.calibration(predictions)
     assert {"Perfectly calibrated", *VARIANTS, "fraction of positives"} <= {*labels(svg)}
@@ -228,10 +221,6 @@ def test_equal_values_give_one_bar(images: pd.DataFrame) -> None:
         assert drawn
         assert all(len(np.unique(line[:, 1].round(3))) in (1, 2) for line in drawn)
         assert all(np.ptp(line[:, 0]) > 100 for line in drawn)
-
-
-def test_equal_data_gives_equal_bytes(images: pd.DataFrame) -> None:
-    assert charts.counts(images) == charts.counts(images)
 
 
 def dots(svg: str, color: str) -> NDArray[np.float64]:

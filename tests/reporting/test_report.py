@@ -20,7 +20,7 @@ from cxr.evaluation import groups, metrics
 from cxr.evaluation.bootstrap import bootstrap_intervals
 from cxr.evaluation.predictions import evaluate
 from cxr.evaluation.results import Guards, Intervals, Shift
-from cxr.params import flat, read_params
+from cxr.params import leaves, read_params
 from cxr.reporting.report import FIGURES, ReportInputs, _terciles, render_charts, report
 from cxr.tools.experiments import COLUMNS
 from cxr.tools.project_copy import PROJECT
@@ -157,8 +157,8 @@ def made_up(probability: float | None = None) -> ReportInputs:
             }
         )
         splits[split] = Split(rng.integers(0, 255, (32, 16, 16)).astype(np.uint8), index)
-        ill = np.where(label == "PNEUMONIA", 0.65, 0.4)
-        given = {v: np.clip(ill + rng.normal(0, 0.2, 32), 0, 1) for v in VARIANTS}
+        center = np.where(label == "PNEUMONIA", 0.65, 0.4)
+        given = {v: np.clip(center + rng.normal(0, 0.2, 32), 0, 1) for v in VARIANTS}
         table = index[["path", "patient", "label", "pathogen"]].assign(split=split, **given)
         table["condition"] = "plain"
         if probability is not None:
@@ -169,6 +169,13 @@ def made_up(probability: float | None = None) -> ReportInputs:
     found = evaluate(predictions, 0.9, 0.16)
     features = {name: rng.normal(size=(32, 4)) for name in SPLITS}
     aucs, unlike = dataset_shift.domain_auc(splits, features)
+    indexes = {name: split.index for name, split in splits.items()}
+    of_images = pd.concat(
+        [subgroups.subgroups_of(indexes, features, set()), subgroups.typicality(unlike)]
+    )
+    of_split = dict(iter(predictions.groupby("split")))
+    tuning = predictions[predictions["split"].isin(TUNING)]
+    chosen = (found.thresholds, 0.16, 100)
     params = read_params(PROJECT / "params.yaml")
     history = pd.DataFrame(
         {"epoch": [1], "kept": [1], "loss": [0.5], "val_loss": [0.6]}
@@ -176,52 +183,25 @@ def made_up(probability: float | None = None) -> ReportInputs:
     )
     return ReportInputs(
         guards=guards(patient=0, identical=0, dropped=0),
-        settings={"seed": 1, "data.source": "kaggle"}
-        | flat(
-            split=params.split,
-            image=params.image,
-            model=params.model,
-            augment=params.augment,
-            transfer=params.transfer,
-            finetune=params.finetune,
-            perturb=params.perturb,
-        ),
+        settings=leaves(params.model_dump()),
         evaluate=params.evaluate.model_copy(update={"min_recall": 0.9, "n_bootstrap": 100}),
         splits=splits,
         predictions=predictions,
         unlikeness=unlike,
         groups=groups.accuracy_by_group(
-            predictions,
-            pd.concat(
-                [
-                    subgroups.subgroups_of(
-                        {name: split.index for name, split in splits.items()}, features, set()
-                    ),
-                    subgroups.typicality(unlike),
-                ]
-            ),
-            dict.fromkeys(VARIANTS, 0.5),
+            predictions, of_images, dict.fromkeys(VARIANTS, metrics.HALF)
         ),
         evaluation=found,
         intervals=Intervals(
-            **{
-                split: bootstrap_intervals(
-                    predictions[predictions["split"].isin(of)],
-                    found.thresholds,
-                    0.16,
-                    100,
-                    0.9 if of == TUNING else None,
-                )
-                for split, of in {"val": ["val"], "test": ["test"], "tuning": TUNING}.items()
-            }
+            val=bootstrap_intervals(of_split["val"], *chosen),
+            test=bootstrap_intervals(of_split["test"], *chosen),
+            tuning=bootstrap_intervals(tuning, *chosen, 0.9),
         ),
         shift=Shift(
             domain_auc=aucs,
             single_feature_auc=shortcuts.single_feature_auc(splits),
         ),
-        confusions=metrics.confusions(
-            predictions[predictions["split"] == "test"], found.thresholds
-        ),
+        confusions=metrics.confusions(of_split["test"], found.thresholds),
         histories=dict.fromkeys(VARIANTS, history),
         experiments=pd.DataFrame(columns=COLUMNS),
     )
@@ -263,14 +243,7 @@ def test_settings_are_reported(results: ReportInputs) -> None:
         is_reported = "Synthetic images" in section(text_of(of_source), "Recommendation")
         assert is_reported == (source == "phantom")
     training = section(text, "Training")
-    for setting in (
-        "`model`, ",
-        "filters [32, 32]",
-        "batch_norm false",
-        "rotation 0.2",
-        "pooling avg",
-    ):
-        assert setting in training
+    assert all(f" {part}" in training for part in ("filters [32, 32]", "batch_norm false"))
     keys = [key for key in results.settings if key.split(".")[0] in ("model", "augment")]
     assert len(keys) > 10
     assert all(f" {key.split('.')[1]} " in training for key in keys)
@@ -319,14 +292,6 @@ def test_recorded_redrawn_test_has_its_commit_and_no_other_change(
         text = text_of(other)
         assert "1234e56" not in text
         assert "resamples the splits" in text
-
-
-def test_texts_hold_for_other_data(results: ReportInputs) -> None:
-    text = text_of(results)
-    calibration = section(text, "Calibration and prevalence")
-    assert "50 % of the test images are positive" in calibration and "16 %" in calibration
-    assert "children" not in text
-    assert re.search(r"(?<!\d)[+-]0\.000", text) is None
 
 
 def test_pathogens_are_omitted_if_file_names_do_not_give_them(results: ReportInputs) -> None:

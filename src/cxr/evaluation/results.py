@@ -255,12 +255,8 @@ class Interval(Record):
     high: float | None
 
     def __neg__(self) -> "Interval":
-        value, low, high = (
-            None if x is None else 0.0 - x  # no -0.0
-            for x in (self.value, self.high, self.low)
-        )
-        assert value is not None
-        return Interval(value=value, low=low, high=high)
+        low, high = (None if limit is None else 0.0 - limit for limit in (self.high, self.low))
+        return Interval(value=0.0 - self.value, low=low, high=high)  # without -0.0
 
 
 class RateIntervals(Record):

@@ -284,16 +284,15 @@ def _radiograph(inputs: ReportInputs, path: str, remark: str) -> Figure:
 
 
 def _losses(evaluation: Evaluation) -> pd.DataFrame:
-    rows = []
-    for variant in VARIANTS:
-        row = {"variant": variant}
-        for name in ("recall", "specificity"):
-            found = evaluation.variants[variant]
-            val, test = (getattr(of, name) for of in (found.val, found.test))
-            row |= {f"{name}: val": val, f"{name}: test": test}
-            row[f"{name}: change"] = signed(test - val)
-        rows.append(row)
-    return pd.DataFrame(rows)
+    columns: dict[str, pd.Series] = {}
+    for name in ("recall", "specificity"):
+        val, test = (
+            pd.Series({v: getattr(getattr(evaluation.variants[v], split), name) for v in VARIANTS})
+            for split in EVALUATED
+        )
+        columns |= {f"{name}: val": val, f"{name}: test": test}
+        columns[f"{name}: change"] = (test - val).map(signed)
+    return pd.DataFrame(columns).rename_axis("variant")
 
 
 def _domain_auc(aucs: dict[str, dict[str, float]]) -> pd.DataFrame:

@@ -202,7 +202,12 @@ def _paired(now: Evaluation | None, before: Evaluation | None, base: str, commit
             f"CIs of the differences need the predictions of base and head: `dvc pull "
             f"{paths.PREDICTIONS}` here and on `{base}`, then `make pr-report BASE={base}`."
         )
-    tables = [_paired_table(now, before, new, old, split, base) for split in EVALUATED]
+    try:
+        tables = [_paired_table(now, before, new, old, split, base) for split in EVALUATED]
+    except KeyError as key:  # of a workspace without `dvc checkout`
+        return (
+            title + f"Base and head were produced by different versions ({key} is missing in one)."
+        )
     return title + (
         "New minus old on the same images, with the 95 % CI of a bootstrap over patients; bold if "
         "it excludes 0; rows without differences are omitted. The CIs do not include training "
