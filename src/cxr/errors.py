@@ -4,7 +4,6 @@ import errno
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -95,13 +94,12 @@ def is_shallow(folder: Path) -> bool:
 
 
 def _os_message(error: OSError) -> str:
-    """On a full disk the error names no file; it may be a file in the temporary folder."""
     if error.filename is not None or error.errno not in DISK_FULL:
         return str(error)
-    # None: not used so far. `gettempdir` would write to find one.
-    temporary = tempfile.tempdir
-    also = f" or in {temporary}, the folder of temporary files" if temporary else ""
-    return f"cannot write: {error.strerror}. Free disk space in the project folder{also}"
+    return (  # the error names no file
+        f"cannot write: {error.strerror}. Free disk space in the project folder and in that of "
+        "temporary files (TMPDIR)"
+    )
 
 
 def catch_every_interrupt() -> None:
