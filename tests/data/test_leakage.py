@@ -9,10 +9,8 @@ import pandas as pd
 import pytest
 from PIL import Image, ImageEnhance
 
-from cxr.data import leakage, manifest, phantom, splits
+from cxr.data import leakage, manifest, phantom
 from cxr.errors import CxrError
-from cxr.params import read_params
-from cxr.tools.project_copy import PROJECT
 
 RNG = np.random.default_rng(4)
 HASHES = [RNG.bytes(32).hex() for _ in range(8)]
@@ -145,19 +143,6 @@ def test_a_patient_in_several_splits_is_found_under_every_published_name(
         for number, (patient, split) in enumerate(zip(patients, ("train", "test"), strict=True))
     ]
     assert found(*rows) == [("patient", "0.png", "1.png")]
-
-
-def test_dropped_images_are_in_no_split() -> None:
-    labels = ("NORMAL", "PNEUMONIA")
-    rows = [(f"{n}", labels[n % 2], ("train", "val", "test")[n % 3], n, 0) for n in range(12)]
-    images, assigned = table(*rows)
-    params = read_params(PROJECT / "params.yaml").split
-    kept, kept_splits = splits.leave_out(pd.Series(["0.png", "3.png"]), images, assigned, params)
-    assert set(images["path"]) - set(kept["path"]) == {"0.png", "3.png"}
-    assert kept_splits.equals(assigned[kept.index])
-    dropped = images["path"][(assigned == "val") & (images["label"] == "NORMAL")]
-    with pytest.raises(CxrError, match="no image for val/NORMAL"):
-        splits.leave_out(dropped, images, assigned, params)
 
 
 def near_copies(image: Image.Image) -> dict[str, Image.Image]:
