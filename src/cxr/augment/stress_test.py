@@ -60,14 +60,9 @@ def stress_index(index: pd.DataFrame) -> pd.DataFrame:
     """
     table = index.assign(aspect_ratio=index["width"].astype(float) / index["height"].astype(float))
     swapped = swapped_aspect_ratios(table["aspect_ratio"], table["label"])
+    by_condition = dict.fromkeys(CONDITIONS, table) | {SHAPE: table.assign(aspect_ratio=swapped)}
     return pd.concat(
-        [
-            table.assign(condition=name, aspect_ratio=swapped)
-            if name == SHAPE
-            else table.assign(condition=name)
-            for name in CONDITIONS
-        ],
-        ignore_index=True,
+        [part.assign(condition=name) for name, part in by_condition.items()], ignore_index=True
     )
 
 
