@@ -4,6 +4,8 @@ import hashlib
 import io
 import stat
 import struct
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +34,12 @@ TRANSPOSE_BY_ORIENTATION = {
     6: Image.Transpose.ROTATE_270,
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
+}
+# Antialiased by Pillow when downscaling.
+RESIZE: dict[str, Callable[..., Image.Image]] = {
+    "crop": ImageOps.fit,
+    "stretch": Image.Image.resize,
+    "letterbox": partial(ImageOps.pad, color=0),
 }
 # The largest radiographs have about 20 million pixels. Pillow's limit is 179 million.
 MAX_PIXELS = 50_000_000
@@ -174,18 +182,5 @@ def to_square(image: Image.Image, size: int, resize: str) -> NDArray[np.uint8]:
 
     Returns:
         uint8 (size, size), 0 black to 255 white.
-
-    Raises:
-        ValueError: unknown `resize`.
     """
-    filter_ = Image.Resampling.BILINEAR  # antialiased by Pillow when downscaling
-    match resize:
-        case "crop":
-            square = ImageOps.fit(image, (size, size), filter_)
-        case "stretch":
-            square = image.resize((size, size), filter_)
-        case "letterbox":
-            square = ImageOps.pad(image, (size, size), filter_, color=0)
-        case _:
-            raise ValueError(f"resize {resize!r} is not crop, stretch or letterbox")
-    return np.asarray(square)
+    return np.asarray(RESIZE[resize](image, (size, size), Image.Resampling.BILINEAR))
