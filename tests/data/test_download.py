@@ -6,7 +6,6 @@ import os
 import shutil
 import zipfile
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,10 @@ import pytest
 import requests
 
 from cxr.data import download, phantom
-from cxr.data.download import LEFT_OUT, SourceError, ensure_raw, folder_state
+from cxr.data.dataset_folder import NOTHING_LEFT_OUT
+from cxr.data.download import ensure_raw, folder_state
 from cxr.data.known_sets import KNOWN_SETS
+from cxr.errors import CxrError
 from cxr.params import DataParams, read_params
 from cxr.tools.project_copy import PROJECT
 from tests.support.servers import Serve, Tree, zipped
@@ -43,7 +44,6 @@ MENDELEY: Tree = {
 IMAGE = "train/NORMAL/a.jpeg"
 OURS = b'{"source": "kaggle"}'
 JPEG = b"\xff\xd8\xff\xe0"
-NONE_LEFT_OUT = dict.fromkeys(LEFT_OUT, 0)
 PARAMS = read_params(PROJECT / "params.yaml").data
 
 
@@ -154,7 +154,7 @@ def test_user_images_are_reused(
     ensure_raw(raw, data_params(source))
     assert stamps(raw) == before
     assert beside(raw) == []
-    assert download.left_out(raw) == NONE_LEFT_OUT
+    assert download.left_out(raw) == NOTHING_LEFT_OUT
 
 
 @pytest.mark.parametrize(
@@ -169,14 +169,14 @@ def test_user_images_are_reused(
 def test_an_unusable_folder_is_rejected_unchanged(tmp_path: Path, tree: Tree, message: str) -> None:
     raw = write(tmp_path / "directory", tree)
     before = stamps(raw)
-    with pytest.raises(SourceError, match=message):
+    with pytest.raises(CxrError, match=message):
         ensure_raw(raw, data_params("directory", "elsewhere"))
     assert stamps(raw) == before
 
 
 def test_a_file_in_place_of_the_folder_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "kaggle").write_text("x")
-    with pytest.raises(SourceError, match="kaggle is a file"):
+    with pytest.raises(CxrError, match="kaggle is a file"):
         ensure_raw(tmp_path / "kaggle", data_params("kaggle"))
     assert (tmp_path / "kaggle").read_text() == "x"
 
@@ -202,7 +202,7 @@ def test_images_placed_meanwhile_are_not_replaced(
         return 1
 
     monkeypatch.setattr(phantom, "generate", generate)
-    with pytest.raises(SourceError, match="meanwhile"):
+    with pytest.raises(CxrError, match="meanwhile"):
         ensure_raw(raw, data_params("phantom"))
     assert read(raw) == {"train/NORMAL/mine.jpeg": b"mine"}
     assert beside(raw) == []
@@ -220,11 +220,9 @@ def test_an_interrupted_attempt_leaves_nothing(
         raise error
 
     monkeypatch.setattr(phantom, "generate", generate)
-    with pytest.raises((SourceError, KeyboardInterrupt)) as caught:
+    with pytest.raises(type(error)):
         ensure_raw(raw, data_params("phantom"))
     assert list(raw.parent.iterdir()) == []
-    if isinstance(error, OSError):
-        assert f"{raw.parent}: No space left on device" in str(caught.value)
 
 
 @pytest.mark.usefixtures("phantoms")
@@ -251,20 +249,7 @@ def test_a_run_killed_while_the_old_images_are_deleted_leaves_the_new_ones(
     assert b'"patients": 9' in read(raw)[IMAGE]
 
 
-def test_an_unwritable_path_is_named(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("x")
-    with pytest.raises(SourceError, match=r"cannot read or write .*file"):
-        ensure_raw(tmp_path / "file" / "phantom", data_params("phantom"))
-
-
 # --- phantom -------------------------------------------------------------------------------------
-
-
-def test_impossible_phantoms_are_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(phantom, "MIN_DISTANCE", 200)
-    with pytest.raises(SourceError, match=r"data\.phantom .*patients"):
-        ensure_raw(tmp_path / "phantom", data_params("phantom", patients=8, short_side=32))
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_phantoms_are_generated_once_for_the_same_settings(
@@ -274,7 +259,7 @@ def test_phantoms_are_generated_once_for_the_same_settings(
     settings = {"patients": 60, "seed": 1, "short_side": 128, "shortcut": "none"}
     ensure_raw(raw, data_params("phantom", **settings))
     assert phantoms == [settings]
-    assert origin(raw) == {"source": "phantom", **settings, "left_out": NONE_LEFT_OUT}
+    assert origin(raw) == {"source": "phantom", **settings, "left_out": NOTHING_LEFT_OUT}
     before = stamps(raw)
     ensure_raw(raw, data_params("phantom", **settings))
     assert stamps(raw) == before
@@ -291,7 +276,7 @@ def test_phantoms_are_generated_again_for_other_settings(
     raw = tmp_path / "phantom"
     ensure_raw(raw, data_params("phantom", patients=8, seed=1))
     before = stamps(raw)
-    with monkeypatch.context() as patch, pytest.raises(SourceError):
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="no"):
         patch.setattr(phantom, "generate", raising(OSError("no")))
         ensure_raw(raw, data_params("phantom", **{"patients": 8, "seed": 1} | changed))
     assert stamps(raw) == before
@@ -325,18 +310,14 @@ def test_directory_is_copied_without_other_files(
     assert download.left_out(raw) == origin(raw)["left_out"] == counts
     printed = capsys.readouterr().out
     assert "train/covid: 1 image\n" in printed
-    assert "3 images" in printed
-    assert "nested 1" in printed and "links 2" in printed
+    assert "3 images; files left out: stray 1, nested 1, other 1, links 2, unplaced 1" in printed
 
 
-@pytest.mark.parametrize(
-    "lost", ["train/covid/c.png", "more/train/NORMAL/m.jpeg", f"more/{min(CLEAN)}"]
-)
-def test_unplaced_images_in_directory_are_an_error_until_skipped(tmp_path: Path, lost: str) -> None:
-    mine = write(tmp_path / "mine", {**CLEAN, lost: b"x"})
+def test_unplaced_images_in_directory_are_an_error_until_skipped(tmp_path: Path) -> None:
+    mine = write(tmp_path / "mine", {**CLEAN, "train/covid/c.png": b"x"})
     raw = tmp_path / "raw" / "directory"
-    message = rf"{mine}'.*1 image in {Path(lost).parent}(?s:.*)data\.on_unplaced"
-    with pytest.raises(SourceError, match=message):
+    message = rf"{mine}'.*\n  train/covid: 1 image(?s:.*)data\.on_unplaced"
+    with pytest.raises(CxrError, match=message):
         ensure_raw(raw, data_params("directory", mine))
     assert not raw.exists()
     ensure_raw(raw, data_params("directory", mine, "skip"))
@@ -344,7 +325,7 @@ def test_unplaced_images_in_directory_are_an_error_until_skipped(tmp_path: Path,
     ensure_raw(raw, data_params("directory", mine, "skip"))
     assert stamps(raw) == before
     # The copy alone would not show what was skipped.
-    with pytest.raises(SourceError, match=message):
+    with pytest.raises(CxrError, match=message):
         ensure_raw(raw, data_params("directory", mine))
     assert stamps(raw) == before
 
@@ -353,7 +334,7 @@ def test_unplaced_images_in_directory_are_an_error_until_skipped(tmp_path: Path,
 def test_a_link_that_may_lead_to_images_is_rejected(tmp_path: Path, link: str) -> None:
     mine = write(tmp_path / "mine", CLEAN)
     (mine / link).symlink_to(write(tmp_path / "other", CLEAN))
-    with pytest.raises(SourceError, match=f"{link}: a symbolic link, which is not followed"):
+    with pytest.raises(CxrError, match=f"{link}: symbolic link, not followed"):
         ensure_raw(tmp_path / "directory", data_params("directory", mine))
 
 
@@ -370,15 +351,15 @@ def test_directory_keeps_paths_and_reads_every_suffix_and_folder_of_a_class(
     raw = tmp_path / "directory"
     ensure_raw(raw, data_params("directory", mine))
     assert read(raw) == tree
-    assert download.left_out(raw) == NONE_LEFT_OUT | {"other": 1}
+    assert download.left_out(raw) == NOTHING_LEFT_OUT | {"other": 1}
 
 
-def test_left_out_is_unknown_for_a_copy_without_counts(tmp_path: Path) -> None:
-    raw = write(tmp_path / "kaggle", {**CLEAN, "origin.json": OURS})
-    before = stamps(raw)
+@pytest.mark.usefixtures("kaggle")
+def test_a_copy_of_an_earlier_version_without_counts_is_replaced(tmp_path: Path) -> None:
+    raw = write(tmp_path / "kaggle", {IMAGE: b"old", "origin.json": OURS})
     ensure_raw(raw, data_params("kaggle"))
-    assert stamps(raw) == before
-    assert download.left_out(raw) is None
+    assert IMAGE not in read(raw)
+    assert download.left_out(raw)["stray"] == 2
 
 
 @pytest.mark.parametrize("given", ["mine", "~/mine"])
@@ -398,15 +379,12 @@ BOTH = ("NORMAL", "PNEUMONIA")
 @pytest.mark.parametrize(
     ("names", "found"),
     [
-        ([], "0 files"),
-        (["notes.txt"], "1 files, none of them an image"),
-        (["a.jpeg"], "1 image in ."),
-        ([f"train/{of.lower()}/a.png" for of in BOTH], "2 images in train/normal, train/pneumonia"),
-        ([f"val/{of}/a.png" for of in BOTH], "2 images in the expected layout"),
-        (["train/NORMAL/a.png"], "1 images in the expected layout"),
+        (["notes.txt"], "0 images in the expected layout, 0 links, 1 other"),
+        (["a.jpeg"], "0 images in the expected layout, .: 1 image, "),
+        ([f"val/{of}/a.png" for of in BOTH], "2 images in the expected layout, "),
         (
             [f"train/{of}/a.png" for of in ("NORMAL", "BACTERIA", "VIRUS")],
-            "1 images in the expected layout, 2 images in train/BACTERIA, train/VIRUS",
+            "1 images in the expected layout, train/BACTERIA: 1 image, train/VIRUS: 1 image, ",
         ),
     ],
 )
@@ -416,7 +394,7 @@ def test_directory_without_both_classes_is_rejected(
 ) -> None:
     mine = write(tmp_path / "mine", dict.fromkeys(names, b"x"))
     raw = tmp_path / "raw" / "directory"
-    with pytest.raises(SourceError) as caught:
+    with pytest.raises(CxrError) as caught:
         ensure_raw(raw, data_params("directory", mine, on_unplaced))
     message = str(caught.value)
     assert message.startswith(f"data.directory is '{mine}'")
@@ -430,7 +408,7 @@ def test_directory_without_both_classes_is_rejected(
 )
 def test_directory_unset_or_missing_is_rejected(tmp_path: Path, given: str, message: str) -> None:
     raw = tmp_path / "directory"
-    with pytest.raises(SourceError, match=message.format(raw=raw)):
+    with pytest.raises(CxrError, match=message.format(raw=raw)):
         ensure_raw(raw, data_params("directory", given))
     assert not raw.exists()
 
@@ -472,13 +450,8 @@ def test_a_changed_directory_is_copied_again(
 def test_another_directory_is_copied(tmp_path: Path) -> None:
     raw, one = tmp_path / "directory", write(tmp_path / "one", CLEAN)
     tree: Tree = {f"test/{of}/two.png": b"two" for of in BOTH}
-    two = write(tmp_path / "two", tree)
     ensure_raw(raw, data_params("directory", one))
-    before = stamps(raw)
-    with pytest.raises(SourceError, match="not a folder"):
-        ensure_raw(raw, data_params("directory", tmp_path / "none"))
-    assert stamps(raw) == before
-    ensure_raw(raw, data_params("directory", two))
+    ensure_raw(raw, data_params("directory", write(tmp_path / "two", tree)))
     assert read(raw) == tree
     assert beside(raw) == ["one", "two"]
 
@@ -500,7 +473,7 @@ def test_a_directory_that_became_unreadable_is_rejected(tmp_path: Path) -> None:
     ensure_raw(raw, data_params("directory", mine))
     before = stamps(raw)
     (mine / "train/NORMAL/folder.png").mkdir()
-    with pytest.raises(SourceError, match=r"cannot be copied:\n  train/NORMAL/folder\.png: "):
+    with pytest.raises(CxrError, match=r"cannot be copied:\n  train/NORMAL/folder\.png: "):
         ensure_raw(raw, data_params("directory", mine))
     assert stamps(raw) == before
 
@@ -518,7 +491,7 @@ def test_kaggle_keeps_the_shallowest_copy_only(
     counts = {"stray": 2, "nested": 3, "other": 1, "links": 0, "unplaced": 0}
     assert origin(raw) == {"source": "kaggle", "left_out": counts}
     printed = capsys.readouterr().out
-    assert "4 images" in printed and KNOWN_SETS["kaggle"].citation in printed
+    assert KNOWN_SETS["kaggle"].citation in printed
     name = "test/NORMAL/IM-0002-0001.jpeg"
     assert (raw / name).samefile(tmp_path / "cache" / "chest_xray" / name)
     before = stamps(raw)
@@ -549,20 +522,12 @@ def test_kaggle_offline_names_the_options(
 ) -> None:
     monkeypatch.setattr(kagglehub, "dataset_download", raising(error))
     raw = tmp_path / "raw" / "kaggle"
-    with pytest.raises(SourceError, match="no route") as caught:
+    with pytest.raises(CxrError, match="no route") as caught:
         ensure_raw(raw, data_params("kaggle"))
     assert KNOWN_SETS["kaggle"].address in str(caught.value)
     assert f"{raw}/train|test|val/NORMAL|PNEUMONIA" in str(caught.value)
     assert caught.value.__cause__ is error
     assert list(raw.parent.iterdir()) == []
-
-
-def test_kaggle_without_images_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    empty = write(tmp_path / "cache", {"readme.md": b"moved"})
-    monkeypatch.setattr(kagglehub, "dataset_download", lambda _: str(empty))
-    with pytest.raises(SourceError, match="has no NORMAL and PNEUMONIA images"):
-        ensure_raw(tmp_path / "raw" / "kaggle", data_params("kaggle"))
-    assert list((tmp_path / "raw").iterdir()) == []
 
 
 # --- mendeley ------------------------------------------------------------------------------------
@@ -585,18 +550,11 @@ def test_mendeley_is_downloaded_and_unpacked(
     site = serve(zipped(MENDELEY))
     ensure_raw(raw, data_params("mendeley"))
     assert read(raw) == CLEAN
-    assert origin(raw) == {"source": "mendeley", "left_out": NONE_LEFT_OUT | {"stray": 2}}
+    assert origin(raw) == {"source": "mendeley", "left_out": NOTHING_LEFT_OUT | {"stray": 2}}
     assert beside(raw) == []
     assert "3 images" in capsys.readouterr().out
     ensure_raw(raw, data_params("mendeley"))
     assert site.requests == 1
-
-
-def test_mendeley_rejects_unplaced_images(raw: Path, serve: Serve) -> None:
-    serve(zipped({**MENDELEY, "chest_xray/holdout/NORMAL/x.jpeg": b"x"}))
-    with pytest.raises(SourceError, match="1 image in chest_xray/holdout/NORMAL"):
-        ensure_raw(raw, data_params("mendeley"))
-    assert not raw.exists()
 
 
 @pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
@@ -612,7 +570,7 @@ def test_mendeley_failed_download_leaves_nothing_and_names_the_options(
     raw: Path, archive: Path, serve: Serve, behavior: dict[str, Any], reason: str
 ) -> None:
     site = serve(zipped(MENDELEY), **behavior)
-    with pytest.raises(SourceError, match=f"could not be downloaded: .*{reason}") as caught:
+    with pytest.raises(CxrError, match=f"could not be downloaded: .*{reason}") as caught:
         ensure_raw(raw, data_params("mendeley"))
     for named in (KNOWN_SETS["mendeley"].address, f"{raw}/train|test|val", str(archive)):
         assert named in str(caught.value)
@@ -623,27 +581,6 @@ def test_mendeley_failed_download_leaves_nothing_and_names_the_options(
     assert read(raw) == CLEAN
     del caught
     gc.collect()  # pooch leaves the connection of a failed download open
-
-
-@pytest.mark.slow
-def test_mendeley_unreachable(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    known = replace(KNOWN_SETS["mendeley"], address="http://127.0.0.1:9/x")
-    monkeypatch.setitem(KNOWN_SETS, "mendeley", known)
-    with pytest.raises(SourceError, match=":9/x could not be downloaded"):
-        ensure_raw(raw, data_params("mendeley"))
-    assert not raw.exists()
-
-
-def test_mendeley_archive_with_a_wrong_hash_is_not_unpacked(
-    raw: Path, archive: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    serve(zipped(MENDELEY))
-    known = replace(KNOWN_SETS["mendeley"], sha256="ab" * 32)
-    monkeypatch.setitem(KNOWN_SETS, "mendeley", known)
-    with pytest.raises(SourceError, match="could not be downloaded: .*" + "ab" * 32):
-        ensure_raw(raw, data_params("mendeley"))
-    assert not raw.exists()
-    assert list(archive.parent.iterdir()) == []
 
 
 def test_mendeley_interrupted_download_leaves_nothing(
@@ -680,10 +617,7 @@ def test_mendeley_disk_full_while_unpacking_keeps_the_archive(
     raw: Path, archive: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site = serve(zipped(MENDELEY))
-    with (
-        monkeypatch.context() as patch,
-        pytest.raises(SourceError, match=f"{raw.parent}: No space left"),
-    ):
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
         patch.setattr(zipfile.ZipFile, "extract", raising(OSError(28, "No space left on device")))
         ensure_raw(raw, data_params("mendeley"))
     assert beside(raw) == ["mendeley-download"]
