@@ -108,16 +108,11 @@ def test_flat_gives_full_keys() -> None:
     assert set(found) == {key for key in LEAVES if key.split(".")[0] in ("image", "model")}
 
 
-@pytest.mark.parametrize(
-    ("section", "key"), [("", "seed"), ("image", "input_size"), ("model", "epochs")]
-)
-def test_section_is_frozen(section: str, key: str) -> None:
+def test_params_are_frozen() -> None:
     params = read_params(ROOT / "params.yaml")
-    record = getattr(params, section) if section else params
-    before = getattr(record, key)
-    with pytest.raises(ValidationError, match="frozen"):
-        setattr(record, key, before + 1)
-    assert getattr(record, key) == before
+    for section, key in ((params, "seed"), (params.model, "epochs")):
+        with pytest.raises(ValidationError, match="frozen"):
+            setattr(section, key, 1)
 
 
 @pytest.mark.parametrize(
@@ -320,34 +315,3 @@ def test_numbers_and_lists_that_dvc_writes_for_experiments(path: Path) -> None:
     assert (params.model.epochs, params.model.filters) == (20, (8, 16))
     assert params.perturb.flip is False
     assert (params.image.resize, params.evaluate.ensemble) == ("letterbox", ("baseline",))
-
-
-@pytest.mark.parametrize(
-    ("setting", "problem"),
-    [
-        ("model.epochs=twenty", "model.epochs: Input should be a valid integer (got 'twenty')"),
-        ("model.learning_rate=nan", "model.learning_rate: Input should be a finite number"),
-        ("+model.dropout=0.1", "model.dropout: Unknown key, did you mean model."),
-        ("model.filters=[8,0]", "model.filters.1: Input should be greater than or equal to 1"),
-        ("image.resize=null", "image.resize: Input should be "),
-    ],
-)
-def test_a_wrong_setting_of_an_experiment(path: Path, setting: str, problem: str) -> None:
-    path.write_text(TEXT, encoding="utf-8")
-    apply_overrides(path, [setting])
-    [line] = errors(path, path.read_text(encoding="utf-8"))
-    assert line.startswith(problem)
-
-
-@pytest.mark.parametrize(
-    "content", ["", "# only a comment\n", "- seed: 1\n", "seed: [1\n", f"{TEXT}\nseed: 2\n"]
-)
-def test_invalid_yaml_is_one_error_with_a_remedy(path: Path, content: str) -> None:
-    with pytest.raises(CxrError) as caught:
-        read(path, content)
-    assert re.fullmatch(rf"{path} .+; `git checkout {path}` restores .+", str(caught.value))
-
-
-def test_missing_file(path: Path) -> None:
-    with pytest.raises(CxrError, match=f"^{path} cannot be read: "):
-        read_params(path)

@@ -82,14 +82,6 @@ def test_error_keeps_the_existing_result_only(
 
 
 @KINDS
-def test_error_leaves_no_files(tmp_path: Path, kind: str) -> None:
-    with pytest.raises(ValueError, match="no"), replacing(tmp_path / "result") as part:
-        fill(part, kind, "half")
-        raise ValueError("no")
-    assert names(tmp_path) == []
-
-
-@KINDS
 def test_leftover_of_a_killed_run_is_removed_first(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "result"
     ended = subprocess.run(["sh", "-c", "echo $$"], stdout=subprocess.PIPE, check=True).stdout
@@ -172,11 +164,6 @@ def test_csv_has_no_index_and_unix_line_endings(tmp_path: Path) -> None:
     write_csv(path, pd.DataFrame({"name": ["a,b", "c"], "n": [1, 2]}, index=[7, 8]))
     assert path.read_bytes() == b'name,n\n"a,b",1\nc,2\n'
     assert names(path.parent) == ["table.csv"]
-
-
-def test_csv_of_an_empty_table_keeps_the_columns(tmp_path: Path) -> None:
-    write_csv(tmp_path / "table.csv", pd.DataFrame(columns=["path", "reason"]))
-    assert (tmp_path / "table.csv").read_bytes() == b"path,reason\n"
 
 
 @pytest.mark.parametrize(
