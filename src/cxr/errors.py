@@ -73,7 +73,12 @@ def _message(error: Exception) -> str:
             f"not enough memory. {error}\n"
             "  Close other programs, or use a smaller image.input_size or batch_size."
         )
-    return _os_message(error) if isinstance(error, OSError) else str(error)
+    if isinstance(error, OSError) and error.filename is None and error.errno in DISK_FULL:
+        return (
+            f"cannot write: {error.strerror}. Free disk space in the project folder and in that of "
+            "temporary files (TMPDIR)"
+        )
+    return str(error)
 
 
 def _refuse_shallow_clone() -> None:
@@ -91,15 +96,6 @@ def is_shallow(folder: Path) -> bool:
     with suppress(OSError):  # git is not installed
         return subprocess.run(command, cwd=folder, capture_output=True).stdout.strip() == b"true"
     return False
-
-
-def _os_message(error: OSError) -> str:
-    if error.filename is not None or error.errno not in DISK_FULL:
-        return str(error)
-    return (  # the error names no file
-        f"cannot write: {error.strerror}. Free disk space in the project folder and in that of "
-        "temporary files (TMPDIR)"
-    )
 
 
 def catch_every_interrupt() -> None:
