@@ -166,15 +166,10 @@ def _size(path: PurePosixPath, folder: Path | None) -> int:
 
 
 def refuse_unplaced(where: str, contents: FolderContents, on_unplaced: str) -> None:
-    """Report images and links outside the expected layout.
-
-    Args:
-        where: Name of the folder or archive for the message.
-        contents: From `scan`.
-        on_unplaced: `error` or `skip`, which prints a warning.
+    """Report images and links outside the expected layout of the folder or archive `where`.
 
     Raises:
-        CxrError: With `error`, if there are any.
+        CxrError: There are any, and `on_unplaced` is `error`; `skip` prints a warning.
     """
     links = [f"{printable(path)}: symbolic link, not followed" for path in contents.unfollowed]
     lines = [*unplaced_by_folder(contents), *shortened(links, MAX_LISTED, "more links")]

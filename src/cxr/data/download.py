@@ -38,14 +38,10 @@ CHUNK_BYTES = 1 << 20
 
 
 def ensure_raw(raw: Path, data: DataParams) -> None:
-    """Ensure that a folder contains the images of `data.source`.
+    """Ensure that the folder `raw` contains the images of `data.source`.
 
     Images placed by a user are reused. A folder fetched earlier is reused if its settings and, for
     the source `directory`, the images of the user's folder are unchanged; otherwise it is replaced.
-
-    Args:
-        raw: Target folder; its parent is created if missing.
-        data: Section `data` of params.yaml.
 
     Raises:
         CxrError: The images cannot be fetched. `raw` is then unchanged.
@@ -78,11 +74,7 @@ def folder_state(raw: Path) -> Literal["absent", "user", "ours"]:
         return "absent"
     if not raw.is_dir():
         raise CxrError(f"{raw} is a file; move it away, a folder of images is needed there")
-    files = [
-        PurePosixPath(Path(base, name).relative_to(raw))
-        for base, _, names in os.walk(raw)
-        for name in names
-    ]
+    files = [PurePosixPath(path) for path in raw.rglob("*") if not path.is_dir()]
     if any(is_image(path, raw) for path in files):
         return "user" if _recorded_origin(raw) is None else "ours"
     names = {path.name for path in files}
@@ -262,13 +254,9 @@ def _download_error(address: str, raw: Path, error: Exception, manual: str = "")
 def _copy(folder: Path, temp: Path, where: str, data: DataParams) -> dict[str, int]:
     """Copy the images of a folder to `temp`; returns `FolderContents.left_out`.
 
-    Args:
-        folder: Contains the images, at any depth.
-        temp: Target folder.
-        where: Name of the folder for messages.
-        data: Section `data` of params.yaml. With the source `directory`, paths are kept, because
-            messages and data.patients refer to them, and files are copied rather than linked, so
-            that changes to the user's file do not reach the copy, or vice versa.
+    With the source `directory`, paths are kept, because messages and data.patients refer to them,
+    and files are copied rather than linked, so that changes to the user's file do not reach the
+    copy, or vice versa. `where` is the name of the folder for messages.
     """
     contents = scan(folder)
     _refuse_empty_class(where, contents)

@@ -107,12 +107,7 @@ def _signs(hashes: pd.Series) -> NDArray[np.float32]:
 
 
 def guard(found: pd.DataFrame, on_leak: str, group_by: str) -> dict[str, int | None]:
-    """Report data leakage as `data.on_leak` asks.
-
-    Args:
-        found: from `find`.
-        on_leak: `error`, `warn` or `drop`.
-        group_by: as passed to `find`.
+    """Report data leakage that `find` found with `group_by`, as `data.on_leak` asks.
 
     Returns:
         Number of images by kind, and `dropped`. `patient` is None if patients were not compared

@@ -54,10 +54,7 @@ def cache_splits(
 
 
 def read_all(
-    paths: list[Path],
-    params: ImageParams,
-    scheduler: str = "",
-    hashes: list[str] | None = None,
+    paths: list[Path], params: ImageParams, scheduler: str = "", hashes: list[str] | None = None
 ) -> Iterator[NDArray[np.uint8]]:
     """Decode and prepare files in parallel, on all cores or on a Dask cluster.
 
