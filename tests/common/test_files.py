@@ -45,11 +45,13 @@ def test_result_is_renamed_and_parents_are_created(tmp_path: Path, kind: str) ->
     assert names(path.parent) == ["result.txt"]
 
 
-@KINDS
-def test_result_replaces_the_existing_one(tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize(
+    ("old", "kind"), [("file", "file"), ("folder", "folder"), ("file", "folder")]
+)
+def test_result_replaces_the_existing_one(tmp_path: Path, old: str, kind: str) -> None:
     path = tmp_path / "result"
-    fill(path, kind, "old")
-    if kind == "folder":
+    fill(path, old, "old")
+    if old == "folder":
         (path / "leftover.txt").write_text("old")
     with replacing(path) as part:
         fill(part, kind, "new")
@@ -57,14 +59,6 @@ def test_result_replaces_the_existing_one(tmp_path: Path, kind: str) -> None:
     assert content(path) == "new"
     assert names(tmp_path) == ["result"]
     assert kind == "file" or names(path) == ["inside.txt"]
-
-
-def test_folder_replaces_a_file(tmp_path: Path) -> None:
-    path = tmp_path / "result"
-    path.write_text("old")
-    with replacing(path) as part:
-        fill(part, "folder", "new")
-    assert content(path) == "new"
 
 
 @KINDS

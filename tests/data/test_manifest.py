@@ -166,10 +166,9 @@ def test_patients_from_a_table(tmp_path: Path) -> None:
     put(tmp_path, *FOREIGN, SMALL[0])
     rows = [f"{path},kid {number}" for number, path in enumerate([*FOREIGN, SMALL[0]])]
     table = patients_csv(tmp_path, *rows, header="\ufeffpath,patient")
-    images = verify(tmp_path, "error", patients=table).images
-    patients = dict(zip(images["path"], images["patient"], strict=True))
-    assert patients == dict(row.split(",") for row in rows)
     found = verify(tmp_path, "error", patients=table)
+    patients = found.images[["path", "patient"]].itertuples(index=False)
+    assert dict(patients) == dict(row.split(",") for row in rows)
     assert summarize(found, "directory")["unknown_patients"] == 0
     assert not any("patient" in note for note in notes(found))
     assert list(found.images["pathogen"]) == ["none", "none", "none", "virus"]
@@ -209,26 +208,23 @@ def test_a_row_for_an_unreadable_image_is_no_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("header", "message"),
+    ("content", "message"),
     [
-        ("file,patient", "no column 'path'"),
-        ("path,child", "no column 'patient'"),
-        ("path;patient", "separated by commas"),
+        (b"file,patient\nx.png,1", "has no column 'path'"),
+        (b"path,child\nx.png,1", "has no column 'patient'"),
+        (b"path;patient\nx.png;1", "has no column .*separated by commas"),
+        (None, "cannot be read: "),
+        (b"", "cannot be read: "),
+        (b'path,patient\n"a', "cannot be read: "),
+        (b"\xff\xfe\x00", "cannot be read: "),
     ],
 )
-def test_a_table_without_its_columns_is_named(tmp_path: Path, header: str, message: str) -> None:
-    table = patients_csv(tmp_path, "x.png,1", header=header)
-    with pytest.raises(CxrError, match=rf"patients\.csv .*{message}"):
-        read_patients(table, [PurePosixPath("x.png")])
-
-
-@pytest.mark.parametrize("content", [None, b"", b'path,patient\n"a', b"\xff\xfe\x00"])
-def test_an_unreadable_table_is_named(tmp_path: Path, content: bytes | None) -> None:
-    table = tmp_path / "whose.csv"
+def test_an_unreadable_table_is_named(tmp_path: Path, content: bytes | None, message: str) -> None:
+    table = tmp_path / "patients.csv"
     if content is not None:
         table.write_bytes(content)
-    with pytest.raises(CxrError, match=r"whose\.csv cannot be read: "):
-        verify(put(tmp_path, *FOREIGN), "error", patients=table)
+    with pytest.raises(CxrError, match=rf"patients\.csv {message}"):
+        read_patients(table, [PurePosixPath("x.png")])
 
 
 def test_images_of_little_range_are_counted_and_named(tmp_path: Path) -> None:
