@@ -7,6 +7,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
@@ -149,12 +150,10 @@ def is_image(path: PurePosixPath, folder: Path | None = None) -> bool:
 
 
 def _head(file: Path) -> bytes:
-    try:
+    with suppress(OSError):  # an unreadable file without a suffix is no image
         if file.is_file():  # reading a pipe would block
             with file.open("rb") as opened:
                 return opened.read(HEAD_BYTES)
-    except OSError:
-        pass  # reported when it is verified
     return b""
 
 
