@@ -36,11 +36,7 @@ def shortened(items: Iterable[str], max_items: int, rest: str = "more") -> list[
 
 @contextmanager
 def extra(name: str, what: str) -> Iterator[None]:
-    """Report failed imports in its body as a missing extra of this package.
-
-    Args:
-        name: of the extra in pyproject.toml.
-        what: feature that needs it, for the error.
+    """Report failed imports in its body as a missing extra `name` that the feature `what` needs.
 
     Raises:
         CxrError: a package is not installed.

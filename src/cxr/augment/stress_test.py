@@ -49,10 +49,7 @@ CONDITIONS: dict[str, Condition] = {
 
 
 def stress_index(index: pd.DataFrame) -> pd.DataFrame:
-    """Repeat the validation index for each condition.
-
-    Args:
-        index: of validation, with the columns label, width, height (pixels).
+    """Repeat the index of the validation images for each condition.
 
     Returns:
         The index with the columns condition (name) and aspect_ratio (width / height, after the

@@ -107,7 +107,7 @@ def select_images(
     """
     locations: dict[PurePosixPath, _Location] = {}
     unplaced: list[PurePosixPath] = []
-    stray = other = 0
+    stray = nested = other = 0
     for path in set(paths) - {PurePosixPath(ORIGIN_NAME)}:
         if _is_stray(path):
             stray += 1
@@ -120,23 +120,18 @@ def select_images(
     root = _shallowest({location.root for location in locations.values()})
     selected = sorted(path for path, location in locations.items() if location.root == root)
     sizes = {locations[path]: _size(path, folder) for path in selected}
-    deeper = locations.keys() - set(selected)
-    for path in deeper:
-        if sizes.get(locations[path]._replace(root=root)) != _size(path, folder):
+    for path in locations.keys() - set(selected):
+        if sizes.get(locations[path]._replace(root=root)) == _size(path, folder):
+            nested += 1
+        else:
             unplaced.append(path)
-    copies = deeper - set(unplaced)
+    counts = (stray, nested, other, len(links), len(unplaced))
     return FolderContents(
         images={path: (locations[path].split, locations[path].label) for path in selected},
         root=root,
         unplaced=sorted(unplaced),
         unfollowed=sorted(link for link in links if folder and _may_lead_to_images(link, folder)),
-        left_out={
-            "stray": stray,
-            "nested": len(copies),
-            "other": other,
-            "links": len(links),
-            "unplaced": len(unplaced),
-        },
+        left_out=dict(zip(NOTHING_LEFT_OUT, counts, strict=True)),
     )
 
 

@@ -82,10 +82,7 @@ def _split_patients(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def near_duplicates(hashes: pd.Series) -> Iterator[tuple[Rows, Rows]]:
-    """Find pairs of images whose hashes differ in at most `MAX_HASH_DISTANCE` bits.
-
-    Args:
-        hashes: hexadecimal perceptual hashes (N,).
+    """Find pairs of images whose hexadecimal hashes differ in at most `MAX_HASH_DISTANCE` bits.
 
     Yields:
         For each block of images, the row numbers of both images of each pair, int64 (pairs,).

@@ -239,12 +239,7 @@ def _pathogen_of_folder(path: PurePosixPath, label: str) -> str:
 
 
 def has_unknown_patient(images: pd.DataFrame) -> pd.Series:
-    """Whether the patient of each image is unknown: bool (N,). Such an image counts as a patient of
-    its own.
-
-    Args:
-        images: with the columns path and patient.
-    """
+    """Whether each image counts as a patient of its own, whose identity is unknown: bool (N,)."""
     return images["patient"] == images["path"]
 
 
@@ -253,10 +248,7 @@ def summarize(
 ) -> dict[str, Any]:
     """Count images, patients, rejects and duplicates for metrics/data.json.
 
-    Args:
-        verified: from `verify`.
-        source: as `data.source`.
-        left_out: from `download.left_out`.
+    `left_out`, from `download.left_out`, is added to what the folder itself contains.
     """
     images = verified.images
     splits_of_patient = images.groupby("patient")["split"].nunique()
