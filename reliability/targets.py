@@ -11,7 +11,7 @@ import numpy as np
 
 from cxr.common.names import LABELS, SPLITS
 from cxr.data import manifest
-from cxr.data.dataset_folder import SourceError, select_images
+from cxr.data.dataset_folder import select_images
 from cxr.data.images import ImageError, decode, to_gray
 from cxr.data.transforms import prepare
 from cxr.errors import CxrError
@@ -56,10 +56,9 @@ def names(content: bytes) -> None:
     paths = {PurePosixPath(line) for line in lines} - {PurePosixPath("origin.json")}
     try:
         selection = select_images(paths)
-    except SourceError:
+    except CxrError:
         return
-    left_out = selection.stray + selection.nested + selection.other + len(selection.unplaced)
-    assert len(selection.images) + left_out == len(paths)
+    assert len(selection.images) + sum(selection.left_out.values()) == len(paths)
     for path, (split, label) in selection.images.items():
         assert split in SPLITS
         assert label in LABELS

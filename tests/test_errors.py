@@ -15,34 +15,18 @@ from cxr.tools.project_copy import PROJECT
     ("error", "message"),
     [
         (CxrError("data/x is missing"), "error: data/x is missing"),
-        (OSError(28, "No space left on device"), "No space left on device.*/some/tmp"),
+        (OSError(28, "No space left on device"), "No space left on device. Free disk space"),
         (OSError(27, "File too large", "data/x"), r"error: \[Errno 27\] File too large: 'data/x'"),
         (ConnectionError(111, "Connection refused"), r"error: \[Errno 111\] Connection refused"),
         (MemoryError("Unable to allocate 3 GiB"), "not enough memory. Unable to allocate 3 GiB"),
         (KeyboardInterrupt(), "error: interrupted"),
     ],
 )
-def test_error_that_the_user_can_fix_is_one_message(
-    monkeypatch: pytest.MonkeyPatch, error: BaseException, message: str
-) -> None:
-    monkeypatch.setattr(errors.tempfile, "tempdir", "/some/tmp")
-
+def test_error_that_the_user_can_fix_is_one_message(error: BaseException, message: str) -> None:
     def stage() -> None:
         raise error
 
     with pytest.raises(SystemExit, match=message):
-        run_stage(stage)
-
-
-def test_full_disk_without_a_temporary_folder_is_one_message(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def stage() -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(errors.tempfile, "tempdir", None)
-    monkeypatch.setattr(errors.tempfile, "_candidate_tempdir_list", lambda: [])
-    with pytest.raises(SystemExit, match=r"No space left on device.* project folder$"):
         run_stage(stage)
 
 

@@ -108,16 +108,11 @@ def test_flat_gives_full_keys() -> None:
     assert set(found) == {key for key in LEAVES if key.split(".")[0] in ("image", "model")}
 
 
-@pytest.mark.parametrize(
-    ("section", "key"), [("", "seed"), ("image", "input_size"), ("model", "epochs")]
-)
-def test_section_is_frozen(section: str, key: str) -> None:
+def test_params_are_frozen() -> None:
     params = read_params(ROOT / "params.yaml")
-    record = getattr(params, section) if section else params
-    before = getattr(record, key)
-    with pytest.raises(ValidationError, match="frozen"):
-        setattr(record, key, before + 1)
-    assert getattr(record, key) == before
+    for section, key in ((params, "seed"), (params.model, "epochs")):
+        with pytest.raises(ValidationError, match="frozen"):
+            setattr(section, key, 1)
 
 
 @pytest.mark.parametrize(
@@ -254,45 +249,28 @@ def test_all_mistakes_are_in_one_error(path: Path) -> None:
     assert problems[-1] == "evaluat: Unknown key, did you mean evaluate? (got 1)"
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"model.filters": [1, 1, 1, 1]}, "4 blocks"),
-        ({"model.kernel_size": 10}, "model.kernel_size 10"),
-        ({"model.pool_size": 8}, "model.pool_size 8"),
-    ],
-)
-def test_image_too_small_for_the_network(path: Path, changes: dict[str, Any], message: str) -> None:
-    [line] = errors(path, edited({"image.input_size": 16, **changes}))
-    assert line.startswith("image.input_size 16 is too small")
-    assert message in line
-
-
 def test_smallest_image_for_the_network(path: Path) -> None:
     """Two blocks of kernel 3 and pooling 3: 17 -> 5 -> 1, 16 -> 4 -> 0."""
     changes = {"model.filters": [8, 8], "model.kernel_size": 3, "model.pool_size": 3}
     assert read(path, edited({**changes, "image.input_size": 17})).image.input_size == 17
-    assert "too small" in errors(path, edited({**changes, "image.input_size": 16}))[0]
+    [line] = errors(path, edited({**changes, "image.input_size": 16}))
+    assert line.startswith("image.input_size 16 is too small for 2 blocks of model.kernel_size 3")
+    assert "model.pool_size 3" in line
 
 
 @pytest.mark.parametrize(
-    ("backbone", "weights", "available"),
-    [
-        *((backbone, "none", True) for backbone in ("tiny", "xception")),
-        *(("tiny", "phantom", True), ("tiny", "imagenet", False)),
-        *(("xception", "phantom", False), ("xception", "imagenet", True)),
-    ],
+    ("backbone", "available", "missing"),
+    [("tiny", "phantom", "imagenet"), ("xception", "imagenet", "phantom")],
 )
 def test_weights_available_for_a_backbone(
-    path: Path, backbone: str, weights: str, available: bool
+    path: Path, backbone: str, available: str, missing: str
 ) -> None:
-    content = edited({"transfer.backbone": backbone, "transfer.weights": weights})
-    if available:
+    for weights in (available, "none"):
+        content = edited({"transfer.backbone": backbone, "transfer.weights": weights})
         assert read(path, content).transfer.weights == weights
-    else:
-        [line] = errors(path, content)
-        assert line.startswith(f"transfer: backbone {backbone} has no weights {weights}")
-        assert "set transfer.weights to" in line
+    [line] = errors(path, edited({"transfer.backbone": backbone, "transfer.weights": missing}))
+    assert line.startswith(f"transfer: backbone {backbone} has no weights {missing}")
+    assert f"set transfer.weights to {available} or none" in line
 
 
 @pytest.mark.parametrize("section", ["model", "transfer", "finetune"])
@@ -320,34 +298,3 @@ def test_numbers_and_lists_that_dvc_writes_for_experiments(path: Path) -> None:
     assert (params.model.epochs, params.model.filters) == (20, (8, 16))
     assert params.perturb.flip is False
     assert (params.image.resize, params.evaluate.ensemble) == ("letterbox", ("baseline",))
-
-
-@pytest.mark.parametrize(
-    ("setting", "problem"),
-    [
-        ("model.epochs=twenty", "model.epochs: Input should be a valid integer (got 'twenty')"),
-        ("model.learning_rate=nan", "model.learning_rate: Input should be a finite number"),
-        ("+model.dropout=0.1", "model.dropout: Unknown key, did you mean model."),
-        ("model.filters=[8,0]", "model.filters.1: Input should be greater than or equal to 1"),
-        ("image.resize=null", "image.resize: Input should be "),
-    ],
-)
-def test_a_wrong_setting_of_an_experiment(path: Path, setting: str, problem: str) -> None:
-    path.write_text(TEXT, encoding="utf-8")
-    apply_overrides(path, [setting])
-    [line] = errors(path, path.read_text(encoding="utf-8"))
-    assert line.startswith(problem)
-
-
-@pytest.mark.parametrize(
-    "content", ["", "# only a comment\n", "- seed: 1\n", "seed: [1\n", f"{TEXT}\nseed: 2\n"]
-)
-def test_invalid_yaml_is_one_error_with_a_remedy(path: Path, content: str) -> None:
-    with pytest.raises(CxrError) as caught:
-        read(path, content)
-    assert re.fullmatch(rf"{path} .+; `git checkout {path}` restores .+", str(caught.value))
-
-
-def test_missing_file(path: Path) -> None:
-    with pytest.raises(CxrError, match=f"^{path} cannot be read: "):
-        read_params(path)

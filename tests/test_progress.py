@@ -37,23 +37,8 @@ def test_short_operation_writes_no_line(clock: Clock, capsys: pytest.CaptureFixt
     assert capsys.readouterr() == ("", "")
 
 
-def test_estimate_of_a_resumed_download_counts_new_bytes_only(
-    clock: Clock, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with Meter("download", 1_000_000_000, "B", done=900_000_000, clock=clock) as meter:
-        clock.seconds += 60
-        meter.advance(50_000_000)
-    assert capsys.readouterr().err == "download: 950M of 1.00G B, about 60 s left\n"
-
-
-def test_without_a_total_there_is_no_estimate(clock: Clock) -> None:
-    meter = Meter("measure", None, clock=clock)
-    meter.advance(7)
-    assert meter.line() == "measure: 7 images"
-
-
 def test_before_the_first_unit_there_is_no_estimate(clock: Clock) -> None:
-    assert Meter("fetch", 5, done=2, clock=clock).line() == "fetch: 2 of 5 images, time unknown"
+    assert Meter("fetch", 5, clock=clock).line() == "fetch: 0 of 5 images, time unknown"
 
 
 def test_lines_can_be_disabled(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:

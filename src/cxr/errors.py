@@ -4,7 +4,6 @@ import errno
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -37,11 +36,7 @@ def shortened(items: Iterable[str], max_items: int, rest: str = "more") -> list[
 
 @contextmanager
 def extra(name: str, what: str) -> Iterator[None]:
-    """Report failed imports in its body as a missing extra of this package.
-
-    Args:
-        name: of the extra in pyproject.toml.
-        what: feature that needs it, for the error.
+    """Report failed imports in its body as a missing extra `name` that the feature `what` needs.
 
     Raises:
         CxrError: a package is not installed.
@@ -74,7 +69,12 @@ def _message(error: Exception) -> str:
             f"not enough memory. {error}\n"
             "  Close other programs, or use a smaller image.input_size or batch_size."
         )
-    return _os_message(error) if isinstance(error, OSError) else str(error)
+    if isinstance(error, OSError) and error.filename is None and error.errno in DISK_FULL:
+        return (
+            f"cannot write: {error.strerror}. Free disk space in the project folder and in that of "
+            "temporary files (TMPDIR)"
+        )
+    return str(error)
 
 
 def _refuse_shallow_clone() -> None:
@@ -92,16 +92,6 @@ def is_shallow(folder: Path) -> bool:
     with suppress(OSError):  # git is not installed
         return subprocess.run(command, cwd=folder, capture_output=True).stdout.strip() == b"true"
     return False
-
-
-def _os_message(error: OSError) -> str:
-    """On a full disk the error names no file; it may be a file in the temporary folder."""
-    if error.filename is not None or error.errno not in DISK_FULL:
-        return str(error)
-    # None: not used so far. `gettempdir` would write to find one.
-    temporary = tempfile.tempdir
-    also = f" or in {temporary}, the folder of temporary files" if temporary else ""
-    return f"cannot write: {error.strerror}. Free disk space in the project folder{also}"
 
 
 def catch_every_interrupt() -> None:

@@ -50,25 +50,15 @@ Scales = Annotated[
 Address = Annotated[str, Field(pattern=r"^$|^[a-z]+://.+:\d+$")]  # such as tcp://10.0.0.1:8786
 
 
-def _are_trained(members: tuple[str, ...]) -> tuple[str, ...]:
+def _are_different_variants(members: tuple[str, ...]) -> tuple[str, ...]:
     if unknown := set(members) - set(TRAINED):
         raise ValueError(f"Unknown: {', '.join(sorted(unknown))}; allowed: {', '.join(TRAINED)}")
-    return members
-
-
-def _are_unique(members: tuple[str, ...]) -> tuple[str, ...]:
     if len(set(members)) < len(members):
         raise ValueError("Variants should be different")
-    return members
+    return _is_not_empty(members)
 
 
-Members = Annotated[
-    tuple[str, ...],
-    Strict(False),
-    AfterValidator(_is_not_empty),
-    AfterValidator(_are_trained),
-    AfterValidator(_are_unique),
-]
+Members = Annotated[tuple[str, ...], Strict(False), AfterValidator(_are_different_variants)]
 
 
 class Section(BaseModel):

@@ -2,8 +2,8 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
-from types import TracebackType
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from operator import length_hint
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -18,9 +18,8 @@ class Meter:
 
     Args:
         what: name of the operation.
-        total: number of units; None: unknown.
-        unit: name of the units; "B" for bytes.
-        done: units done by an earlier run.
+        total: number of units.
+        unit: name of the units.
         lines: whether to write lines to a log.
         clock: returns the time in seconds.
     """
@@ -28,35 +27,22 @@ class Meter:
     def __init__(
         self,
         what: str,
-        total: int | None,
+        total: int,
         unit: str = "images",
-        done: int = 0,
         lines: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.what, self.total, self.unit, self.clock = what, total, unit, clock
-        self.done = self.done_before = done
+        self.what, self.total, self.unit = what, total, unit
+        self.lines, self.clock = lines, clock
+        self.done = 0
         self.started = self.last_line = clock()
-        self.lines = lines
-        self.bar = tqdm(
-            desc=what,
-            total=total,
-            initial=done,
-            unit=unit if unit == "B" else f" {unit}",
-            unit_scale=unit == "B",
-            leave=False,
-            disable=None,  # without a terminal
-        )
+        # disable=None: no bar without a terminal.
+        self.bar = tqdm(desc=what, total=total, unit=f" {unit}", leave=False, disable=None)
 
     def __enter__(self) -> "Meter":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -78,23 +64,18 @@ class Meter:
 
     def line(self) -> str:
         """Line such as `verify: 1200 of 5856 images, about 4 min left`."""
-        number = tqdm.format_sizeof if self.unit == "B" else str
-        if self.total is None:
-            return f"{self.what}: {number(self.done)} {self.unit}"
-        elapsed, new = self.clock() - self.started, self.done - self.done_before
         rest = "time unknown"
-        if new:
-            rest = f"about {duration(elapsed / new * (self.total - self.done))} left"
-        return f"{self.what}: {number(self.done)} of {number(self.total)} {self.unit}, {rest}"
+        if self.done:
+            seconds = (self.clock() - self.started) / self.done * (self.total - self.done)
+            rest = f"about {duration(seconds)} left"
+        return f"{self.what}: {self.done} of {self.total} {self.unit}, {rest}"
 
 
 def track(
     items: Iterable[Item], what: str, total: int | None = None, unit: str = "images"
 ) -> Iterator[Item]:
     """Yield items and show the progress; `total`: number of items, if they have no length."""
-    if total is None and isinstance(items, Sized):
-        total = len(items)
-    with Meter(what, total, unit) as meter:
+    with Meter(what, total or length_hint(items), unit) as meter:
         for item in items:
             yield item
             meter.advance()

@@ -9,22 +9,7 @@ from cxr.tools.project_copy import PROJECT
 
 PARAMS = read_params(PROJECT / "params.yaml").perturb
 NOTHING = PerturbParams(
-    flip=False,
-    rotation=0.0,
-    shift=0.0,
-    zoom=0.0,
-    aspect=0.0,
-    gamma=0.0,
-    contrast=0.0,
-    brightness=0.0,
-    p=1.0,
-    equalize=False,
-    downscale=0.0,
-    noise=0.0,
-    border=0.0,
-    text_overlay=0,
-    jpeg_quality=100,
-    random_erasing=0.0,
+    **{name: type(value)(0) for name, value in PARAMS} | {"p": 1.0, "jpeg_quality": 100}
 )
 ALONE = {
     "flip": True,

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from cxr.common.arrays import batches, evenly_spaced, open_rows, open_split, write_rows, write_split
-from cxr.common.files import write_csv
+from cxr.common.files import remove
 from cxr.errors import CxrError
 
 
@@ -85,26 +85,13 @@ def test_rows_are_written_one_by_one(tmp_path: Path) -> None:
     assert np.load(tmp_path / "rows.npy").shape == (100, 10)
 
 
-@pytest.mark.parametrize("count", [0, 1, 3, 5, 8])
-def test_wrong_number_of_rows_writes_no_file(tmp_path: Path, count: int) -> None:
+@pytest.mark.parametrize("shape", [(0, 3), (3, 3), (5, 3), (8, 3), (4, 2), (4, 4)])
+def test_rows_that_do_not_fill_the_shape_write_no_file(
+    tmp_path: Path, shape: tuple[int, int]
+) -> None:
     with pytest.raises(ValueError, match="do not fill"):
-        write_rows(tmp_path / "rows.npy", iter(np.zeros((count, 3))), (4, 3), "float32")
+        write_rows(tmp_path / "rows.npy", iter(np.zeros(shape)), (4, 3), "float32")
     assert names(tmp_path) == []
-
-
-@pytest.mark.parametrize("width", [2, 4])
-def test_rows_of_wrong_length_write_no_file(tmp_path: Path, width: int) -> None:
-    with pytest.raises(ValueError, match="do not fill"):
-        write_rows(tmp_path / "rows.npy", iter(np.zeros((4, width))), (4, 3), "float32")
-    assert names(tmp_path) == []
-
-
-def test_wrong_number_of_rows_keeps_the_existing_file(tmp_path: Path) -> None:
-    path = tmp_path / "rows.npy"
-    np.save(path, np.ones(3))
-    with pytest.raises(ValueError, match="do not fill"):
-        write_rows(path, iter(np.zeros(4)), (5,), "float64")
-    np.testing.assert_array_equal(np.load(path), np.ones(3))
 
 
 @pytest.mark.parametrize("count", [1, 2, 7])
@@ -117,15 +104,6 @@ def test_split_round_trip(tmp_path: Path, count: int) -> None:
     pd.testing.assert_frame_equal(split.index, index(count), check_dtype=False)
     assert names(tmp_path / "arrays") == ["train"]
     assert names(folder) == ["images.npy", "index.csv"]
-
-
-def test_images_are_memory_mapped_read_only(tmp_path: Path) -> None:
-    write_split(tmp_path / "train", images(3), index(3))
-    split = open_split(tmp_path / "train")
-    assert isinstance(split.images, np.memmap)
-    assert not split.images.flags.writeable
-    with pytest.raises(ValueError, match="read-only"):
-        split.images[0] = 0
 
 
 def test_labels_are_class_indices_by_row(tmp_path: Path) -> None:
@@ -141,34 +119,10 @@ def test_index_values_stay_strings(tmp_path: Path, text: str) -> None:
     assert list(open_split(tmp_path / "train").index["patient"]) == [text]
 
 
-def test_new_split_replaces_the_existing_one(tmp_path: Path) -> None:
-    write_split(tmp_path / "train", images(5), index(5))
-    (tmp_path / "train" / "more.txt").touch()
-    write_split(tmp_path / "train", images(2), index(2))
-    assert len(open_split(tmp_path / "train").images) == 2
-    assert names(tmp_path / "train") == ["images.npy", "index.csv"]
-
-
-@pytest.mark.parametrize("count", [1, 2, 4])
-def test_number_of_images_differs_from_index(tmp_path: Path, count: int) -> None:
-    with pytest.raises(ValueError, match="do not fill"):
-        write_split(tmp_path / "train", images(count), index(3))
-    assert names(tmp_path) == []
-
-
-def test_error_of_the_image_source_leaves_no_files(tmp_path: Path) -> None:
-    def rows() -> Iterator[Any]:
-        yield images(1)[0]
-        raise OSError("disk")
-
-    with pytest.raises(CxrError, match="disk"):
-        write_split(tmp_path / "train", rows(), index(3))
-    assert names(tmp_path) == []
-
-
 @pytest.mark.parametrize(
     "array",
     [
+        images(0),
         images(2),
         images(4),
         images(3).astype(np.float32),
@@ -185,38 +139,18 @@ def test_images_not_matching_the_index_raise(tmp_path: Path, array: NDArray[np.g
     assert str(tmp_path / "train") in str(caught.value)
 
 
-@pytest.mark.parametrize("missing", ["images.npy", "index.csv", "both"])
+@pytest.mark.parametrize("missing", ["train/images.npy", "train/index.csv", "train"])
 def test_missing_file(tmp_path: Path, missing: str) -> None:
-    folder = tmp_path / "train"
-    if missing != "both":
-        write_split(folder, images(3), index(3))
-        (folder / missing).unlink()
-    with pytest.raises(CxrError, match="dvc repro preprocess") as caught:
-        open_split(folder)
-    assert str(folder) in str(caught.value)
-
-
-@pytest.mark.parametrize("length", [5, 100, 140])
-def test_truncated_array(tmp_path: Path, length: int) -> None:
-    path = tmp_path / "train" / "images.npy"
-    write_split(path.parent, images(3), index(3))
-    path.write_bytes(path.read_bytes()[:length])
-    with pytest.raises(CxrError, match=str(path.parent)):
-        open_split(path.parent)
-
-
-def test_empty_index(tmp_path: Path) -> None:
     write_split(tmp_path / "train", images(3), index(3))
-    write_csv(tmp_path / "train" / "index.csv", index(3).head(0))
-    with pytest.raises(CxrError, match="of 0 rows"):
+    remove(tmp_path / missing)
+    with pytest.raises(CxrError, match=f"{tmp_path / 'train'} .*dvc repro preprocess"):
         open_split(tmp_path / "train")
 
 
 def test_images_of_different_sizes_raise(tmp_path: Path) -> None:
-    index = pd.DataFrame({"path": ["a", "b"], "label": "NORMAL"})
-    images = [np.zeros((4, 6), np.uint8), np.zeros((6, 4), np.uint8)]
+    mixed = [np.zeros((4, 6), np.uint8), np.zeros((6, 4), np.uint8)]
     with pytest.raises(ValueError, match=r"shape \(6, 4\)"):
-        write_split(tmp_path / "train", images, index)
+        write_split(tmp_path / "train", mixed, index(2))
     assert not (tmp_path / "train").exists()
 
 
@@ -228,8 +162,7 @@ def test_no_image_raises(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"\x93NUMPY", b"\x80\x04N."], ids=repr)
 def test_damaged_array_raises(tmp_path: Path, content: bytes) -> None:
-    index = pd.DataFrame({"path": ["a"], "label": "NORMAL"})
-    write_split(tmp_path / "train", [np.zeros((4, 4), np.uint8)], index)
+    write_split(tmp_path / "train", images(1), index(1))
     (tmp_path / "train/images.npy").write_bytes(content)
     with pytest.raises(CxrError, match="dvc repro preprocess"):
         open_split(tmp_path / "train")

@@ -7,9 +7,7 @@ each source; and each one is read alone, as preprocessing and predictions read i
 import base64
 import io
 import os
-import re
 import shutil
-import socket
 import struct
 import tempfile
 import zlib
@@ -25,11 +23,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 
 from cxr.common.files import write_csv
 from cxr.data import manifest
-from cxr.data.download import SourceError, ensure_raw
+from cxr.data.download import ensure_raw
 from cxr.data.images import ImageError, read_file
 from cxr.data.manifest import verify
 from cxr.data.transforms import read_prepared
@@ -115,27 +112,6 @@ def rows_of(pixels: NDArray[Any]) -> bytes:
     return b"".join(b"\0" + row.tobytes() for row in data)
 
 
-def interlaced() -> bytes:
-    pixels = np.asarray(quarters())
-    passes = [(0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2)]
-    passes.append((1, 0, 2, 1))
-    rows = (rows_of(pixels[top::down, left::right]) for top, left, down, right in passes)
-    return raw_png(64, 64, 8, 0, b"".join(rows), interlaced=1)
-
-
-def deep(channels: tuple[int, ...], color: int) -> bytes:
-    """16 bits for each of the channels: the gray value in `channels` times, then 0."""
-    high = np.asarray(quarters()).astype(np.uint16) * 256 + 0x5A
-    planes = np.stack([high * channel for channel in channels], axis=-1)
-    return raw_png(64, 64, 16, color, rows_of(planes))
-
-
-def two_bits() -> bytes:
-    """Four pixels a byte: black, dark, light, white in the quarters."""
-    half = [b"\0" + bytes([left] * 8 + [right] * 8) for left, right in ((0, 0x55), (0xAA, 0xFF))]
-    return raw_png(64, 64, 2, 0, half[0] * 32 + half[1] * 32)
-
-
 def exif_of(orientation: int) -> Image.Exif:
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -150,7 +126,7 @@ def exif_with(tag: int, kind: int) -> bytes:
 
 
 def with_frame_header(offset: int, value: bytes) -> bytes:
-    """A JPEG whose frame header is changed: 4 precision, 5 height, 7 width."""
+    """A JPEG whose frame header is changed; its height is at offset 5."""
     content = bytearray(jpeg(quarters()))
     start = content.index(b"\xff\xc0") + offset
     content[start : start + len(value)] = value
@@ -166,30 +142,6 @@ def without_checksum(content: bytes) -> bytes:
     """The checksum of the header is spoiled."""
     end = content.index(b"IDAT") - 4
     return content[: end - 4] + b"\0\0\0\0" + content[end:]
-
-
-def with_broken_chunk() -> bytes:
-    """The second part of the pixels has another name."""
-    content = png(Image.fromarray(np.random.default_rng(1).integers(0, 256, (300, 300), np.uint8)))
-    before, _, after = content.rpartition(b"IDAT")
-    return before + b"\0\0\0\0" + after
-
-
-def without_tables(content: bytes) -> bytes:
-    """Without Huffman tables, as cameras send films; the usual ones are meant."""
-    return re.sub(rb"\xff\xc4.*(?=\xff\xda)", b"", content, flags=re.DOTALL)
-
-
-def flipped(content: bytes, position: float) -> bytes:
-    spoiled = bytearray(content)
-    spoiled[int(len(content) * position)] ^= 255
-    return bytes(spoiled)
-
-
-def packed_text() -> bytes:
-    text = PngInfo()
-    text.add_text("comment", "x" * 3_000_000, zip=True)
-    return png(quarters(), pnginfo=text)
 
 
 def link_to(target: Callable[[Path], Path]) -> Callable[[Path], None]:
@@ -208,12 +160,6 @@ def beside(path: Path) -> Path:
     found = path.with_name(".hidden.png")
     found.write_bytes(png(quarters()))
     return Path(found.name)
-
-
-def listening(path: Path) -> None:
-    with socket.socket(socket.AF_UNIX) as door, tempfile.TemporaryDirectory() as short:
-        door.bind(f"{short}/s")  # a socket's own path has to be short
-        Path(short, "s").rename(path)
 
 
 def unreadable(path: Path) -> None:
@@ -241,61 +187,26 @@ DECODED: dict[str, Kind] = {
     "gray jpeg": Kind(jpeg(quarters()), GRAYS),
     "gray png": Kind(SMALL, GRAYS),
     "color jpeg": Kind(jpeg(quarters(COLORS)), LUMINANCE),
-    "color jpeg of coarse colors": Kind(jpeg(quarters(COLORS), subsampling=2), LUMINANCE),
     "color png": Kind(png(quarters(COLORS)), LUMINANCE),
     "progressive jpeg": Kind(jpeg(quarters(), progressive=True), GRAYS),
-    "progressive color jpeg": Kind(jpeg(quarters(COLORS), progressive=True), LUMINANCE),
     "arithmetic-coded jpeg": Kind(ARITHMETIC, [[40, 200], [120, 200]]),
     "cmyk jpeg": Kind(jpeg(quarters(COLORS).convert("CMYK")), LUMINANCE),
-    "progressive cmyk jpeg": Kind(
-        jpeg(quarters(COLORS).convert("CMYK"), progressive=True), LUMINANCE
-    ),
-    "jpeg without tables": Kind(without_tables(jpeg(quarters())), GRAYS),
-    "jpeg with comment": Kind(jpeg(quarters(), comment=b"x" * 60_000), GRAYS),
-    "jpeg with a profile": Kind(jpeg(quarters(), icc_profile=b"x" * 100_000), GRAYS),
     "jpeg with more after its end": Kind(jpeg(quarters()) + b"more" * 999, GRAYS),
-    "two jpegs in one file": Kind(jpeg(quarters()) + jpeg(noise()), GRAYS),
-    "jpeg of several pictures": Kind(
-        encoded(quarters(), "MPO", quality=95, save_all=True, append_images=[noise()]), GRAYS
-    ),
-    "interlaced png": Kind(interlaced(), GRAYS),
     "palette": Kind(png(quarters(COLORS).convert("P")), LUMINANCE),
     "palette with transparency": Kind(
         png(quarters(COLORS).convert("P"), transparency=b"\0\x80\xff"), LUMINANCE
     ),
     "alpha": Kind(png(quarters(COLORS).convert("RGBA")), LUMINANCE),
     "gray with alpha": Kind(png(quarters().convert("LA")), GRAYS),
-    "one color transparent": Kind(png(quarters(), transparency=40), GRAYS),
     "one bit": Kind(png(quarters([[0, 255], [255, 0]]).convert("1")), [[0, 255], [255, 0]]),
-    "two bits": Kind(two_bits(), [[0, 85], [170, 255]]),
-    "16-bit": Kind(deep((1,), 0), GRAYS),
-    "16-bit color": Kind(deep((1, 1, 1), 2), GRAYS),
-    "16-bit with alpha": Kind(deep((1, 0), 4), GRAYS),
-    "16-bit extremes": Kind(
-        raw_png(
-            64,
-            64,
-            16,
-            0,
-            rows_of(np.array([[0, 65535], [65535, 0]], np.uint16).repeat(32, 0).repeat(32, 1)),
-        ),
-        [[0, 255], [255, 0]],
-    ),
-    "all black": Kind(png(Image.new("L", (64, 64), 0)), [[0, 0], [0, 0]]),
-    "all white": Kind(png(Image.new("L", (64, 64), 255)), [[255, 255], [255, 255]]),
+    "16-bit": Kind(png(Image.fromarray(np.asarray(quarters()).astype(np.uint16) * 257)), GRAYS),
     "animated png": Kind(png(quarters(), save_all=True, append_images=[noise()]), GRAYS),
     "1 pixel png": Kind(png(Image.new("L", (1, 1), 90)), [[90, 90], [90, 90]]),
-    "1 pixel jpeg": Kind(jpeg(Image.new("L", (1, 1), 90)), [[90, 90], [90, 90]]),
-    "1 pixel wide": Kind(png(Image.new("L", (1, 500), 90)), [[90, 90], [90, 90]]),
     "30000 x 4 png": Kind(png(quarters(width=30_000, height=4)), GRAYS),
-    "30000 x 4 jpeg": Kind(jpeg(quarters([[40, 200]] * 2, 30_000, 4)), [[40, 200], [40, 200]]),
-    "4 x 30000": Kind(png(quarters(width=4, height=30_000)), GRAYS),
     "large": Kind(jpeg(quarters(width=600, height=500)), GRAYS),
     "png named jpeg": Kind(SMALL, GRAYS, name="a png.jpeg"),
     "jpeg named png": Kind(jpeg(quarters()), GRAYS, name="a jpeg.png"),
     "suffix in capitals": Kind(jpeg(quarters()), GRAYS, name="CAPITALS.JPEG"),
-    "two suffixes": Kind(SMALL, GRAYS, name="two.tar.gz.png"),
-    "png without its end": Kind(SMALL[:-12], GRAYS),
     "png with more after its end": Kind(SMALL + b"more" * 999, GRAYS),
     **{
         f"exif-rotated jpeg, {number}": Kind(jpeg(quarters(), exif=exif_of(number)), levels)
@@ -315,13 +226,9 @@ DECODED: dict[str, Kind] = {
     },
     "very long name": Kind(SMALL, GRAYS, name="n" * 251 + ".png"),
     "very long name, not ASCII": Kind(SMALL, GRAYS, name="ü" * 125 + ".png"),
-    "name full of spaces": Kind(SMALL, GRAYS, name="  name   full  of spaces  .png"),
-    "name of spaces alone": Kind(SMALL, GRAYS, name=f"{' ' * 200}.png"),
     "name of marks": Kind(SMALL, GRAYS, name="a,b;\"c'd`e$(f)|&<g>*?#%.png"),
     "name with a backslash": Kind(SMALL, GRAYS, name="back\\slash.png"),
-    "name like a number": Kind(SMALL, GRAYS, name="1e5.png"),
     "name like a gap": Kind(SMALL, GRAYS, name="NA.png"),
-    "name like an option": Kind(SMALL, GRAYS, name="--help.png"),
     "name of other scripts": Kind(SMALL, GRAYS, name="胸部\u00a0ทรวงอก\u202f🩻.png"),
     "link within the folder": Kind(link_to(beside), GRAYS),
 }
@@ -337,50 +244,26 @@ REFUSED: dict[str, Kind] = {
         )
         for tenth, content in parts(whole)
     },
-    "arithmetic-coded jpeg, cut": Kind(ARITHMETIC[:-12], reason="Truncated"),
-    "zeros": Kind(bytes(5000), reason="cannot identify"),
-    "random bytes": Kind(np.random.default_rng(2).bytes(5000), reason="cannot identify"),
     "web page": Kind(b"<html>not found</html>", reason="cannot identify"),
-    "text": Kind("ceci n'est pas une image".encode("utf-16"), reason="cannot identify"),
-    "pointer of git lfs": Kind(
-        b"version https://git-lfs.github.com/spec/v1\n", reason="cannot identify"
-    ),
     "dicom": Kind(bytes(128) + b"DICM" + bytes(500), reason="cannot identify"),
     **{
         f"{name.lower()} named jpeg": Kind(encoded(quarters(), name), reason="cannot identify")
         for name in ("GIF", "BMP", "TIFF", "WEBP", "PPM", "PDF", "JPEG2000")
     },
-    "jpeg of begin and end alone": Kind(b"\xff\xd8\xff\xd9", reason="cannot identify"),
-    "jpeg of 12 bits": Kind(with_frame_header(4, b"\x0c"), reason="cannot identify"),
     "jpeg without height": Kind(with_frame_header(5, b"\0\0"), reason="cannot identify"),
     "jpeg with a gigapixel header": Kind(with_frame_header(5, b"\xff\xdc" * 2), reason="bomb"),
     "png with a gigapixel header": Kind(raw_png(100_000, 100_000, 8, 0, b"\0"), reason="bomb"),
     "png of 81 million pixels": Kind(raw_png(9_000, 9_000, 8, 0, b"\0"), reason="bomb"),
-    "png of 144 million pixels": Kind(raw_png(12_000, 12_000, 8, 0, b"\0"), reason="bomb"),
-    "text that unpacks to a huge one": Kind(packed_text(), reason="too large"),
-    "png without width": Kind(raw_png(0, 64, 8, 0, b"\0"), reason="cannot identify"),
-    "png of an unknown kind": Kind(raw_png(64, 64, 8, 5, b"\0" * 999), reason="cannot identify"),
     "png without pixels": Kind(raw_png(64, 64, 8, 0, b""), reason="cannot load"),
-    "png with flipped bits": Kind(flipped(png(noise()), 0.5), reason="broken data"),
     "png with a wrong checksum": Kind(without_checksum(SMALL), reason="cannot identify"),
-    "png with a broken chunk": Kind(with_broken_chunk(), reason="broken PNG"),
     "link out of the folder": Kind(link_to(outside), GRAYS, reason="symbolic link"),
-    "relative link out of the folder": Kind(
-        link_to(lambda path: Path("../../..") / outside(path).name), GRAYS, reason="symbolic link"
-    ),
     "link to nothing": Kind(link_to(lambda path: Path("nothing.png")), reason="symbolic link"),
     "link to itself": Kind(link_to(lambda path: Path(path.name)), reason="symbolic link"),
-    "link to the folder above": Kind(link_to(lambda path: Path("..")), reason="symbolic link"),
     "unreadable permissions": Kind(unreadable, reason="ermission denied"),
     "folder named jpeg": Kind(Path.mkdir, reason="not a file"),
-    "full folder named jpeg": Kind(
-        lambda path: [path.mkdir(), (path / "x.png").write_bytes(SMALL)], reason="not a file"
-    ),
     "pipe": Kind(os.mkfifo, reason="not a file"),
-    "socket": Kind(listening, reason="not a file"),
     "name that is not UTF-8": Kind(SMALL, GRAYS, "not UTF-8", os.fsdecode(b"caf\xe9.png")),
     "name with a line feed": Kind(SMALL, GRAYS, "control", "line\nfeed.png"),
-    "name with a carriage return": Kind(SMALL, GRAYS, "control", "carriage\rreturn.png"),
     "name with an escape": Kind(SMALL, GRAYS, "control", "\x1b[2Jescape.png"),
 }
 
@@ -396,7 +279,7 @@ def name_of(kind: str) -> str:
 def listed(kind: str) -> str:
     """How errors and tables name the file: on one line, in UTF-8."""
     signs = (f"\\x{ord(s):02x}" if ord(s) < 32 else s for s in name_of(kind))
-    text = "".join(signs).replace("\\x0a", "\\n").replace("\\x0d", "\\r")
+    text = "".join(signs).replace("\\x0a", "\\n")
     return f"{PLACE}/{text.encode('utf-8', 'backslashreplace').decode()}"
 
 
@@ -450,7 +333,7 @@ GOOD = sorted(["test/PNEUMONIA/good.png", *map(listed, DECODED)])
 
 
 def test_there_are_enough_kinds() -> None:
-    assert len(KINDS) >= 40
+    assert len(KINDS) >= 90
     assert len(set(map(name_of, KINDS))) == len(KINDS)
     assert all(kind.pixels and not kind.reason for kind in DECODED.values())
     assert all(kind.reason for kind in REFUSED.values())
@@ -474,8 +357,7 @@ def test_one_error_names_every_bad_file_and_no_other(folder: Path) -> None:
 def test_good_files_are_listed_and_bad_ones_reported(folder: Path, tmp_path: Path) -> None:
     with unprivileged():
         found = verify(folder, "skip")
-    good = sorted([*GOOD, f"{PLACE}/{name_of('full folder named jpeg')}/x.png"])
-    assert list(found.images["path"]) == good
+    assert list(found.images["path"]) == GOOD
     for row in found.images.itertuples():
         content = (folder / row.path).read_bytes()
         assert (row.bytes, row.sha256) == (len(content), sha256(content).hexdigest())
@@ -483,9 +365,9 @@ def test_good_files_are_listed_and_bad_ones_reported(folder: Path, tmp_path: Pat
             assert {row.width, row.height} == set(image.size)
     assert sorted(found.rejects["path"]) == sorted(map(listed, REFUSED))
     assert found.rejects["reason"].str.len().min() > 5
-    for name, table in (("manifest.csv", found.images), ("rejects.csv", found.rejects)):
-        write_csv(tmp_path / name, table)
-    assert list(manifest.read(tmp_path / "manifest.csv")["path"]) == good
+    write_csv(tmp_path / "rejects.csv", found.rejects)
+    write_csv(tmp_path / "manifest.csv", found.images)
+    assert list(manifest.read(tmp_path / "manifest.csv")["path"]) == GOOD
 
 
 def test_an_unreadable_folder_is_named(home: Path) -> None:
@@ -493,15 +375,14 @@ def test_an_unreadable_folder_is_named(home: Path) -> None:
     closed.mkdir(parents=True)
     closed.chmod(0)
     try:
-        with pytest.raises(CxrError, match=r"NORMAL cannot be read: Permission"), unprivileged():
+        with pytest.raises(PermissionError, match="NORMAL"), unprivileged():
             verify(home / "closed", "skip")
     finally:
         closed.chmod(0o755)
 
 
-@pytest.mark.parametrize("then", [b"", SMALL[:200], png(noise())], ids=["gone", "cut", "another"])
 def test_a_file_that_changes_while_it_is_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, then: bytes
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Size and hash are those of the bytes that were decoded."""
     first = png(quarters(width=20, height=10))
@@ -511,7 +392,7 @@ def test_a_file_that_changes_while_it_is_read(
 
     def changes(path: Path) -> bytes:
         content = read_file(path)
-        path.write_bytes(then)
+        path.write_bytes(SMALL)
         return content
 
     monkeypatch.setattr(manifest, "read_file", changes)
@@ -535,14 +416,6 @@ def test_correct_pixels_or_rejected(kind: str, folder: Path) -> None:
     found = read_prepared(path, PARAMS)
     assert (found.shape, found.dtype) == ((32, 32), np.uint8)
     np.testing.assert_allclose(found[8::16, 8::16].astype(int), KINDS[kind].pixels, atol=3)
-
-
-@pytest.mark.parametrize("kind", DECODED)
-@pytest.mark.parametrize("resize", ["crop", "letterbox"])
-def test_every_resize_accepts_it(kind: str, folder: Path, resize: str) -> None:
-    params = PARAMS.model_copy(update={"resize": resize})
-    found = read_prepared(folder / PLACE / name_of(kind), params)
-    assert (found.shape, found.dtype) == ((32, 32), np.uint8)
 
 
 @pytest.mark.xfail(reason="Pillow fills in missing content without an error", strict=True)
@@ -600,7 +473,7 @@ def test_a_source_names_every_unreadable_image(
     raw = home / request.node.name / "raw"
     raw.parent.mkdir()
     raw.parent.chmod(0o777)
-    with pytest.raises(SourceError, match=f"^{len(UNCOPIED)} image") as caught, unprivileged():
+    with pytest.raises(CxrError, match=f"^{len(UNCOPIED)} image") as caught, unprivileged():
         brought(raw, folder)
     _, *lines, _ = str(caught.value).splitlines()
     assert len(lines) == len(UNCOPIED)

@@ -13,7 +13,6 @@ from PIL import ExifTags, Image
 
 from cxr.data.images import (
     HEAD_BYTES,
-    ImageError,
     decode,
     has_image_signature,
     read_file,
@@ -21,7 +20,6 @@ from cxr.data.images import (
     to_square,
     uses_little_range,
 )
-from cxr.errors import CxrError
 
 RESIZES = ["crop", "stretch", "letterbox"]
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
@@ -61,21 +59,11 @@ def middles(pixels: NDArray[np.uint8]) -> NDArray[np.int64]:
     return pixels[height // 4 :: height // 2, width // 4 :: width // 2].astype(int)
 
 
-def read_square(path: Path, size: int, resize: str) -> np.ndarray:
-    return to_square(to_gray(open_image(path)), size, resize)
-
-
 @pytest.mark.parametrize("mode", ["L", "LA"])
 def test_gray_is_unchanged(tmp_path: Path, mode: str) -> None:
     pixels = noise(5, 7)
     found = gray(tmp_path / "x.png", encoded(Image.fromarray(pixels).convert(mode), "PNG"))
     np.testing.assert_array_equal(found, pixels)
-
-
-def test_one_bit_becomes_black_and_white(tmp_path: Path) -> None:
-    pixels = noise(9, 9) > 127
-    found = gray(tmp_path / "x.png", encoded(Image.fromarray(pixels), "PNG"))
-    np.testing.assert_array_equal(found, pixels * 255)
 
 
 def test_16_bit_keeps_the_high_byte(tmp_path: Path) -> None:
@@ -172,13 +160,6 @@ def test_32_bit_integers_are_read_as_16_bit() -> None:
     )
 
 
-def test_missing_file_and_folder(tmp_path: Path) -> None:
-    for path in (tmp_path / "none.png", tmp_path):
-        with pytest.raises(ImageError, match=path.name):
-            open_image(path)
-    assert issubclass(ImageError, CxrError)
-
-
 def test_no_file_stays_open(tmp_path: Path) -> None:
     path = tmp_path / "x.png"
     path.write_bytes(encoded(colors(), "PNG"))
@@ -261,11 +242,6 @@ def test_letterbox_keeps_everything_between_black_bars(axis: int) -> None:
 
 
 @pytest.mark.parametrize("resize", RESIZES)
-def test_a_square_image_of_the_target_size_is_unchanged(resize: str) -> None:
-    np.testing.assert_array_equal(to_square(Image.fromarray(noise()), 64, resize), noise())
-
-
-@pytest.mark.parametrize("resize", RESIZES)
 def test_neither_rotated_nor_flipped(resize: str) -> None:
     found = to_square(colors("L"), 20, resize)
     np.testing.assert_allclose(middles(found), LUMINANCE, atol=1)
@@ -278,40 +254,17 @@ def test_downscaling_is_antialiased(resize: str) -> None:
     np.testing.assert_allclose(found, 127.5, atol=2)
 
 
-@pytest.mark.parametrize("size", [(1, 1), (1, 50), (50, 1), (2, 900), (640, 480), (16, 20)])
+@pytest.mark.parametrize("size", [(1, 1), (1, 50), (50, 1), (640, 480)])
 @pytest.mark.parametrize("resize", RESIZES)
-@pytest.mark.parametrize("input_size", [16, 64])
-def test_size_and_type(size: tuple[int, int], resize: str, input_size: int) -> None:
-    found = to_square(Image.new("L", size, 200), input_size, resize)
-    assert found.shape == (input_size, input_size)
+def test_size_and_type(size: tuple[int, int], resize: str) -> None:
+    found = to_square(Image.new("L", size, 200), 16, resize)
+    assert found.shape == (16, 16)
     assert found.dtype == np.uint8
     assert found.min() == (200 if resize != "letterbox" or size[0] == size[1] else 0)
-    assert resize == "letterbox" or found.max() == 200
-
-
-def test_unknown_resize() -> None:
-    with pytest.raises(ValueError, match="squash"):
-        to_square(colors("L"), 16, "squash")
-
-
-@pytest.mark.parametrize("resize", RESIZES)
-def test_file_to_square(tmp_path: Path, resize: str) -> None:
-    path = tmp_path / "x.jpeg"
-    path.write_bytes(encoded(colors("CMYK"), "JPEG", quality=95))
-    found = read_square(path, 32, resize)
-    assert (found.shape, found.dtype) == ((32, 32), np.uint8)
-    np.testing.assert_allclose(middles(found), LUMINANCE, atol=3)
-
-
-def test_a_damaged_file_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "x.jpeg"
-    path.write_text("text")
-    with pytest.raises(ImageError, match=r"x\.jpeg"):
-        read_square(path, 32, "crop")
 
 
 def test_palette_with_transparency_makes_no_warning(tmp_path: Path) -> None:
     image = Image.new("P", (4, 4))
     image.putpalette([10, 10, 10, 200, 200, 200])
     image.save(tmp_path / "x.png", transparency=b"\x00\x80")
-    assert (read_square(tmp_path / "x.png", 4, "crop") == 10).all()
+    assert (np.asarray(to_gray(open_image(tmp_path / "x.png"))) == 10).all()

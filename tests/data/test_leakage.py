@@ -1,7 +1,7 @@
 """Leakage of patients and duplicates, on synthetic tables and on typically modified images."""
 
 import io
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import imagehash
 import numpy as np
@@ -9,10 +9,8 @@ import pandas as pd
 import pytest
 from PIL import Image, ImageEnhance
 
-from cxr.data import leakage, manifest, phantom, splits
+from cxr.data import leakage, manifest, phantom
 from cxr.errors import CxrError
-from cxr.params import read_params
-from cxr.tools.project_copy import PROJECT
 
 RNG = np.random.default_rng(4)
 HASHES = [RNG.bytes(32).hex() for _ in range(8)]
@@ -123,41 +121,6 @@ def test_guard_raises_warns_or_drops(capsys: pytest.CaptureFixture[str]) -> None
         "dropped": 0,
     }
     assert capsys.readouterr().out == ""
-
-
-@pytest.mark.parametrize(
-    ("one", "other", "label"),
-    [
-        ("NORMAL-1003233-0001.jpeg", "NORMAL-1003233-0002.jpeg", "NORMAL"),
-        ("BACTERIA-7422-0001.jpeg", "VIRUS-7422-0002.jpeg", "PNEUMONIA"),
-        ("person1_virus_6.jpeg", "person1_virus_7_jpeg.rf.0123456789abcdef.jpg", "PNEUMONIA"),
-        ("IM-0115-0001.jpeg", "im-0115-0001 (1).jpeg", "NORMAL"),
-        ("IM-0115-0001.jpeg", "IM-0115-0002_resized.png", "NORMAL"),
-    ],
-)
-def test_a_patient_in_several_splits_is_found_under_every_published_name(
-    one: str, other: str, label: str
-) -> None:
-    paths = [f"train/{label}/{one}", f"test/{label}/{other}"]
-    patients = [manifest.identify(PurePosixPath(path), label)[0] for path in paths]
-    rows = [
-        (patient, label, split, number, number)
-        for number, (patient, split) in enumerate(zip(patients, ("train", "test"), strict=True))
-    ]
-    assert found(*rows) == [("patient", "0.png", "1.png")]
-
-
-def test_dropped_images_are_in_no_split() -> None:
-    labels = ("NORMAL", "PNEUMONIA")
-    rows = [(f"{n}", labels[n % 2], ("train", "val", "test")[n % 3], n, 0) for n in range(12)]
-    images, assigned = table(*rows)
-    params = read_params(PROJECT / "params.yaml").split
-    kept, kept_splits = splits.leave_out(pd.Series(["0.png", "3.png"]), images, assigned, params)
-    assert set(images["path"]) - set(kept["path"]) == {"0.png", "3.png"}
-    assert kept_splits.equals(assigned[kept.index])
-    dropped = images["path"][(assigned == "val") & (images["label"] == "NORMAL")]
-    with pytest.raises(CxrError, match="no image for val/NORMAL"):
-        splits.leave_out(dropped, images, assigned, params)
 
 
 def near_copies(image: Image.Image) -> dict[str, Image.Image]:

@@ -89,18 +89,6 @@ def test_no_patient_is_in_two_splits(
     assert assigned.groupby(manifest["patient"]).nunique().max() == 1
 
 
-@few
-@given(sizes, sizes, fractions, st.integers(0, 9))
-def test_fraction_of_each_class_within_half_a_patient(
-    negative: list[int], positive: list[int], fraction: float, seed: int
-) -> None:
-    manifest = table(negative, positive)
-    sampled = sample_groups(manifest["patient"], manifest["label"], fraction, f"key-{seed}")
-    for label, counts in zip(LABELS, (negative, positive), strict=True):
-        found = sampled[manifest["label"] == label].sum()
-        assert abs(found - fraction * sum(counts)) <= max(counts) / 2 + 1e-9
-
-
 def of_patients(counts: list[tuple[int, int]]) -> pd.DataFrame:
     """One patient for each pair of numbers of negative and positive images."""
     rows = [
@@ -179,23 +167,6 @@ def test_validation_is_a_fraction_of_the_pool_and_test_of_all() -> None:
     assert counts.loc["val"].sum() == pytest.approx(0.25 * 900, abs=3)
 
 
-def test_one_large_patient_is_not_taken_for_a_small_fraction() -> None:
-    manifest = table([1] * 20, [50] + [1] * 50)
-    for seed in range(10):
-        sampled = sample_groups(manifest["patient"], manifest["label"], 0.1, str(seed))
-        assert sampled[manifest["label"] == "PNEUMONIA"].sum() <= 10 + 25
-
-
-def test_patient_with_both_classes_stays_whole() -> None:
-    manifest = PLAIN.copy()
-    both = manifest["patient"].isin({f"train-{label}-{n}" for label in LABELS for n in range(8)})
-    manifest.loc[both, "patient"] = manifest.loc[both, "patient"].str.split("-").str[-1]
-    assert manifest.groupby("patient")["label"].nunique().max() == 2
-    for seed in range(5):
-        assigned = assign(manifest, params(seed=seed))
-        assert assigned.groupby(manifest["patient"]).nunique().max() == 1
-
-
 @pytest.mark.parametrize("test", ["official", "redrawn"])
 @pytest.mark.parametrize("group_by", ["patient", "image"])
 def test_same_seed_same_split(test: str, group_by: str) -> None:
@@ -223,24 +194,9 @@ def test_order_of_rows_does_not_matter(random: Any, test: str) -> None:
     random.shuffle(order)
     shuffled = PLAIN.iloc[order]
     found = assign(shuffled, params(test=test))
+    assert found.name == "split"
     assert found.index.equals(shuffled.index)
     assert by_path(shuffled, found) == by_path(PLAIN, assign(PLAIN, params(test=test)))
-
-
-@few
-@given(st.integers(1, 30), st.integers(0, 9))
-def test_new_patients_move_few_old_ones(added: int, seed: int) -> None:
-    old = table([1] * 200, [1] * 200)
-    new = table([1] * (200 + added), [1] * 200)
-    before, after = (
-        dict(
-            zip(t["patient"], sample_groups(t["patient"], t["label"], 0.2, str(seed)), strict=True)
-        )
-        for t in (old, new)
-    )
-    moved = [patient for patient in before if before[patient] != after[patient]]
-    assert len(moved) <= added
-    assert all("NORMAL" in patient for patient in moved)  # the other class is left alone
 
 
 @few
@@ -265,26 +221,6 @@ def test_new_images_move_few_old_patients_in_one_direction(
     assert len(set(moved.values())) <= 1
     images = sum(old[int(name.rsplit("-")[-1])] for name in moved)
     assert images <= sum(grown) - sum(old) + (max(old) + max(grown)) / 2
-
-
-@few
-@given(sizes, st.integers(1, 20))
-def test_images_added_to_the_official_test_split_move_nobody(
-    negative: list[int], added: int
-) -> None:
-    old = official(negative, [1, 2] * 20)
-    new = pd.concat([old, table([1] * added, [], "test").assign(patient="new")], ignore_index=True)
-    assert assign(new, params())[: len(old)].equals(assign(old, params()))
-
-
-@pytest.mark.parametrize("test", ["official", "redrawn"])
-def test_splits_have_the_index_of_the_manifest(test: str) -> None:
-    elsewhere = PLAIN.set_index(PLAIN.index + 1000)
-    found = assign(elsewhere, params(test=test))
-    assert found.name == "split"
-    assert found.index.equals(elsewhere.index)
-    expected = assign(PLAIN, params(test=test))
-    assert found.tolist() == expected.tolist()
 
 
 @few
@@ -348,16 +284,8 @@ def test_redrawn_test_takes_from_all_images_whatever_their_split() -> None:
     ("manifest", "changes", "lacking"),
     [
         (official([1], [1] * 30), {}, "val/NORMAL"),
-        (official([1] * 30, [9]), {}, "val/PNEUMONIA"),
         (official([1] * 30, []), {}, "train/PNEUMONIA, val/PNEUMONIA"),
-        (official([], []), {}, "train/NORMAL, val/NORMAL, train/PNEUMONIA, val/PNEUMONIA"),
         (table([1] * 30, [1] * 30), {}, "test/NORMAL, test/PNEUMONIA"),
-        (table([9], [9]), {"group_by": "image"}, "test/NORMAL, test/PNEUMONIA"),
-        (
-            table([1] * 30, []),
-            {"test": "redrawn"},
-            "train/PNEUMONIA, val/PNEUMONIA, test/PNEUMONIA",
-        ),
         (
             table([40], [40]),
             {"test": "redrawn"},

@@ -55,12 +55,8 @@ def equalize(image: Image) -> Image:
 
 
 def border(image: Image, widths: tuple[float, float, float, float], gray: int = 0) -> Image:
-    """Cover the edges with a gray value.
-
-    Args:
-        image: uint8 (H, W).
-        widths: top, bottom, left and right, as fractions of height and width.
-        gray: 0 (black) to 255 (white).
+    """Cover the edges with a gray value; `widths` of top, bottom, left and right are fractions of
+    height and width.
     """
     height, width = image.shape
     top, bottom = (round(fraction * height) for fraction in widths[:2])
@@ -125,12 +121,8 @@ def add_noise(image: Image, rng: np.random.Generator, deviation: float) -> Image
 
 
 def random_erasing(image: Image, rng: np.random.Generator, limit: float) -> Image:
-    """Fill a random rectangle with a random gray value (Zhong 2020).
-
-    Args:
-        image: uint8 (H, W).
-        rng: random generator.
-        limit: maximum height and width of the rectangle, as fractions of the image's.
+    """Fill a random rectangle with a random gray value (Zhong 2020); `limit` is the maximum height
+    and width, as fractions of those of the image.
     """
     height, width = np.ceil(rng.uniform(0, limit, 2) * image.shape).astype(int)
     top = rng.integers(0, image.shape[0] - height + 1)

@@ -49,10 +49,7 @@ CONDITIONS: dict[str, Condition] = {
 
 
 def stress_index(index: pd.DataFrame) -> pd.DataFrame:
-    """Repeat the validation index for each condition.
-
-    Args:
-        index: of validation, with the columns label, width, height (pixels).
+    """Repeat the index of the validation images for each condition.
 
     Returns:
         The index with the columns condition (name) and aspect_ratio (width / height, after the
@@ -60,14 +57,9 @@ def stress_index(index: pd.DataFrame) -> pd.DataFrame:
     """
     table = index.assign(aspect_ratio=index["width"].astype(float) / index["height"].astype(float))
     swapped = swapped_aspect_ratios(table["aspect_ratio"], table["label"])
+    by_condition = dict.fromkeys(CONDITIONS, table) | {SHAPE: table.assign(aspect_ratio=swapped)}
     return pd.concat(
-        [
-            table.assign(condition=name, aspect_ratio=swapped)
-            if name == SHAPE
-            else table.assign(condition=name)
-            for name in CONDITIONS
-        ],
-        ignore_index=True,
+        [part.assign(condition=name) for name, part in by_condition.items()], ignore_index=True
     )
 
 

@@ -6,11 +6,12 @@ Images are recognized by their suffix or else by their first bytes.
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from cxr.common.names import LABELS, SPLITS
 from cxr.data.images import HEAD_BYTES, has_image_signature
@@ -24,16 +25,10 @@ EXPECTED_LAYOUT = (
     "split into train/ and set split.test to redrawn"
 )
 ORIGIN_NAME = "origin.json"
+NOTHING_LEFT_OUT = {"stray": 0, "nested": 0, "other": 0, "links": 0, "unplaced": 0}
 MAX_LISTED = 10  # folders in a message
 # Control characters and bytes that are not UTF-8, which break tables and logs.
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
-
-ReadHead = Callable[[PurePosixPath], bytes]
-FileSize = Callable[[PurePosixPath], int]
-
-
-class SourceError(CxrError):
-    """The raw images are not available as configured."""
 
 
 @dataclass(frozen=True)
@@ -44,21 +39,20 @@ class FolderContents:
         images: (split, label) of each image of the data set, sorted by path.
         root: folder that contains the splits.
         unplaced: images outside the expected layout, sorted.
-        stray: number of hidden files and files in __MACOSX.
-        nested: number of images of a nested copy of the data set: same split, label, name and size.
-        other: number of all other files, such as notes and tables.
+        unfollowed: symbolic links that are not followed and may lead to images, sorted.
+        left_out: number of all other files: stray (hidden, in __MACOSX), nested (images of a
+            nested copy of the data set: same split, label, name and size), other (such as notes
+            and tables), links (that are not followed), unplaced.
     """
 
     images: dict[PurePosixPath, tuple[str, str]]
     root: PurePosixPath
     unplaced: list[PurePosixPath]
-    stray: int
-    nested: int
-    other: int
+    unfollowed: list[PurePosixPath]
+    left_out: dict[str, int]
 
 
-@dataclass(frozen=True)
-class _Location:
+class _Location(NamedTuple):
     """Location of an image by its folders; `rest` is the path below the label's folder."""
 
     root: PurePosixPath
@@ -67,48 +61,34 @@ class _Location:
     rest: PurePosixPath
 
 
-def _no_head(_: PurePosixPath) -> bytes:
-    return b""
+def scan(folder: Path) -> FolderContents:
+    """List all files below a folder, and select the images of the data set.
 
+    A symbolic link to a file below the same folder counts as a file; other links are not followed.
+    Any entry with the location and suffix of an image is listed, even a folder or a broken link, so
+    that `unreadable_reason` reports it.
 
-def _no_size(_: PurePosixPath) -> int:
-    return 0
-
-
-def is_image(path: PurePosixPath, head: ReadHead = _no_head) -> bool:
-    """Whether a file is an image by its suffix (case-insensitive) or its first bytes."""
-    return path.suffix.lower() in IMAGE_SUFFIXES or has_image_signature(head(path))
-
-
-def head_reader(folder: Path) -> ReadHead:
-    """Function that reads the first bytes of a file below a folder; empty if it is unreadable."""
-
-    def head(path: PurePosixPath) -> bytes:
-        try:
-            if not (folder / path).is_file():  # reading a pipe would block
-                return b""
-            with (folder / path).open("rb") as file:
-                return file.read(HEAD_BYTES)
-        except (OSError, ValueError):
-            return b""
-
-    return head
-
-
-def size_reader(folder: Path) -> FileSize:
-    """Function that gives the size of a file below a folder in bytes; -1 if it is unreadable."""
-
-    def size(path: PurePosixPath) -> int:
-        try:
-            return (folder / path).stat().st_size
-        except (OSError, ValueError):
-            return -1
-
-    return size
+    Raises:
+        OSError: A folder cannot be read.
+        CxrError: As `select_images`.
+    """
+    home = folder.resolve()
+    files: list[PurePosixPath] = []
+    links: list[PurePosixPath] = []
+    for base, folders, names in os.walk(home, onerror=_raise):
+        for path in (Path(base, name) for name in (*folders, *names)):
+            relative = PurePosixPath(path.relative_to(home).as_posix())
+            if is_image(relative) and _location(relative) and not _is_stray(relative):
+                files.append(relative)
+            elif path.is_symlink() and not _stays_inside(path, home):
+                links.append(relative)
+            elif not path.is_dir():
+                files.append(relative)
+    return select_images(files, home, links)
 
 
 def select_images(
-    paths: Iterable[PurePosixPath], head: ReadHead = _no_head, size: FileSize = _no_size
+    paths: Iterable[PurePosixPath], folder: Path | None = None, links: Sequence[PurePosixPath] = ()
 ) -> FolderContents:
     """Select the images of the data set among all files of a folder.
 
@@ -119,19 +99,19 @@ def select_images(
 
     Args:
         paths: Files, relative to the folder; duplicates and a top-level `origin.json` are ignored.
-        head: Reads the first bytes of a file that has no image suffix.
-        size: File size in bytes. A nested image counts as a copy only if its size is equal.
+        folder: None: images are recognized by their suffix only, and copies without their size.
+        links: Symbolic links that are not followed.
 
     Raises:
-        SourceError: Two roots are equally close to the top.
+        CxrError: Two roots are equally close to the top.
     """
     locations: dict[PurePosixPath, _Location] = {}
     unplaced: list[PurePosixPath] = []
-    stray = other = 0
+    stray = nested = other = 0
     for path in set(paths) - {PurePosixPath(ORIGIN_NAME)}:
         if _is_stray(path):
             stray += 1
-        elif not is_image(path, head):
+        elif not is_image(path, folder):
             other += 1
         elif location := _location(path):
             locations[path] = location
@@ -139,107 +119,70 @@ def select_images(
             unplaced.append(path)
     root = _shallowest({location.root for location in locations.values()})
     selected = sorted(path for path, location in locations.items() if location.root == root)
-    sizes = {_below_root(locations[path]): size(path) for path in selected}
-    deeper = locations.keys() - set(selected)
-    not_copies = [path for path in deeper if sizes.get(_below_root(locations[path])) != size(path)]
+    sizes = {locations[path]: _size(path, folder) for path in selected}
+    for path in locations.keys() - set(selected):
+        if sizes.get(locations[path]._replace(root=root)) == _size(path, folder):
+            nested += 1
+        else:
+            unplaced.append(path)
+    counts = (stray, nested, other, len(links), len(unplaced))
     return FolderContents(
         images={path: (locations[path].split, locations[path].label) for path in selected},
         root=root,
-        unplaced=sorted([*unplaced, *not_copies]),
-        stray=stray,
-        nested=len(deeper) - len(not_copies),
-        other=other,
+        unplaced=sorted(unplaced),
+        unfollowed=sorted(link for link in links if folder and _may_lead_to_images(link, folder)),
+        left_out=dict(zip(NOTHING_LEFT_OUT, counts, strict=True)),
     )
 
 
-def refuse_unplaced(
-    where: str, contents: FolderContents, links: list[PurePosixPath], on_unplaced: str
-) -> None:
-    """Report images outside the expected layout, by folder.
+def is_image(path: PurePosixPath, folder: Path | None = None) -> bool:
+    """Whether a file is an image by its suffix (case-insensitive) or, with the folder to which it
+    is relative, by its first bytes.
+    """
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        return True
+    return folder is not None and has_image_signature(_head(folder / path))
 
-    Args:
-        where: Name of the folder or archive for the message.
-        contents: From `select_images`.
-        links: From `unfollowed_links`.
-        on_unplaced: `error` or `skip`, which prints a warning.
+
+def _head(file: Path) -> bytes:
+    with suppress(OSError):  # an unreadable file without a suffix is no image
+        if file.is_file():  # reading a pipe would block
+            with file.open("rb") as opened:
+                return opened.read(HEAD_BYTES)
+    return b""
+
+
+def _size(path: PurePosixPath, folder: Path | None) -> int:
+    try:
+        return (folder / path).stat().st_size if folder else 0
+    except OSError:
+        return -1
+
+
+def refuse_unplaced(where: str, contents: FolderContents, on_unplaced: str) -> None:
+    """Report images and links outside the expected layout of the folder or archive `where`.
 
     Raises:
-        SourceError: With `error`, if there are any such images or links.
+        CxrError: There are any, and `on_unplaced` is `error`; `skip` prints a warning.
     """
-    if not contents.unplaced and not links:
+    links = [f"{printable(path)}: symbolic link, not followed" for path in contents.unfollowed]
+    lines = [*unplaced_by_folder(contents), *shortened(links, MAX_LISTED, "more links")]
+    if not lines:
         return
-    counts = Counter(printable(path.parent) for path in contents.unplaced)
-    lines = [f"{folder}: {_images(count)}" for folder, count in sorted(counts.items())]
-    lines += [f"{printable(path)}: a symbolic link, which is not followed" for path in links]
-    subject = describe_unplaced(contents) if contents.unplaced else f"{len(links)} link(s)"
-    message = "\n  ".join(
-        [
-            f"{where}: {subject} outside the expected layout:",
-            *shortened(lines, MAX_LISTED),
-            f"{EXPECTED_LAYOUT}.",
-        ]
-    )
+    first = f"{where}: images outside the expected layout:"
+    message = "\n  ".join([first, *lines, f"{EXPECTED_LAYOUT}."])
     if on_unplaced == "error":
-        raise SourceError(
+        raise CxrError(
             f"{message}\n  Move or remove the listed images, or set data.on_unplaced to skip."
         )
     print(f"WARNING: {message}\n  skipped")
 
 
-def describe_unplaced(contents: FolderContents) -> str:
-    """Count images outside the layout, such as "63 images in train/normal, train/pneumonia"."""
-    folders = sorted({printable(path.parent) for path in contents.unplaced})
-    count = _images(len(contents.unplaced))
-    return f"{count} in {', '.join(shortened(folders, MAX_LISTED, 'more folders'))}"
-
-
-def _images(count: int) -> str:
-    return f"{count} image{'s' * (count != 1)}"
-
-
-def _below_root(location: _Location) -> tuple[str, str, PurePosixPath]:
-    return location.split, location.label, location.rest
-
-
-def list_files(folder: Path) -> tuple[list[PurePosixPath], list[PurePosixPath]]:
-    """List all files below a folder.
-
-    A symbolic link to a file below the same folder counts as a file; other links are skipped. Any
-    entry with the location and suffix of an image is listed, even a folder or a broken link, so
-    that `unreadable_reason` reports it.
-
-    Returns:
-        Files and skipped links, relative to the folder, sorted.
-
-    Raises:
-        OSError: A folder cannot be read.
-    """
-    home = folder.resolve()
-    files: list[PurePosixPath] = []
-    skipped: list[PurePosixPath] = []
-    for base, folders, names in os.walk(home, onerror=_raise):
-        for path in (Path(base, name) for name in (*folders, *names)):
-            relative = PurePosixPath(path.relative_to(home).as_posix())
-            if is_image(relative) and _location(relative) and not _is_stray(relative):
-                files.append(relative)
-            elif path.is_symlink() and not _stays_inside(path, home):
-                skipped.append(relative)
-            elif not path.is_dir():
-                files.append(relative)
-    return sorted(files), sorted(skipped)
-
-
-def unfollowed_links(folder: Path, links: Iterable[PurePosixPath]) -> list[PurePosixPath]:
-    """Select the skipped links of `list_files` that may lead to images: links to a folder outside,
-    or with an image suffix; not hidden ones.
-    """
-    home = folder.resolve()
-
-    def may_lead_to_images(path: PurePosixPath) -> bool:
-        target = home / path
-        return is_image(path) or (target.is_dir() and not target.resolve().is_relative_to(home))
-
-    return [path for path in links if not _is_stray(path) and may_lead_to_images(path)]
+def unplaced_by_folder(contents: FolderContents) -> list[str]:
+    """Count images outside the layout, such as `train/normal: 20 images`, for a message."""
+    counts = Counter(printable(path.parent) for path in contents.unplaced)
+    lines = [f"{folder}: {n} image{'s' * (n != 1)}" for folder, n in sorted(counts.items())]
+    return shortened(lines, MAX_LISTED, "more folders")
 
 
 def unreadable_reason(folder: Path, path: PurePosixPath) -> str:
@@ -263,6 +206,13 @@ def _is_stray(path: PurePosixPath) -> bool:
     return any(part == "__MACOSX" or part.startswith(".") for part in path.parts)
 
 
+def _may_lead_to_images(link: PurePosixPath, folder: Path) -> bool:
+    """Whether a link has an image suffix or leads to a folder outside, and is not hidden."""
+    target = folder / link
+    leads_outside = target.is_dir() and not target.resolve().is_relative_to(folder)
+    return not _is_stray(link) and (is_image(link) or leads_outside)
+
+
 def _location(path: PurePosixPath) -> _Location | None:
     """Parse the split and label of a path; None unless there is exactly one of each."""
     folders = path.parts[:-1]
@@ -281,7 +231,7 @@ def _shallowest(roots: set[PurePosixPath]) -> PurePosixPath:
         return PurePosixPath()
     first, *rest = sorted(roots, key=lambda root: (len(root.parts), root))
     if rest and len(rest[0].parts) == len(first.parts):
-        raise SourceError(
+        raise CxrError(
             f"two folders contain {'|'.join(SPLITS)}: {first} and {rest[0]}. Keep one of them."
         )
     return first

@@ -12,69 +12,52 @@ from typing import Any, Literal, get_args
 
 from cxr.common.files import remove, temp_path
 from cxr.common.names import LABELS
+from cxr.data import phantom
 from cxr.data.dataset_folder import (
     EXPECTED_LAYOUT,
+    NOTHING_LEFT_OUT,
     ORIGIN_NAME,
     FolderContents,
-    SourceError,
-    describe_unplaced,
-    head_reader,
     is_image,
-    list_files,
     printable,
     refuse_unplaced,
-    select_images,
-    size_reader,
-    unfollowed_links,
+    scan,
+    unplaced_by_folder,
     unreadable_reason,
 )
 from cxr.data.known_sets import KNOWN_SETS
+from cxr.errors import CxrError
 from cxr.params import DataParams
 from cxr.progress import track
 
-__all__ = ["LEFT_OUT", "SourceError", "ensure_raw", "folder_state", "left_out"]
-
-Counts = dict[str, int]
 Origin = dict[str, Any]  # content of origin.json
 
 SOURCES = get_args(DataParams.model_fields["source"].annotation)
-LEFT_OUT = ("stray", "nested", "other", "links", "unplaced")
 ARCHIVE_NAME = "chest_xray.zip"
 CHUNK_BYTES = 1 << 20
 
 
 def ensure_raw(raw: Path, data: DataParams) -> None:
-    """Ensure that a folder contains the images of `data.source`.
+    """Ensure that the folder `raw` contains the images of `data.source`.
 
     Images placed by a user are reused. A folder fetched earlier is reused if its settings and, for
     the source `directory`, the images of the user's folder are unchanged; otherwise it is replaced.
 
-    Args:
-        raw: Target folder; its parent is created if missing.
-        data: Section `data` of params.yaml.
-
     Raises:
-        SourceError: The images cannot be fetched. `raw` is then unchanged.
+        CxrError: The images cannot be fetched. `raw` is then unchanged.
+        OSError: A folder cannot be read or written. `raw` is then unchanged.
     """
-    try:
-        temp_path(raw)  # removes leftovers of a killed run
-        remove(_backup(raw))
-        match folder_state(raw):
-            case "user" if data.source == "directory" and data.directory:
-                raise SourceError(
-                    f"data.directory is {data.directory!r}, but {raw} contains images that were "
-                    "placed manually. Move them away to use data.directory, or set data.directory "
-                    'to "" to use them.'
-                )
-            case "user":
-                pass
-            case "ours" if _is_current(raw, data):
-                pass
-            case _:
-                _fill(raw, data)
-    except OSError as error:
-        path = error.filename or raw.parent
-        raise SourceError(f"cannot read or write {path}: {error.strerror or error}") from error
+    temp_path(raw)  # removes leftovers of a killed run
+    remove(_backup(raw))
+    state = folder_state(raw)
+    if state == "user" and data.source == "directory" and data.directory:
+        raise CxrError(
+            f"data.directory is {data.directory!r}, but {raw} contains images that were placed "
+            'manually. Move them away to use data.directory, or set data.directory to "" to use '
+            "them."
+        )
+    if state == "absent" or (state == "ours" and not _is_current(raw, data)):
+        _fill(raw, data)
 
 
 def folder_state(raw: Path) -> Literal["absent", "user", "ours"]:
@@ -85,36 +68,28 @@ def folder_state(raw: Path) -> Literal["absent", "user", "ours"]:
         module. `user`: other images.
 
     Raises:
-        SourceError: `raw` is a file, contains files but no image, or its origin.json is damaged.
+        CxrError: `raw` is a file, contains files but no image, or its origin.json is damaged.
     """
     if not os.path.lexists(raw):
         return "absent"
     if not raw.is_dir():
-        raise SourceError(f"{raw} is a file; move it away, a folder of images is needed there")
-    files = [
-        PurePosixPath(Path(base, name).relative_to(raw))
-        for base, _, names in os.walk(raw)
-        for name in names
-    ]
-    if any(is_image(path, head_reader(raw)) for path in files):
+        raise CxrError(f"{raw} is a file; move it away, a folder of images is needed there")
+    files = [PurePosixPath(path) for path in raw.rglob("*") if not path.is_dir()]
+    if any(is_image(path, raw) for path in files):
         return "user" if _recorded_origin(raw) is None else "ours"
     names = {path.name for path in files}
     if names <= {ORIGIN_NAME}:
         return "absent"
-    raise SourceError(
+    raise CxrError(
         f"{raw} contains files ({min(names)}, ...) but no image (JPEG or PNG; linked folders are "
         "not followed). Unpack the images there, or move the files away."
     )
 
 
-def left_out(raw: Path) -> Counts | None:
-    """Count the files of the source that were not copied to `raw`, by `LEFT_OUT`.
-
-    All are 0 for a user's folder. None if an earlier version copied the images without counting.
-    """
+def left_out(raw: Path) -> dict[str, int]:
+    """Count the files of the source that were not copied to `raw`; all 0 for a user's folder."""
     recorded = _recorded_origin(raw)
-    counts = recorded.get("left_out") if recorded else dict.fromkeys(LEFT_OUT, 0)
-    return counts if isinstance(counts, dict) else None
+    return recorded["left_out"] if recorded else NOTHING_LEFT_OUT
 
 
 def _recorded_origin(raw: Path) -> Origin | None:
@@ -125,7 +100,7 @@ def _recorded_origin(raw: Path) -> Origin | None:
     try:
         recorded = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise SourceError(
+        raise CxrError(
             f"{path} is damaged. Delete {raw} to fetch the images again, or only {path} to keep "
             "them."
         ) from error
@@ -136,17 +111,19 @@ def _recorded_origin(raw: Path) -> Origin | None:
 
 def _is_current(raw: Path, data: DataParams) -> bool:
     """Whether fetching again would give the same images."""
+    recorded = _recorded_origin(raw) or {}
+    if "left_out" not in recorded:  # copied by an earlier version
+        return False
     if data.source == "directory" and not data.directory:
         return True
-    recorded = _recorded_origin(raw) or {}
     settings = {key: recorded[key] for key in recorded if key not in ("left_out", "sha256")}
     # Images that were skipped before are an error now, which only the source can show.
-    is_refused = data.on_unplaced == "error" and (left_out(raw) or {}).get("unplaced", 0) > 0
+    is_refused = data.on_unplaced == "error" and recorded["left_out"]["unplaced"] > 0
     if is_refused or settings != _settings(data):
         return False
     folder = Path(data.directory).expanduser()
     if data.source == "directory" and folder.is_dir():
-        return recorded.get("sha256") == _digest(folder)
+        return recorded["sha256"] == _digest(folder)
     return True
 
 
@@ -164,9 +141,8 @@ def _digest(folder: Path) -> str:
     """SHA-256 over names and contents of all images that `_copy` takes from a folder, in
     hexadecimal digits; empty if one of them is unreadable.
     """
-    files, _ = list_files(folder)
     digest = hashlib.sha256()
-    for path in select_images(files, head_reader(folder), size_reader(folder)).images:
+    for path in scan(folder).images:
         if unreadable_reason(folder, path):
             return ""
         with (folder / path).open("rb") as file:
@@ -189,7 +165,7 @@ def _fill(raw: Path, data: DataParams) -> None:
         text = json.dumps(origin, indent=2, sort_keys=True) + "\n"
         (temp / ORIGIN_NAME).write_text(text, encoding="utf-8")
         if folder_state(raw) == "user":
-            raise SourceError(f"images were placed in {raw} meanwhile. Run again to use them.")
+            raise CxrError(f"images were placed in {raw} meanwhile. Run again to use them.")
         # Rename before deleting: half deleted, without origin.json, it would pass for a user's
         # folder.
         if raw.exists():
@@ -200,13 +176,14 @@ def _fill(raw: Path, data: DataParams) -> None:
     remove(_backup(raw))
 
 
-def _fetch(temp: Path, raw: Path, data: DataParams) -> Counts:
-    """Fetch the images of the source into the empty folder `temp`; returns counts by `LEFT_OUT`."""
+def _fetch(temp: Path, raw: Path, data: DataParams) -> dict[str, int]:
+    """Fetch the images of the source into the empty folder `temp`; returns `left_out`."""
     if known := KNOWN_SETS.get(data.source):
         print(f"{data.source}: {known.license}; cite {known.citation}", flush=True)
     match data.source:
         case "phantom":
-            return _generate(temp, data)
+            print(f"phantom: {phantom.generate(temp, **dict(data.phantom))} images")
+            return NOTHING_LEFT_OUT
         case "directory":
             folder = _user_folder(raw, data)
             return _copy(folder, temp, f"data.directory is {data.directory!r}", data)
@@ -215,30 +192,22 @@ def _fetch(temp: Path, raw: Path, data: DataParams) -> Counts:
             return _copy(folder, temp, f"{KNOWN_SETS['kaggle'].address}, at {folder}", data)
         case "mendeley":
             archive = _download_archive(raw)
-            unpacked = _unpack(archive, temp / "unpacked")
+            unpacked = temp / "unpacked"
+            with zipfile.ZipFile(archive) as file:
+                for member in track(file.infolist(), "unpack", unit="files"):
+                    file.extract(member, unpacked)
             counts = _copy(unpacked, temp, KNOWN_SETS["mendeley"].address, data)
             remove(unpacked)
             remove(archive.parent)
             return counts
 
 
-def _generate(temp: Path, data: DataParams) -> Counts:
-    from cxr.data import phantom
-
-    try:
-        count = phantom.generate(temp, **dict(data.phantom))
-    except ValueError as error:
-        raise SourceError(f"data.phantom is invalid: {error}") from error
-    print(f"phantom: {count} images")
-    return dict.fromkeys(LEFT_OUT, 0)
-
-
 def _user_folder(raw: Path, data: DataParams) -> Path:
     if not data.directory:
-        raise SourceError(f"set data.directory to a folder of images, or place the images at {raw}")
+        raise CxrError(f"set data.directory to a folder of images, or place the images at {raw}")
     folder = Path(data.directory).expanduser()
     if not folder.is_dir():
-        raise SourceError(
+        raise CxrError(
             f"data.directory is {data.directory!r}, which is not a folder. {EXPECTED_LAYOUT}."
         )
     return folder
@@ -272,8 +241,8 @@ def _download_archive(raw: Path) -> Path:
     return Path(path)
 
 
-def _download_error(address: str, raw: Path, error: Exception, manual: str = "") -> SourceError:
-    return SourceError(
+def _download_error(address: str, raw: Path, error: Exception, manual: str = "") -> CxrError:
+    return CxrError(
         f"{address} could not be downloaded: {error}\n"
         "Options:\n"
         "  1. Run again when the network is available.\n"
@@ -282,28 +251,16 @@ def _download_error(address: str, raw: Path, error: Exception, manual: str = "")
     )
 
 
-def _unpack(archive: Path, folder: Path) -> Path:
-    with zipfile.ZipFile(archive) as file:
-        for member in track(file.infolist(), "unpack", unit="files"):
-            file.extract(member, folder)
-    return folder
+def _copy(folder: Path, temp: Path, where: str, data: DataParams) -> dict[str, int]:
+    """Copy the images of a folder to `temp`; returns `FolderContents.left_out`.
 
-
-def _copy(folder: Path, temp: Path, where: str, data: DataParams) -> Counts:
-    """Copy the images of a folder to `temp`; returns the number of skipped files by `LEFT_OUT`.
-
-    Args:
-        folder: Contains the images, at any depth.
-        temp: Target folder.
-        where: Name of the folder for messages.
-        data: Section `data` of params.yaml. With the source `directory`, paths are kept, because
-            messages and data.patients refer to them, and files are copied rather than linked, so
-            that changes to the user's file do not reach the copy, or vice versa.
+    With the source `directory`, paths are kept, because messages and data.patients refer to them,
+    and files are copied rather than linked, so that changes to the user's file do not reach the
+    copy, or vice versa. `where` is the name of the folder for messages.
     """
-    files, links = list_files(folder)
-    contents = select_images(files, head_reader(folder), size_reader(folder))
-    _refuse_empty_class(where, contents, len(links))
-    refuse_unplaced(where, contents, unfollowed_links(folder, links), data.on_unplaced)
+    contents = scan(folder)
+    _refuse_empty_class(where, contents)
+    refuse_unplaced(where, contents, data.on_unplaced)
     _refuse_unreadable(folder, contents)
     copy: Callable[[Path, Path], object] = _link_or_copy
     root = contents.root
@@ -313,11 +270,9 @@ def _copy(folder: Path, temp: Path, where: str, data: DataParams) -> Counts:
         target = temp / path.relative_to(root)
         target.parent.mkdir(parents=True, exist_ok=True)
         copy(folder / path, target)
-    counts = (contents.stray, contents.nested, contents.other, len(links))
-    skipped = dict(zip(LEFT_OUT, (*counts, len(contents.unplaced)), strict=True))
-    listed = ", ".join(f"{name} {count}" for name, count in skipped.items())
+    listed = ", ".join(f"{name} {count}" for name, count in contents.left_out.items())
     print(f"{data.source}: {len(contents.images)} images; files left out: {listed}")
-    return skipped
+    return contents.left_out
 
 
 def _link_or_copy(image: Path, target: Path) -> None:
@@ -327,27 +282,27 @@ def _link_or_copy(image: Path, target: Path) -> None:
         shutil.copy2(image, target)
 
 
-def _refuse_empty_class(where: str, contents: FolderContents, links: int) -> None:
-    """Raise SourceError unless both classes have images, and train or test has any."""
+def _refuse_empty_class(where: str, contents: FolderContents) -> None:
+    """Raise CxrError unless both classes have images, and train or test has any."""
     placed = contents.images.values()
     lacking = [label for label in LABELS if label not in {label for _, label in placed}]
     if not lacking and {split for split, _ in placed} & {"train", "test"}:
         return
     missing = f"{' and '.join(lacking)} images" if lacking else "images in train/ or test/"
-    found = [f"{len(placed)} images in the expected layout"] * bool(placed)
-    found += [describe_unplaced(contents)] * bool(contents.unplaced)
-    found += [f"{links} symbolic links, which are not followed"] * bool(links)
-    listed = ", ".join(found) or f"{contents.other} files, none of them an image"
-    raise SourceError(f"{where}, which has no {missing}. Found: {listed}. {EXPECTED_LAYOUT}.")
+    found = [f"{len(placed)} images in the expected layout", *unplaced_by_folder(contents)]
+    found += [f"{contents.left_out[name]} {name}" for name in ("links", "other")]
+    raise CxrError(
+        f"{where}, which has no {missing}. Found: {', '.join(found)}. {EXPECTED_LAYOUT}."
+    )
 
 
 def _refuse_unreadable(folder: Path, contents: FolderContents) -> None:
-    """Raise SourceError with the name of each unreadable image."""
+    """Raise CxrError with the name of each unreadable image."""
     reasons = {path: unreadable_reason(folder, path) for path in contents.images}
     refused = [f"  {printable(path)}: {reason}" for path, reason in reasons.items() if reason]
     if refused:
         listed = "\n".join(refused)
-        raise SourceError(
+        raise CxrError(
             f"{len(refused)} image(s) in {folder} cannot be copied:\n{listed}\n"
             "  Replace or remove them."
         )

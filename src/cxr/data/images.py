@@ -4,6 +4,8 @@ import hashlib
 import io
 import stat
 import struct
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +35,11 @@ TRANSPOSE_BY_ORIENTATION = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+RESIZE: dict[str, Callable[..., Image.Image]] = {
+    "crop": ImageOps.fit,  # the largest center square
+    "stretch": Image.Image.resize,  # changes the aspect ratio
+    "letterbox": partial(ImageOps.pad, color=0),  # adds black bars
+}
 # The largest radiographs have about 20 million pixels. Pillow's limit is 179 million.
 MAX_PIXELS = 50_000_000
 
@@ -42,11 +49,7 @@ class ImageError(CxrError):
 
 
 def read_file(path: Path, sha256: str = "") -> bytes:
-    """Read a file.
-
-    Args:
-        path: the file.
-        sha256: expected hash, in hexadecimal digits; empty: not checked.
+    """Read a file and check its hash (hexadecimal digits; empty: not checked).
 
     Raises:
         ImageError: missing, not a regular file, permission denied, or the hash differs.
@@ -79,7 +82,7 @@ def decode(content: bytes, path: Path, min_side: int = 0) -> Image.Image:
 
     Args:
         content: bytes of the file.
-        path: of the file, for errors.
+        path: for errors.
         min_side: minimum length of the shorter side, in pixels. A large JPEG is decoded in gray at
             1/2, 1/4 or 1/8 of its size (DCT scaling), which is about twice as fast. 0: full size.
 
@@ -143,11 +146,8 @@ def _gray_bits(content: bytes) -> tuple[int, int]:
 
 
 def uses_little_range(gray: Image.Image) -> bool:
-    """Whether the gray levels span less than an eighth of the range, such as 12-bit values in a
-    16-bit PNG, which carry almost no contrast. Outliers such as white letters do not count.
-
-    Args:
-        gray: mode L, from `to_gray`.
+    """Whether the levels of an image in mode L span less than an eighth of the range, such as
+    12-bit values in a 16-bit PNG: almost no contrast. Outliers such as white letters do not count.
     """
     cumulative = np.cumsum(gray.histogram()) / (gray.width * gray.height)
     low, high = np.searchsorted(cumulative, (OUTLIER_FRACTION, 1 - OUTLIER_FRACTION))
@@ -169,23 +169,9 @@ def to_square(image: Image.Image, size: int, resize: str) -> NDArray[np.uint8]:
     Args:
         image: mode L, any size.
         size: width and height in pixels.
-        resize: `crop` (largest center square), `stretch` (changes the aspect ratio) or `letterbox`
-            (adds black bars).
+        resize: a key of `RESIZE`.
 
     Returns:
         uint8 (size, size), 0 black to 255 white.
-
-    Raises:
-        ValueError: unknown `resize`.
     """
-    filter_ = Image.Resampling.BILINEAR  # antialiased by Pillow when downscaling
-    match resize:
-        case "crop":
-            square = ImageOps.fit(image, (size, size), filter_)
-        case "stretch":
-            square = image.resize((size, size), filter_)
-        case "letterbox":
-            square = ImageOps.pad(image, (size, size), filter_, color=0)
-        case _:
-            raise ValueError(f"resize {resize!r} is not crop, stretch or letterbox")
-    return np.asarray(square)
+    return np.asarray(RESIZE[resize](image, (size, size), Image.Resampling.BILINEAR))

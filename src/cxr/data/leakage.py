@@ -39,30 +39,50 @@ def find(manifest: pd.DataFrame, assigned: pd.Series, group_by: str) -> pd.DataF
         label; both images are listed).
     """
     table = manifest.assign(split=assigned).reset_index(drop=True)
-    pairs = [(_kind(table, *pair), *pair) for pair in _leaking_duplicates(table, group_by)]
+    pairs = [_duplicates(table, *rows, group_by) for rows in near_duplicates(table["phash"])]
     if group_by == "patient":
-        pairs += [("patient", *pair) for pair in _split_patients(table)]
-    rows = [row for kind, *pair in pairs for row in _to_drop(table, kind, *pair)]
-    found = pd.DataFrame(rows, columns=COLUMNS)
-    return found.sort_values(COLUMNS, ignore_index=True)
+        pairs.append(_split_patients(table))
+    found = pd.concat(pairs, ignore_index=True)
+    places = table[["path", "split", "label"]]
+    images = places.iloc[found["image"]].reset_index(drop=True)
+    others = places.iloc[found["other"]].reset_index(drop=True).add_prefix("other_")
+    leaks = pd.concat([found["kind"], images, others], axis=1)
+    return leaks.sort_values(COLUMNS, ignore_index=True)
 
 
-def _leaking_duplicates(table: pd.DataFrame, group_by: str) -> Iterator[tuple[int, int]]:
-    """Row numbers of duplicates in different splits or with different labels."""
-    splits, labels, patients = (table[key].to_numpy() for key in ("split", "label", "patient"))
-    for one, other in near_duplicates(table["phash"]):
-        leaking = splits[one] != splits[other]
-        if group_by != "patient":
-            leaking &= patients[one] != patients[other]
-        leaking |= labels[one] != labels[other]
-        yield from zip(one[leaking].tolist(), other[leaking].tolist(), strict=True)
+def _duplicates(table: pd.DataFrame, one: Rows, other: Rows, group_by: str) -> pd.DataFrame:
+    """Pairs of duplicates in different splits or with different labels: columns kind, and the row
+    numbers image (to drop) and other. Pairs with different labels are listed in both directions.
+    """
+    differs = {
+        key: table[key].to_numpy()[one] != table[key].to_numpy()[other]
+        for key in ("split", "label", "patient", "sha256")
+    }
+    leaks = differs["split"] & (differs["patient"] | (group_by == "patient"))
+    kinds = np.select(
+        [differs["label"], ~differs["sha256"]], ["label_conflict", "identical"], "near_identical"
+    )
+    ranks = table["split"].map(SPLIT_ORDER).to_numpy()
+    is_further = ranks[one] > ranks[other]
+    images, others = np.where(is_further, (one, other), (other, one))
+    pairs = pd.DataFrame({"kind": kinds, "image": images, "other": others})
+    conflicts = pairs[differs["label"]].rename(columns={"image": "other", "other": "image"})
+    return pd.concat([pairs[leaks | differs["label"]], conflicts])
+
+
+def _split_patients(table: pd.DataFrame) -> pd.DataFrame:
+    """Images of patients in several splits, each with an image of the patient in the split closest
+    to test; columns as in `_duplicates`.
+    """
+    ranks = table["split"].map(SPLIT_ORDER)
+    by_patient = ranks.groupby(table["patient"])
+    is_leak = ranks > by_patient.transform("min")
+    first = by_patient.transform("idxmin")
+    return pd.DataFrame({"kind": "patient", "image": table.index[is_leak], "other": first[is_leak]})
 
 
 def near_duplicates(hashes: pd.Series) -> Iterator[tuple[Rows, Rows]]:
-    """Find pairs of images whose hashes differ in at most `MAX_HASH_DISTANCE` bits.
-
-    Args:
-        hashes: hexadecimal perceptual hashes (N,).
+    """Find pairs of images whose hexadecimal hashes differ in at most `MAX_HASH_DISTANCE` bits.
 
     Yields:
         For each block of images, the row numbers of both images of each pair, int64 (pairs,).
@@ -77,50 +97,14 @@ def near_duplicates(hashes: pd.Series) -> Iterator[tuple[Rows, Rows]]:
         yield start + one[later], start + other[later]
 
 
-def _kind(table: pd.DataFrame, one: int, other: int) -> str:
-    is_identical = table["sha256"][one] == table["sha256"][other]
-    return "identical" if is_identical else "near_identical"
-
-
 def _signs(hashes: pd.Series) -> NDArray[np.float32]:
     """Hexadecimal hashes as vectors of -1 and 1, float32 (N, bits)."""
     packed = np.array([list(bytes.fromhex(value)) for value in hashes], np.uint8)
     return np.unpackbits(packed, axis=1).astype(np.float32) * 2 - 1
 
 
-def _split_patients(table: pd.DataFrame) -> Iterator[tuple[int, int]]:
-    """Row numbers of images of patients in several splits, each with an image of the patient in the
-    split closest to test.
-    """
-    in_several = table.groupby("patient")["split"].transform("nunique") > 1
-    for _, rows in table[in_several].groupby("patient"):
-        ranks = rows["split"].map(SPLIT_ORDER)
-        first = int(ranks.idxmin())
-        yield from ((int(row), first) for row in rows.index[ranks > ranks.min()])
-
-
-def _to_drop(table: pd.DataFrame, kind: str, one: int, other: int) -> Iterator[tuple[str, ...]]:
-    """Rows of the images of a pair to drop: none, one or both."""
-    first, second = table.loc[one], table.loc[other]
-    if kind != "patient" and first["label"] != second["label"]:
-        yield _row("label_conflict", first, second)
-        yield _row("label_conflict", second, first)
-    elif first["split"] != second["split"]:
-        yield _row(kind, *sorted((first, second), key=lambda image: -SPLIT_ORDER[image["split"]]))
-
-
-def _row(kind: str, image: pd.Series, counterpart: pd.Series) -> tuple[str, ...]:
-    values = [row[key] for row in (image, counterpart) for key in ("path", "split", "label")]
-    return (kind, *values)
-
-
 def guard(found: pd.DataFrame, on_leak: str, group_by: str) -> dict[str, int | None]:
-    """Report data leakage as `data.on_leak` asks.
-
-    Args:
-        found: from `find`.
-        on_leak: `error`, `warn` or `drop`.
-        group_by: as passed to `find`.
+    """Report data leakage that `find` found with `group_by`, as `data.on_leak` asks.
 
     Returns:
         Number of images by kind, and `dropped`. `patient` is None if patients were not compared

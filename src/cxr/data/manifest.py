@@ -14,15 +14,12 @@ import pandas as pd
 from cxr.common.names import LABELS, SPLITS
 from cxr.data.dataset_folder import (
     EXPECTED_LAYOUT,
+    NOTHING_LEFT_OUT,
     FolderContents,
-    describe_unplaced,
-    head_reader,
-    list_files,
     printable,
     refuse_unplaced,
-    select_images,
-    size_reader,
-    unfollowed_links,
+    scan,
+    unplaced_by_folder,
     unreadable_reason,
 )
 from cxr.data.images import ImageError, decode, read_file, to_gray, uses_little_range
@@ -51,8 +48,6 @@ MAX_NAMED = 5  # images in a message
 HASH_SIZE = 16  # of the perceptual hash, which has HASH_SIZE**2 bits, four per digit
 PHASH = re.compile(rf"[0-9a-f]{{{HASH_SIZE**2 // 4}}}")
 
-NO_FILES: Mapping[str, int] = {}  # skipped at the source
-
 
 @dataclass(frozen=True)
 class Verified:
@@ -62,14 +57,12 @@ class Verified:
         images: one row per readable image, with `COLUMNS`, sorted by path.
         rejects: columns path, reason; one row per unreadable image.
         contents: all files of the folder, by kind.
-        links: number of symbolic links that are not followed.
         little_range: paths of images that use less than an eighth of the gray range.
     """
 
     images: pd.DataFrame
     rejects: pd.DataFrame
     contents: FolderContents
-    links: int
     little_range: tuple[str, ...] = ()
 
 
@@ -85,34 +78,36 @@ def verify(
         patients: table for `read_patients`; None or without rows: patients come from file names.
 
     Raises:
-        CxrError: no images, an empty class, an unreadable folder, a table that does not match the
-            images, or, with `error`, unreadable images or images outside the expected layout.
+        CxrError: no images, an empty class, a table that does not match the images, or, with
+            `error`, unreadable images or images outside the expected layout.
+        OSError: a folder cannot be read.
     """
-    try:
-        files, links = list_files(folder)
-    except OSError as error:
-        raise CxrError(f"{error.filename} cannot be read: {error.strerror}") from error
-    contents = select_images(files, head_reader(folder), size_reader(folder))
-    refuse_unplaced(str(folder), contents, unfollowed_links(folder, links), on_unplaced)
+    contents = scan(folder)
+    refuse_unplaced(str(folder), contents, on_unplaced)
     patient_by_path = read_patients(patients, contents.images) if patients else {}
-    rows, rejects = _examine_all(folder, contents)
+    with ThreadPoolExecutor() as pool:
+        examined = pool.map(
+            lambda path: _examine(folder, path, *contents.images[path]), contents.images
+        )
+        rows = list(track(examined, "verify", len(contents.images)))
+    rejects = [row for row in rows if "reason" in row]
     if rejects and on_bad_image == "error":
         listed = "\n".join(f"  {reject['path']}: {reject['reason']}" for reject in rejects)
         raise CxrError(
             f"{len(rejects)} file(s) in {folder} are not readable images:\n{listed}\n"
             "  Replace or remove them, or set data.on_bad_image to skip to leave them out."
         )
-    images = pd.DataFrame(rows, columns=COLUMNS)
+    images = pd.DataFrame([row for row in rows if "reason" not in row], columns=COLUMNS)
     images["patient"] = images["path"].map(patient_by_path).fillna(images["patient"])
     for label in LABELS:
         if not (images["label"] == label).any():
-            unplaced = f" ({describe_unplaced(contents)})" if contents.unplaced else ""
+            found = ", ".join([f"{len(images)} readable images", *unplaced_by_folder(contents)])
             raise CxrError(
-                f"{folder} contains no readable {label} image{unplaced}. {EXPECTED_LAYOUT}."
+                f"{folder} contains no readable {label} image. Found: {found}. {EXPECTED_LAYOUT}."
             )
-    little_range = tuple(row["path"] for row in rows if row["little_range"])
+    little_range = tuple(row["path"] for row in rows if row.get("little_range"))
     rejected = pd.DataFrame(rejects, columns=["path", "reason"])
-    return Verified(images, rejected, contents, len(links), little_range)
+    return Verified(images, rejected, contents, little_range)
 
 
 def read_patients(
@@ -185,35 +180,24 @@ def read(path: Path) -> pd.DataFrame:
     return table
 
 
-def _examine_all(
-    folder: Path, contents: FolderContents
-) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
-    rows: list[dict[str, Any]] = []
-    rejects: list[dict[str, str]] = []
-    with ThreadPoolExecutor() as pool:
-        results = pool.map(lambda path: _examine(folder, path), contents.images)
-        progress = track(results, "verify", len(contents.images))
-        for (path, (split, label)), result in zip(contents.images.items(), progress, strict=True):
-            if isinstance(result, ImageError):
-                reason = str(result).removeprefix(f"{folder / path}: ")
-                rejects.append({"path": printable(path), "reason": reason})
-            else:
-                patient, pathogen = identify(path, label)
-                keys = {"split": split, "label": label, "patient": patient, "pathogen": pathogen}
-                rows.append({"path": str(path), **keys, **result})
-    return rows, rejects
-
-
-def _examine(folder: Path, path: PurePosixPath) -> dict[str, Any] | ImageError:
-    if reason := unreadable_reason(folder, path):
-        return ImageError(reason)
+def _examine(folder: Path, path: PurePosixPath, split: str, label: str) -> dict[str, Any]:
+    """Row of an image: of the manifest, with `little_range`, or of the rejects."""
     try:
+        if reason := unreadable_reason(folder, path):
+            raise ImageError(reason)
         content = read_file(folder / path)  # once, so that the hash is of the decoded bytes
         image = decode(content, folder / path)
     except ImageError as error:
-        return error
+        reason = str(error).removeprefix(f"{folder / path}: ")
+        return {"path": printable(path), "reason": reason}
     gray = to_gray(image)
+    patient, pathogen = identify(path, label)
     return {
+        "path": str(path),
+        "split": split,
+        "label": label,
+        "patient": patient,
+        "pathogen": pathogen,
         "width": image.width,
         "height": image.height,
         "mode": image.mode,
@@ -255,28 +239,18 @@ def _pathogen_of_folder(path: PurePosixPath, label: str) -> str:
 
 
 def has_unknown_patient(images: pd.DataFrame) -> pd.Series:
-    """Whether the patient of each image is unknown: bool (N,). Such an image counts as a patient of
-    its own.
-
-    Args:
-        images: with the columns path and patient.
-    """
+    """Whether each image counts as a patient of its own, whose identity is unknown: bool (N,)."""
     return images["patient"] == images["path"]
 
 
 def summarize(
-    verified: Verified, source: str, left_out: Mapping[str, int] | None = NO_FILES
+    verified: Verified, source: str, left_out: Mapping[str, int] = NOTHING_LEFT_OUT
 ) -> dict[str, Any]:
     """Count images, patients, rejects and duplicates for metrics/data.json.
 
-    Args:
-        verified: from `verify`.
-        source: as `data.source`.
-        left_out: from `download.left_out`. None: unknown; all counts of `left_out` are then null.
+    `left_out`, from `download.left_out`, is added to what the folder itself contains.
     """
     images = verified.images
-    counts = pd.crosstab(images["split"], images["label"])
-    counts = counts.reindex(index=SPLITS, columns=LABELS, fill_value=0)
     splits_of_patient = images.groupby("patient")["split"].nunique()
     summary: dict[str, Any] = {
         "images": len(images),
@@ -288,21 +262,14 @@ def summarize(
         "unknown_pathogens": int(_lacks_pathogen(images).sum()),
         "little_range": len(verified.little_range),
         "left_out": {
-            name: None if left_out is None else count + left_out.get(name, 0)
-            for name, count in {
-                "stray": verified.contents.stray,
-                "nested": verified.contents.nested,
-                "other": verified.contents.other,
-                "links": verified.links,
-                "unplaced": len(verified.contents.unplaced),
-            }.items()
+            name: count + left_out[name] for name, count in verified.contents.left_out.items()
         },
     }
     for split in SPLITS:
         rows = images[images["split"] == split]
         summary[split] = {
             "images": len(rows),
-            **{label: int(counts.loc[split, label]) for label in LABELS},
+            **{label: int((rows["label"] == label).sum()) for label in LABELS},
             "patients": int(rows["patient"].nunique()),
         }
         if len(rows):
@@ -350,8 +317,5 @@ def describe(summary: dict[str, Any]) -> str:
         lines.append(line)
     totals = [f"patients in several splits {summary['patients_in_several_splits']}"]
     totals += [f"{name} {summary[name]}" for name in ("duplicates", "rejects")]
-    totals += [
-        f"{name} files left out {'unknown' if count is None else count}"
-        for name, count in summary["left_out"].items()
-    ]
+    totals += [f"{name} files left out {count}" for name, count in summary["left_out"].items()]
     return "\n".join([*lines, ", ".join(totals)])

@@ -19,17 +19,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cxr.data.manifest import HASH_SIZE
+from cxr.errors import CxrError
 from cxr.progress import track
 
-__all__ = [
-    *("MIN_DISTANCE", "MIN_PATIENTS", "MIN_SIDE", "PATHOGENS", "SHORTCUTS"),
-    *("generate", "generate_image"),
-]
-
 PATHOGENS = ("none", "bacteria", "virus")
-SHORTCUTS = ("none", "device")
-MIN_PATIENTS = 8
-MIN_SIDE = 32
 # Minimum distance between the perceptual hashes of two patients, in bits of 256; at 25 or less, the
 # leakage check reports duplicates (leakage.MAX_HASH_DISTANCE).
 MIN_DISTANCE = 40
@@ -74,14 +67,7 @@ def generate_image(
 
     Returns:
         uint8 (H, W), 0 (black) to 255 (white), with W from 1.0 to 1.5 times H.
-
-    Raises:
-        ValueError: The pathogen is unknown, or short_side too small.
     """
-    if pathogen not in PATHOGENS:
-        raise ValueError(f"pathogen must be one of {PATHOGENS}, got {pathogen!r}")
-    if short_side < MIN_SIDE:
-        raise ValueError(f"short_side must be at least {MIN_SIDE}, got {short_side}")
     body, lesion, view = _seeds(rng, 3)
     return _render(body, lesion, view, pathogen, short_side)
 
@@ -113,15 +99,8 @@ def generate(
         Number of images written.
 
     Raises:
-        ValueError: patients or short_side is too small, the seed negative, the shortcut unknown, or
-            there are too many patients for all of them to differ.
+        CxrError: There are too many patients for all of them to differ.
     """
-    if patients < MIN_PATIENTS:
-        raise ValueError(f"patients must be at least {MIN_PATIENTS}, got {patients}")
-    if short_side < MIN_SIDE:
-        raise ValueError(f"short_side must be at least {MIN_SIDE}, got {short_side}")
-    if shortcut not in SHORTCUTS:
-        raise ValueError(f"shortcut must be one of {SHORTCUTS}, got {shortcut!r}")
     numbers, image_counts = [0] * len(_SERIES), [0] * len(_SERIES)
     hashes = np.empty((0, HASH_SIZE**2 // 8), np.uint8)  # of all earlier images, 8 bits per byte
     for position in track(range(patients), "phantoms", unit="patients"):
@@ -169,9 +148,9 @@ def _distinct_patient(
         distances = np.bitwise_count(hashes[:, np.newaxis] ^ new_hashes).sum(axis=2)
         if distances.size == 0 or distances.min() >= MIN_DISTANCE:
             return files, new_hashes
-    raise ValueError(
+    raise CxrError(
         f"no patient found that differs from {len(hashes)} earlier images in {MIN_DISTANCE} bits "
-        "of the perceptual hash; reduce patients or increase short_side"
+        "of the perceptual hash; reduce data.phantom.patients or increase data.phantom.short_side"
     )
 
 
@@ -256,14 +235,12 @@ def _posture(rng: np.random.Generator, x: Plane, y: Plane) -> tuple[Plane, Plane
 def _step(distance: Plane, softness: float) -> Plane:
     """Smooth step from 0 (below zero) to 1."""
     t = (distance * (0.2 / softness) + 0.5).clip(0, 1)
-    step: Plane = t * t * (3 - 2 * t)
-    return step
+    return t * t * (3 - 2 * t)
 
 
 def _bump(distance: Plane, width: float) -> Plane:
     """Gaussian of a distance."""
-    bump: Plane = np.exp(-np.square(distance * (1 / width)))
-    return bump
+    return np.exp(-np.square(distance * (1 / width)))
 
 
 def _cloud(rng: np.random.Generator, pitch: float, x: Plane, y: Plane) -> Plane:
@@ -279,8 +256,7 @@ def _cloud(rng: np.random.Generator, pitch: float, x: Plane, y: Plane) -> Plane:
 
 def _dome(base: float, x: Plane) -> Plane:
     """Height y of the diaphragm, higher above the liver (left in the image)."""
-    dome: Plane = base + 0.05 * np.tanh(x * 8) + 1.3 * np.square(np.abs(x) - 0.28)
-    return dome
+    return base + 0.05 * np.tanh(x * 8) + 1.3 * np.square(np.abs(x) - 0.28)
 
 
 def _lungs(apex: float, dome: Plane, x: Plane, y: Plane) -> Plane:
@@ -296,8 +272,7 @@ def _skin(rng: np.random.Generator, arm: Plane, x: Plane, y: Plane) -> Plane:
     trunk = _step(0.70 + fat + 0.06 * y - u, 0.012) * _step(y + 0.86 - 0.25 * u, 0.03)
     neck = _step(0.22 + 0.5 * np.square(y + 0.95) - u, 0.015) * _step(-0.3 - y, 0.05)
     arms = _step(0.17 + fat / 2 - arm, 0.015) * _step(u - 0.5, 0.05)
-    flesh: Plane = np.maximum(np.maximum(trunk, neck), arms) * (1 - 0.4 * np.square(u).clip(0, 1))
-    return flesh
+    return np.maximum(np.maximum(trunk, neck), arms) * (1 - 0.4 * np.square(u).clip(0, 1))
 
 
 def _heart(rng: np.random.Generator, base: float, x: Plane, y: Plane) -> Plane:
@@ -312,8 +287,7 @@ def _heart(rng: np.random.Generator, base: float, x: Plane, y: Plane) -> Plane:
     upper = _step(thymus + 0.12 * (y + 0.5) - np.abs(x - 0.02), 0.012) * _step(base - y, 0.05)
     heart = np.maximum(_step(1 - radius, 0.05), upper * _step(y + 0.72, 0.08))
     trachea = _bump(x + 0.01, 0.04) * _step(-0.2 - y, 0.03)
-    tissue: Plane = 0.55 * heart - 0.3 * trachea
-    return tissue
+    return 0.55 * heart - 0.3 * trachea
 
 
 def _abdomen(base: float, dome: Plane, x: Plane, y: Plane) -> Plane:
@@ -338,8 +312,7 @@ def _ribs(rng: np.random.Generator, apex: float, x: Plane, y: Plane) -> Plane:
 def _spine(x: Plane, y: Plane) -> Plane:
     """Vertebral column with darker discs."""
     disc = _step(np.cos(y * 42) - 0.6, 0.15)
-    spine: Plane = _step(0.085 - np.abs(x), 0.01) * (0.9 - 0.45 * disc) + 0.3 * _bump(x, 0.02)
-    return spine
+    return _step(0.085 - np.abs(x), 0.01) * (0.9 - 0.45 * disc) + 0.3 * _bump(x, 0.02)
 
 
 def _shoulders(apex: float, arm: Plane, x: Plane, y: Plane) -> Plane:
@@ -355,8 +328,7 @@ def _vessels(rng: np.random.Generator, x: Plane, y: Plane) -> Plane:
     u, dy = np.abs(x), y + 0.02
     fan = np.sin(9 * dy / (u + 0.1) + 2 * _cloud(rng, 7, x, y))
     fade = np.exp(np.hypot(u, dy) / -rng.uniform(0.2, 0.35))
-    vessels: Plane = rng.uniform(0.15, 0.35) * (0.4 + _bump(fan - 1, 0.6)) * fade
-    return vessels
+    return rng.uniform(0.15, 0.35) * (0.4 + _bump(fan - 1, 0.6)) * fade
 
 
 def _consolidation(rng: np.random.Generator, x: Plane, y: Plane) -> Plane:
@@ -375,8 +347,7 @@ def _haze(rng: np.random.Generator, x: Plane, y: Plane) -> Plane:
     patches = _step(_cloud(rng, 7, x, y) - 0.2, 0.4)
     streaks = _bump(_cloud(rng, 20, x, y), 0.7)
     inner = np.exp(-np.hypot(np.abs(x) - 0.2, y) / 0.4)
-    haze: Plane = rng.uniform(0.12, 0.85) * (0.3 + 0.6 * patches + 0.5 * streaks * inner)
-    return haze
+    return rng.uniform(0.12, 0.85) * (0.3 + 0.6 * patches + 0.5 * streaks * inner)
 
 
 def _collimated(rng: np.random.Generator, film: Plane) -> Plane:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from cxr.common.arrays import batches, write_split
 from cxr.common.names import SPLITS
 from cxr.compute import cluster
+from cxr.data.splits import split_counts
 from cxr.data.transforms import read_prepared
 from cxr.params import ImageParams
 from cxr.progress import track
@@ -53,10 +54,7 @@ def cache_splits(
 
 
 def read_all(
-    paths: list[Path],
-    params: ImageParams,
-    scheduler: str = "",
-    hashes: list[str] | None = None,
+    paths: list[Path], params: ImageParams, scheduler: str = "", hashes: list[str] | None = None
 ) -> Iterator[NDArray[np.uint8]]:
     """Decode and prepare files in parallel, on all cores or on a Dask cluster.
 
@@ -88,10 +86,7 @@ def _read_chunk(files: list[File], params: ImageParams) -> list[NDArray[np.uint8
 
 def class_balance(manifest: pd.DataFrame, assigned: pd.Series) -> pd.DataFrame:
     """Count the images of each split and class: columns split, label, group (both), images."""
-    sizes = manifest.assign(split=assigned).groupby(["split", "label"]).size()
-    order = pd.MultiIndex.from_product(
-        [SPLITS, sorted(manifest["label"].unique())], names=["split", "label"]
-    )
-    counts = sizes.reindex(order, fill_value=0).rename("images").reset_index()
-    counts.insert(2, "group", counts["split"] + " " + counts["label"])
-    return counts
+    counts = split_counts(assigned, manifest["label"]).stack().rename_axis(["split", "label"])
+    table = counts.reset_index(name="images")
+    table.insert(2, "group", table["split"] + " " + table["label"])
+    return table

@@ -19,10 +19,7 @@ SHARPNESS_PERCENTILE = 98  # of the differences between adjacent pixels: letters
 
 
 def sizes(index: pd.DataFrame) -> pd.DataFrame:
-    """Measure the sizes of image files.
-
-    Args:
-        index: of a split, with the columns width and height.
+    """Measure the sizes of image files from their columns width and height.
 
     Returns:
         float64, rows as in `index`: width, height, shorter (the smaller of both) and size (square
@@ -44,36 +41,22 @@ def metadata_features(split: Split) -> pd.DataFrame:
         the square image: mean_brightness and border_brightness (0 to 255), and the edge strength
         in each corner, where markers are (edges_top_left etc., 0 to 510).
     """
-    file_sizes = sizes(split.index)
     input_size = split.images.shape[1]
     border = np.ones((input_size, input_size), bool)
     width = max(1, round(input_size * BORDER_FRACTION))
     border[width:-width, width:-width] = False
-    return pd.DataFrame(
-        {
-            "aspect_ratio": file_sizes["aspect_ratio"],
-            "width": file_sizes["width"],
-            "height": file_sizes["height"],
-            "file_size": split.index["bytes"].astype(np.float64),
-            "mean_brightness": [image.mean() for image in split.images],
-            "border_brightness": [image[border].mean() for image in split.images],
-        }
-        | {
-            f"edges_{name}": [_edge_strength(image[corner]) for image in split.images]
-            for name, corner in _corners(input_size).items()
-        }
+    features = sizes(split.index)[["aspect_ratio", "width", "height"]].assign(
+        file_size=split.index["bytes"].astype(np.float64),
+        mean_brightness=[image.mean() for image in split.images],
+        border_brightness=[image[border].mean() for image in split.images],
     )
-
-
-def _corners(size: int) -> dict[str, tuple[slice, slice]]:
-    width = max(2, round(size * CORNER_FRACTION))
-    first, last = slice(None, width), slice(-width, None)
-    return {
-        "top_left": (first, first),
-        "top_right": (first, last),
-        "bottom_left": (last, first),
-        "bottom_right": (last, last),
-    }
+    corner = max(2, round(input_size * CORNER_FRACTION))
+    for vertical, rows in (("top", slice(corner)), ("bottom", slice(-corner, None))):
+        for horizontal, columns in (("left", slice(corner)), ("right", slice(-corner, None))):
+            features[f"edges_{vertical}_{horizontal}"] = [
+                _edge_strength(image[rows, columns]) for image in split.images
+            ]
+    return features
 
 
 def _edge_strength(pixels: NDArray[np.uint8]) -> float:
@@ -102,19 +85,14 @@ def single_feature_auc(splits: dict[str, Split]) -> dict[str, dict[str, float]]:
 def guard(train: Split, on_shortcut: str) -> dict[str, float]:
     """Report metadata features that predict the label of training images.
 
-    Args:
-        train: the training images.
-        on_shortcut: `error` or `warn`.
-
     Returns:
         ROC AUC of each feature, 0.5 to 1.
 
     Raises:
-        CxrError: with `error`, if a ROC AUC exceeds `MAX_AUC`; names each such feature.
+        CxrError: a ROC AUC exceeds `MAX_AUC`, and `on_shortcut` is `error`; names each.
     """
-    train_aucs = {
-        name: aucs["train"] for name, aucs in single_feature_auc({"train": train}).items()
-    }
+    by_feature = single_feature_auc({"train": train})
+    train_aucs = {name: aucs["train"] for name, aucs in by_feature.items()}
     if shortcuts := {name: auc for name, auc in train_aucs.items() if auc > MAX_AUC}:
         listed = "\n".join(f"  {name}: {auc:.3f}" for name, auc in shortcuts.items())
         message = (

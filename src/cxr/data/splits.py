@@ -105,7 +105,7 @@ def _hash(key: str, name: str) -> str:
 
 
 def _check(assigned: pd.Series, labels: pd.Series, params: SplitParams) -> None:
-    counts = pd.crosstab(assigned, labels).reindex(index=SPLITS, columns=LABELS, fill_value=0)
+    counts = split_counts(assigned, labels)
     lacking = [f"{split}/{label}" for label in LABELS for split in counts.index[counts[label] == 0]]
     if lacking:
         raise CxrError(
@@ -113,3 +113,8 @@ def _check(assigned: pd.Series, labels: pd.Series, params: SplitParams) -> None:
             f"{params.group_by}s (split.group_by); without a test folder use split.test: redrawn. "
             f"Counts:\n{counts.to_string()}"
         )
+
+
+def split_counts(assigned: pd.Series, labels: pd.Series) -> pd.DataFrame:
+    """Number of images by split (rows `SPLITS`) and label (columns `LABELS`), int64 (3, 2)."""
+    return pd.crosstab(assigned, labels).reindex(index=SPLITS, columns=LABELS, fill_value=0)

@@ -11,30 +11,14 @@ from cxr.params import ImageParams
 
 
 def prepare(image: Pillow.Image, params: ImageParams) -> NDArray[np.uint8]:
-    """Resize an image to the network input.
-
-    Args:
-        image: mode L, any size.
-        params: section `image` of params.yaml.
-
-    Returns:
-        uint8 (S, S).
-    """
+    """Resize an image in mode L to the network input, uint8 (S, S)."""
     return to_square(image, params.input_size, params.resize)
 
 
 def read_prepared(path: Path, params: ImageParams, sha256: str = "") -> NDArray[np.uint8]:
-    """Decode a file and `prepare` it.
+    """Decode a file and `prepare` it: uint8 (S, S).
 
     A large JPEG is decoded at a reduced size, which changes gray levels by 0.6 on average.
-
-    Args:
-        path: the file.
-        params: section `image` of params.yaml.
-        sha256: expected hash, in hexadecimal digits; empty: not checked.
-
-    Returns:
-        uint8 (S, S).
 
     Raises:
         ImageError: the file is not a readable image, or its hash differs.
