@@ -13,6 +13,7 @@ from cxr.common.names import SPLITS
 from cxr.errors import run_stage
 from cxr.evaluation.results import Evaluation
 from cxr.export import bundle, model_card
+from cxr.export.settings import FILE
 from cxr.params import EvaluateParams, ImageParams, flat, read_params
 
 
@@ -41,11 +42,12 @@ def write_networks(folder: Path, image: ImageParams, evaluate: EvaluateParams) -
     predictions = pd.read_csv(paths.PREDICTIONS)
     metrics = bundle.export_variants(folder, val)
     metrics["features"] = bundle.export_features(folder, val, rows["val"])
-    metrics["ood"] = bundle.export_ood(folder, rows, val)
-    settings = bundle.settings(
-        image, evaluate, evaluation, predictions, train.index, metrics["ood"]
+    ood = bundle.export_ood(folder, rows, val)
+    metrics["ood"] = ood.model_dump()
+    settings = bundle.prediction_settings(
+        image, evaluate, evaluation, predictions, train.index, ood
     )
-    write_json(folder / "settings.json", settings)
+    settings.write(folder / FILE)
     others = {name: splits[name] for name in ("val", "stress", "test")}
     metrics["drift"] = bundle.export_reference(folder, others, rows, predictions, settings)
     return metrics

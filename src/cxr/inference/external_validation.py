@@ -23,11 +23,13 @@ from cxr.evaluation.results import (
     Accuracy,
     ExternalMetrics,
     ExternalVariantMetrics,
+    OtherVersionError,
     RatesAtThreshold,
     SplitIntervals,
 )
+from cxr.export.settings import FILE
 from cxr.inference.labeled_folder import LabeledImages
-from cxr.inference.predict import Predictor, damaged_error, predict
+from cxr.inference.predict import Predictor, predict
 from cxr.inference.radiograph import Radiograph
 from cxr.params import EvaluateParams
 from cxr.progress import track
@@ -54,12 +56,13 @@ class AllVariants:
         self.predictor = Predictor(folder)
         self.read = self.predictor.read
         settings = self.predictor.settings
-        try:
-            self.evaluate = EvaluateParams(**settings["evaluate"])
-            self.thresholds = {v: settings["variants"][v]["threshold"] for v in VARIANTS}
-            self.members: dict[str, dict[str, float]] = settings["variants"]["ensemble"]["members"]
-        except (KeyError, TypeError, ValueError) as error:
-            raise damaged_error(folder) from error
+        if missing := [name for name in VARIANTS if name not in settings.variants]:
+            raise OtherVersionError(
+                f"{folder / FILE} has no variant {', '.join(missing)}; run `dvc repro export`"
+            )
+        self.evaluate = settings.evaluate
+        self.thresholds = {name: settings.variants[name].threshold for name in VARIANTS}
+        self.members = settings.variants["ensemble"].members
         opened = self.predictor.networks
         self.networks = {
             name: opened.get(name) or open_network(folder / f"{name}.xml") for name in TRAINED
@@ -138,7 +141,7 @@ def evaluate(
         source=source,
         recommended=networks.predictor.variant,
         evaluate=params,
-        ood_false_positive_rate=networks.predictor.ood_false_positive_rate,
+        ood_false_positive_rate=networks.predictor.settings.ood.false_positive_rate,
         images=images,
         left_out=left_out,
         unreadable=len(unreadable),

@@ -279,7 +279,7 @@ class Service:
         return Model(
             variant=self.predictor.variant,
             threshold=self.predictor.threshold,
-            ood_false_positive_rate=self.predictor.ood_false_positive_rate,
+            ood_false_positive_rate=self.predictor.settings.ood.false_positive_rate,
             explains=all(file.is_file() for file in self._keras) and find_spec("keras") is not None,
             max_bytes=self.limits.file_bytes,
             max_requests=self.limits.requests,
