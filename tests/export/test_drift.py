@@ -8,10 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import openvino
 import pandas as pd
 import pytest
-from openvino import opset13 as ops
 from PIL import Image
 from scipy import stats
 
@@ -20,11 +18,13 @@ from cxr.common.arrays import Split
 from cxr.common.names import LABELS, VARIANTS
 from cxr.errors import CxrError
 from cxr.export import bundle, drift, ood
+from cxr.export.settings import OodSettings, Settings, TrainingRange, VariantSettings
 from cxr.inference import drift_report
 from cxr.inference.predict import Predictor
 from cxr.params import read_params
 from cxr.tools.project_copy import PROJECT
 from tests.support.pages import Page
+from tests.support.tiny import export
 
 THRESHOLD = 0.5
 
@@ -78,28 +78,26 @@ PLANTED: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {
 def test_images_like_the_reference_are_not_flagged() -> None:
     for seed in range(1, 11):
         found = drift.compare(REFERENCE, population(seed), THRESHOLD)
-        assert (found["verdict"], found["flagged"]) == (drift.NO_DRIFT, [])
-    assert found["images"] == 300 and found["rule"] == drift.RULE
+        assert (found.verdict, found.flagged) == (drift.NO_DRIFT, [])
+    assert found.images == 300 and found.rule == drift.RULE
 
 
 @pytest.mark.parametrize("name", PLANTED)
 def test_a_planted_difference_is_flagged_and_nothing_else(name: str) -> None:
     found = drift.compare(REFERENCE, PLANTED[name](population(1)), THRESHOLD)
-    assert (found["verdict"], found["flagged"]) == (drift.SIGNIFICANT, [name])
-    test = found["tests"][name]
-    assert test["difference"] > drift.drift_limit(test) == max(test["floor"], test["chance"])
+    assert (found.verdict, found.flagged) == (drift.SIGNIFICANT, [name])
+    test = found.tests[name]
+    assert test.difference > test.limit
 
 
 @pytest.mark.parametrize("prevalence", [0.1, 0.9])
 def test_another_prevalence_is_not_another_scanner(prevalence: float) -> None:
     here = population(1, prevalence=prevalence)
     found = drift.compare(REFERENCE, here, THRESHOLD)
-    assert found["flagged"] == ["predicted_positive"]
-    assert found["prevalence"]["here"] == pytest.approx(
-        (here["label"] == LABELS[1]).mean(), abs=0.05
-    )
+    assert found.flagged == ["predicted_positive"]
+    assert found.prevalence.here == pytest.approx((here["label"] == LABELS[1]).mean(), abs=0.05)
     darker = drift.compare(REFERENCE, PLANTED["gray"](here), THRESHOLD)
-    assert darker["flagged"] == ["gray", "predicted_positive"]
+    assert darker.flagged == ["gray", "predicted_positive"]
 
 
 @pytest.mark.slow
@@ -112,7 +110,7 @@ def test_chance_limits_allow_for_several_images_per_patient(
     assert by_patient is not None and by_patient <= 0.05
     halves = [few[few["patient"] % 30 < 15], few[few["patient"] % 30 >= 15]]
     limits = [
-        drift.compare(reference, halves[1], THRESHOLD)["tests"]["gray"]["chance"]
+        drift.compare(reference, halves[1], THRESHOLD).tests["gray"].chance
         for reference in (halves[0], halves[0].assign(patient=range(len(halves[0]))))
     ]
     assert limits[0] > 2 * limits[1]
@@ -123,24 +121,24 @@ def test_a_large_folder_is_compared_with_a_small_reference() -> None:
     small = population(0, patients=40)
     many = [population(seed, patients=3000) for seed in range(1, 6)]
     found = [drift.compare(small, here, THRESHOLD) for here in many]
-    assert [one["flagged"] for one in found] == [[]] * 5
-    assert min(one["tests"]["gray"]["chance"] for one in found) > 0.1
+    assert [one.flagged for one in found] == [[]] * 5
+    assert min(one.tests["gray"].chance for one in found) > 0.1
 
 
 def test_a_significant_but_small_difference_is_not_flagged(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(drift, "N_RESAMPLES", 700)
     known, here = population(0, patients=1500), population(1, patients=1500)
-    test = drift.compare(known, shifted("gray", 4)(here), THRESHOLD)["tests"]["gray"]
-    assert test["chance"] < test["difference"] < test["floor"]
+    test = drift.compare(known, shifted("gray", 4)(here), THRESHOLD).tests["gray"]
+    assert test.chance < test.difference < test.floor
 
 
 def test_few_images_have_no_verdict() -> None:
     other = PLANTED["gray"](population(1)).assign(warned=True)
     few = drift.compare(REFERENCE, other[: drift.MIN_IMAGES - 1], THRESHOLD)
-    assert (few["verdict"], few["flagged"]) == (drift.TOO_FEW, [])
+    assert (few.verdict, few.flagged) == (drift.TOO_FEW, [])
     enough = drift.compare(REFERENCE, other[: drift.MIN_IMAGES], THRESHOLD)
-    assert enough["verdict"] == drift.SIGNIFICANT and "warnings" in enough["flagged"]
-    assert drift.compare(REFERENCE, other[:1], THRESHOLD)["verdict"] == drift.TOO_FEW
+    assert enough.verdict == drift.SIGNIFICANT and "warnings" in enough.flagged
+    assert drift.compare(REFERENCE, other[:1], THRESHOLD).verdict == drift.TOO_FEW
 
 
 def test_false_positive_rate_is_none_where_halves_are_too_small() -> None:
@@ -173,7 +171,7 @@ def test_prevalence_is_corrected_by_recall_and_specificity() -> None:
 def test_random_predictions_give_no_prevalence() -> None:
     blind = REFERENCE.assign(probability=np.resize([0.2, 0.8], len(REFERENCE)))
     found = drift.compare(blind.assign(probability=0.2), blind, THRESHOLD)
-    assert found["prevalence"]["here"] is None and found["flagged"] == ["predicted_positive"]
+    assert found.prevalence.here is None and found.flagged == ["predicted_positive"]
 
 
 # --- the reference -------------------------------------------------------------------------------
@@ -279,13 +277,16 @@ def test_the_export_applies_the_rule_to_conditions_and_test(
             for name in ("val", "stress", "stress", "stress", "test")
         ]
     )
-    settings = {
-        "image": {"input_size": 256},
-        "recommended": "transfer",
-        "variants": {"transfer": {"threshold": THRESHOLD}},
-        "ood": {"threshold": 9.0},
-        "trained_on": {"aspect_ratio": [1.0, 2.0]},
-    }
+    params = read_params(PROJECT / "params.yaml")
+    scale = {"slope": 1.0, "intercept": 0.0}
+    settings = Settings(
+        image=params.image.model_copy(update={"input_size": 256}),
+        evaluate=params.evaluate,
+        recommended="transfer",
+        variants={"transfer": VariantSettings(threshold=THRESHOLD, scale=scale)},
+        ood=OodSettings(threshold=9, false_positive_rate={}, detection_rate={}),
+        trained_on=TrainingRange(shorter_side=(256, 256), aspect_ratio=(1, 2)),
+    )
     found = bundle.export_reference(tmp_path, splits, rows, predictions, settings)
     assert found["false_positive_rate"] == 0
     flagged = {name: set(tests) for name, tests in found["flagged"].items()}
@@ -299,23 +300,11 @@ def test_the_export_applies_the_rule_to_conditions_and_test(
 
 # --- the command ---------------------------------------------------------------------------------
 
-SIZE = 32
-
 
 def picture(rng: np.random.Generator, positive: bool, contrast: float = 20) -> Image.Image:
     """Positives are bright."""
-    gray = rng.normal((170 if positive else 90) + rng.normal(0, 10), contrast, (40, 50))
+    gray = rng.normal((170 if positive else 70) + rng.normal(0, 10), contrast, (40, 50))
     return Image.fromarray(gray.clip(0, 255).astype(np.uint8))
-
-
-def build(folder: Path) -> None:
-    """A network whose output is the mean gray / 255, and one with the means of rows as features."""
-    for name, axes in {"bright": [1, 2], "features": [2, 3]}.items():
-        image = ops.parameter([-1, SIZE, SIZE, 1], np.uint8)
-        mean = ops.reduce_mean(ops.convert(image, np.float32), axes, keep_dims=False)
-        output = ops.divide(mean, np.float32(255)) if name == "bright" else mean
-        model = openvino.Model([output], [image], name)
-        openvino.save_model(model, folder / f"{name}.xml", compress_to_fp16=False)
 
 
 def write_images(folder: Path, count: int, seed: int, contrast: float = 20) -> Path:
@@ -330,20 +319,7 @@ def write_images(folder: Path, count: int, seed: int, contrast: float = 20) -> P
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Networks and a reference of 80 images."""
     folder = tmp_path_factory.mktemp("exported")
-    build(folder)
-    rng = np.random.default_rng(0)
-    known = rng.normal(130, 30, (100, 1)) + rng.normal(0, 4, (100, SIZE))
-    ood.save(ood.fit(known.astype(np.float32)), folder / "ood_reference.npz")
-    image = read_params(PROJECT / "params.yaml").image.model_copy(update={"input_size": SIZE})
-    alone = {"threshold": THRESHOLD, "scale": {"slope": 1.0, "intercept": 0.0}}
-    settings = {
-        "image": image.model_dump(mode="json"),
-        "recommended": "bright",
-        "variants": {"bright": alone},
-        "ood": {"threshold": 1.0, "false_positive_rate": {"val": 0.01, "test": 0.02}},
-        "trained_on": {"shorter_side": [SIZE, 400], "aspect_ratio": [0.8, 2.0]},
-    }
-    (folder / "settings.json").write_text(json.dumps(settings))
+    export(folder)
     images = write_images(folder / "val", 80, 1)
     files = sorted(images.iterdir(), key=lambda file: int(file.stem.split("-")[-1]))
     found, _ = drift_report.measure(Predictor(folder), files)

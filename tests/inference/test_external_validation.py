@@ -3,16 +3,15 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import imageio.v3 as iio
 import numpy as np
-import openvino
 import pandas as pd
 import pytest
-from openvino import opset13 as ops
 from PIL import Image
 
 from cxr import cli
@@ -21,13 +20,12 @@ from cxr.errors import CxrError
 from cxr.evaluation import metrics, predictions
 from cxr.evaluation.bootstrap import bootstrap_intervals
 from cxr.evaluation.calibration import mean_of_calibrated
-from cxr.export import ood
+from cxr.export.settings import FILE, VariantSettings
 from cxr.inference import external_report, external_validation, labeled_folder
 from cxr.inference.predict import Prediction, Predictor, predict
-from cxr.params import read_params
 from cxr.tools.project_copy import PROJECT
+from tests.support.tiny import export
 
-SIDE = 32
 COLUMNS = dict(zip(TRAINED, ((0, 32), (0, 16), (16, 32), (8, 24)), strict=True))
 MEMBERS = {
     "transfer": {"slope": 2.0, "intercept": -0.5},
@@ -55,42 +53,22 @@ def evaluated(test: pd.DataFrame) -> dict:
     return predictions.evaluate(pd.concat([known(), test]), 0.9, PREVALENCE)
 
 
-def build(folder: Path) -> Path:
-    """Networks that return the mean gray value / 255 of some columns; features: means of rows."""
-    folder.mkdir()
-    for name, (first, last) in {**COLUMNS, "features": (0, SIDE)}.items():
-        image = ops.parameter([-1, SIDE, SIDE, 1], np.uint8)
-        part = ops.slice(ops.convert(image, np.float32), [first], [last], [1], [2])
-        axes = [2, 3] if name == "features" else [1, 2]
-        mean = ops.reduce_mean(ops.divide(part, np.float32(255)), axes, keep_dims=False)
-        model = openvino.Model([mean], [image], name)
-        openvino.save_model(model, folder / f"{name}.xml", compress_to_fp16=False)
-    features = np.random.default_rng(1).normal(0.5, 0.04, (100, SIDE)).astype(np.float32)
-    reference = ood.fit(features)
-    ood.save(reference, folder / "ood_reference.npz")
-    params = read_params(PROJECT / "params.yaml")
-    requested = {"min_recall": 0.9, "prevalence": PREVALENCE, "n_bootstrap": 100}
-    points = evaluated(known().assign(split="test"))
-    scale = {"slope": 2.0, "intercept": -1.0}
-    settings = {
-        "image": params.image.model_copy(update={"input_size": SIDE}).model_dump(),
-        "evaluate": params.evaluate.model_copy(update=requested).model_dump(),
-        "recommended": "finetuned",
-        "variants": {v: {"threshold": points.thresholds[v], "scale": scale} for v in VARIANTS},
-        "ood": {
-            "threshold": float(ood.distances(reference, features).max() * 4),
-            "false_positive_rate": {"val": 0.01, "test": 0.02},
-        },
-        "trained_on": {"shorter_side": [SIDE, 400], "aspect_ratio": [0.8, 2.0]},
-    }
-    settings["variants"]["ensemble"]["members"] = MEMBERS
-    (folder / "settings.json").write_text(json.dumps(settings))
-    return folder
-
-
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build(tmp_path_factory.mktemp("models") / "exported")
+    folder = tmp_path_factory.mktemp("exported")
+    scale = {"slope": 2.0, "intercept": -1.0}
+    thresholds = evaluated(known().assign(split="test")).thresholds
+    variants = {
+        variant: VariantSettings(
+            threshold=thresholds[variant],
+            scale=scale,
+            members=MEMBERS if variant == "ensemble" else {},
+        )
+        for variant in VARIANTS
+    }
+    evaluate = {"min_recall": 0.9, "prevalence": PREVALENCE, "n_bootstrap": 100}
+    export(folder, COLUMNS, variants, "finetuned", **evaluate)
+    return folder
 
 
 NAMES = {"NORMAL": "IM-{patient:04}-{image:04}", "PNEUMONIA": "person{patient}_virus_{image}"}
@@ -477,17 +455,12 @@ def test_other_folders_are_not_replaced(
     assert sorted(file.name for file in into.iterdir()) == sorted(files)
 
 
-@pytest.mark.parametrize("lacking", ["evaluate", "variants"])
-def test_models_of_a_different_version_are_an_error(
-    exported: Path, tmp_path: Path, lacking: str
-) -> None:
-    for file in exported.iterdir():
-        (tmp_path / file.name).write_bytes(file.read_bytes())
-    settings = json.loads((tmp_path / "settings.json").read_text())
-    kept = {"evaluate": {}, "variants": {"finetuned": settings["variants"]["finetuned"]}}
-    settings[lacking] = kept[lacking]
-    (tmp_path / "settings.json").write_text(json.dumps(settings))
-    with pytest.raises(CxrError, match=r"settings.json is damaged .*run `dvc repro export`"):
+def test_models_without_a_variant_are_an_error(exported: Path, tmp_path: Path) -> None:
+    shutil.copytree(exported, tmp_path, dirs_exist_ok=True)
+    settings = json.loads((tmp_path / FILE).read_text())
+    del settings["variants"]["augmented"]
+    (tmp_path / FILE).write_text(json.dumps(settings))
+    with pytest.raises(CxrError, match=r"settings\.json has no variant augmented; run `dvc repro"):
         external_validation.AllVariants(tmp_path)
 
 

@@ -494,7 +494,7 @@ def test_a_port_in_use_is_an_error(exported: Path) -> None:
     [
         (["--port", "99999"], "port 99999"),
         (["--host", "192.0.2.1"], "192.0.2.1"),  # of no machine (RFC 5737)
-        (["--models", "none"], "settings.json is missing"),
+        (["--models", "none"], "settings.json cannot be read"),
     ],
 )
 def test_invalid_arguments_are_reported_at_the_start(arguments: list[str], error: str) -> None:
