@@ -1,9 +1,6 @@
 """The drift rule flags planted differences and nothing else; `cxr drift` reports them."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -79,7 +76,6 @@ def test_images_like_the_reference_are_not_flagged() -> None:
     for seed in range(1, 11):
         found = drift.compare(REFERENCE, population(seed), THRESHOLD)
         assert (found.verdict, found.flagged) == (drift.NO_DRIFT, [])
-    assert found.images == 300 and found.rule == drift.RULE
 
 
 @pytest.mark.parametrize("name", PLANTED)
@@ -217,23 +213,19 @@ def test_the_reference_is_read_as_it_was_written(tmp_path: Path) -> None:
     )
 
 
-DAMAGED: dict[str, str | None] = {
-    "missing": None,
-    "empty": "",
-    "cut": reference_table().to_csv(index=False)[:150],
-    "without a column": reference_table().drop(columns="gray").to_csv(index=False),
-    "without a number": reference_table().to_csv(index=False).replace("0.4", ""),
-    "without a class": reference_table()[:2].to_csv(index=False),
-    "with text": reference_table().to_csv(index=False).replace("0.4", "much"),
-    "of bytes": "\0\0\0",
-}
+TEXT = reference_table().to_csv(index=False)
 
 
-@pytest.mark.parametrize("kind", DAMAGED)
-def test_a_damaged_reference_is_one_clear_error(tmp_path: Path, kind: str) -> None:
-    text = DAMAGED[kind]
-    if text is not None:
-        (tmp_path / drift.FILE).write_text(text)
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        *("", "\0\0\0", TEXT[:150], TEXT.replace("0.4", ""), TEXT.replace("0.4", "much")),
+        TEXT.replace("gray", "grey"),
+        reference_table()[:2].to_csv(index=False),  # without a class
+    ],
+)
+def test_a_damaged_reference_is_one_clear_error(tmp_path: Path, damaged: str) -> None:
+    (tmp_path / drift.FILE).write_text(damaged)
     with pytest.raises(CxrError, match=r"reference\.csv cannot be used: run `dvc repro export`"):
         drift.read_reference(tmp_path, "transfer")
 
@@ -349,12 +341,14 @@ def test_similar_images_end_with_exit_code_0(
 ) -> None:
     folder, into = write_images(tmp_path / "site", 60, 2), tmp_path / "drift"
     (into / "other").mkdir(parents=True)
-    assert run(exported, into, folder) == 0
+    for _ in range(2):  # its own page is replaced
+        assert run(exported, into, folder) == 0
     out = capsys.readouterr().out
     assert "variant bright, 60 images, 0 could not be read, 0 files or folders skipped\n" in out
     assert f"\n{drift.NO_DRIFT}\nreport: {into / 'index.html'}\n" in out
     assert (into / "other").is_dir()  # other content of the folder is kept
     found = result(into)
+    assert next(iter(found)) == "variant"
     assert (found["verdict"], found["images"], found["unreadable"]) == (drift.NO_DRIFT, 60, 0)
     assert found["prevalence"] == {"reference": 0.5, "here": 0.5}
     assert found["precision"] == {"reference": 1.0, "here": 1.0}
@@ -362,24 +356,29 @@ def test_similar_images_end_with_exit_code_0(
     assert sizes["here"]["median"] == 1.25 and sizes["outside"] == 0
 
 
-def test_drift_ends_with_exit_code_3_and_names_the_tests(
+def test_drift_ends_with_exit_code_3_and_names_tests_and_warnings(
     exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder, into = write_images(tmp_path / "site", 40, 2, contrast=8), tmp_path / "drift"
-    (folder / "jane-doe-bad.png").write_bytes(b"no image")
+    folder, into = write_images(tmp_path / "site", 30, 2, contrast=8), tmp_path / "drift"
+    for number in range(10):
+        image = Image.new("RGB", (100, 40), (128, 60, 200 - number))
+        image.save(folder / f"color-{number}.png")
+    (folder / "bad.png").write_bytes(b"no image")
     assert run(exported, into, folder) == 3
-    out = capsys.readouterr().out
-    assert (
-        f"\n{drift.SIGNIFICANT} (" in out and drift_report.NAMES["contrast"] in out.split("\n")[-3]
-    )
+    verdict = capsys.readouterr().out.splitlines()[-2]
+    assert verdict.startswith(f"{drift.SIGNIFICANT} (")
+    assert drift_report.NAMES["contrast"] in verdict
     found = result(into)
-    assert "contrast" in found["flagged"] and found["unreadable"] == 1
+    assert {"contrast", "warnings"} <= set(found["flagged"])
+    shares = {text[:10]: share for text, share in found["warnings"].items()}
+    assert shares["contains c"] == shares["width / he"] == 0.25
+    assert found["sizes"]["aspect_ratio"]["outside"] == 0.25
 
 
-def test_unreadable_files_are_named_on_the_terminal_and_counted(
+def test_unreadable_files_are_named_on_the_terminal_alone(
     exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder, into = write_images(tmp_path / "site", 40, 2), tmp_path / "drift"
+    folder, into = write_images(tmp_path / "jane-doe", 40, 2), tmp_path / "drift"
     (folder / "jane-doe-bad.png").write_bytes(b"no image")
     (folder / "jane-doe-0.png").rename(folder / "jane.doe")
     (folder / "jane-doe.txt").write_text("no image")
@@ -392,10 +391,6 @@ def test_unreadable_files_are_named_on_the_terminal_and_counted(
     assert (found["unreadable"], found["skipped"]) == (1, 1)
     for file in into.iterdir():
         assert "jane" not in file.read_text()
-    assert (
-        "1 files could not be read, and 1 files or folders were skipped"
-        in Page((into / drift_report.PAGE).read_text()).text
-    )
 
 
 def test_too_few_images_end_with_exit_code_1(exported: Path, tmp_path: Path) -> None:
@@ -404,26 +399,10 @@ def test_too_few_images_end_with_exit_code_1(exported: Path, tmp_path: Path) -> 
     assert result(into)["verdict"] == drift.TOO_FEW
 
 
-def test_warnings_are_counted_by_kind(exported: Path, tmp_path: Path) -> None:
-    folder, into = write_images(tmp_path / "site", 30, 2), tmp_path / "drift"
-    for number in range(10):
-        image = Image.new("RGB", (100, 40), (128, 60, 200 - number))
-        image.save(folder / f"color-{number}.png")
-    assert run(exported, into, folder) == 3
-    found = result(into)
-    assert "warnings" in found["flagged"]
-    shares = {text[:10]: share for text, share in found["warnings"].items()}
-    assert shares["contains c"] == shares["width / he"] == 0.25
-    assert found["sizes"]["aspect_ratio"]["outside"] == 0.25
-
-
-def test_the_page_loads_nothing_and_names_no_folder(exported: Path, tmp_path: Path) -> None:
-    folder = write_images(tmp_path / "jane-doe", 31, 2)
-    run(exported, tmp_path / "drift", folder)
-    text = (tmp_path / "drift" / drift_report.PAGE).read_text()
-    page = Page(text)
+def test_the_page_loads_nothing_and_states_the_rule(exported: Path, tmp_path: Path) -> None:
+    run(exported, tmp_path / "drift", write_images(tmp_path / "site", 31, 2))
+    page = Page((tmp_path / "drift" / drift_report.PAGE).read_text())
     assert "31 images were compared" in page.text
-    assert "jane" not in text + (tmp_path / "drift" / drift_report.JSON).read_text()
     charts = page.all("img")
     assert len(charts) == 6
     assert all(chart["src"].startswith("data:image/svg+xml;base64,") for chart in charts)
@@ -446,31 +425,13 @@ def test_invalid_input_is_one_error_and_writes_nothing(exported: Path, tmp_path:
         run(exported, into, bad)
     with pytest.raises(CxrError, match=r"0\.png is not a directory"):
         run(exported, into, bad / "0.png")
-    with pytest.raises(CxrError, match="nowhere is not a directory"):
-        run(exported, into, tmp_path / "nowhere")
     assert not into.exists()
 
 
 def test_another_page_is_not_overwritten(exported: Path, tmp_path: Path) -> None:
-    folder, into = write_images(tmp_path / "site", 31, 2), tmp_path / "drift"
+    folder, into = write_images(tmp_path / "site", 1, 2), tmp_path / "drift"
     into.mkdir()
     (into / drift_report.PAGE).write_text("the pipeline's report")
     with pytest.raises(CxrError, match=r"index\.html is not a drift report"):
         run(exported, into, folder)
     assert [file.name for file in into.iterdir()] == [drift_report.PAGE]
-    (into / drift_report.PAGE).unlink()
-    for _ in range(2):  # its own page is
-        assert run(exported, into, folder) == 0
-
-
-@pytest.mark.slow
-def test_it_runs_without_tensorflow_and_help_has_the_rule(exported: Path, tmp_path: Path) -> None:
-    folder = write_images(tmp_path / "site", 31, 2)
-    code = "import sys; from cxr import cli; cli.main(); sys.exit('tensorflow' in sys.modules)"
-    command = [sys.executable, "-c", code, "drift"]
-    environment = os.environ | {"PYTHONPATH": str(PROJECT / "src"), "COLUMNS": "1000"}
-    where = ["--models", str(exported), "--into", str(tmp_path / "drift")]
-    done = subprocess.run([*command, folder, *where], env=environment, capture_output=True)
-    assert done.returncode == 0, done.stderr
-    shown = subprocess.run([*command, "--help"], env=environment, capture_output=True, text=True)
-    assert drift.RULE in shown.stdout
