@@ -180,8 +180,8 @@ class Service:
         self.card = _card(models)
         self.limits = limits
         self._keras = [self.predictor.trained / f"{name}.keras" for name in self.predictor.members]
-        self._predicting = ThreadPoolExecutor(DECODERS)
-        self._explaining = ThreadPoolExecutor(1)  # the only thread that uses TensorFlow
+        self.predicting = ThreadPoolExecutor(DECODERS)
+        self.explaining = ThreadPoolExecutor(1)  # the only thread that uses TensorFlow
         self._networks = threading.Lock()  # OpenVINO's requests are not thread-safe
         self._requests = 0
         self._held = 0
@@ -234,19 +234,14 @@ class Service:
     def _too_large(self) -> HTTPException:
         return HTTPException(413, f"the file exceeds the limit of {self.limits.file_bytes} bytes")
 
-    async def prediction(self, content: bytes) -> Prediction:
-        return await self._in_time(self._predicting, self._predict, content)
-
-    async def network_input(self, content: bytes) -> bytes:
-        return await self._in_time(self._predicting, self._network_input, content)
-
-    async def heatmap(self, content: bytes) -> bytes:
-        return await self._in_time(self._explaining, self._heatmap, content)
-
-    async def _in_time(
+    async def result(
         self, threads: ThreadPoolExecutor, work: Callable[[bytes], T], content: bytes
     ) -> T:
-        """Run in a thread; after the time limit it is cancelled, or its result is dropped."""
+        """Run in a thread; after the time limit it is cancelled, or its result is dropped.
+
+        Raises:
+            HTTPException: 503.
+        """
         seconds = self.limits.answer_seconds
         try:
             async with asyncio.timeout(seconds):
@@ -254,19 +249,16 @@ class Service:
         except TimeoutError:
             raise _busy(f"no result within {seconds:g} s") from None
 
-    def _predict(self, content: bytes) -> Prediction:
+    def predict(self, content: bytes) -> Prediction:
         one = self.predictor.decode(content, UPLOAD)
         with self._networks:
             return self.predictor.predict_batch([one])[0]
 
-    def _preprocess(self, content: bytes) -> NDArray[np.uint8]:
+    def network_input(self, content: bytes) -> NDArray[np.uint8]:
         return self.predictor.preprocess(self.predictor.decode(content, UPLOAD))
 
-    def _network_input(self, content: bytes) -> bytes:
-        return _png(self._preprocess(content))
-
-    def _heatmap(self, content: bytes) -> bytes:
-        return _png(self._explainer.overlay(self._preprocess(content)))
+    def heatmap(self, content: bytes) -> NDArray[np.uint8]:
+        return self._explainer.overlay(self.network_input(content))
 
     @cached_property
     def _explainer(self) -> "Explainer":
@@ -289,7 +281,7 @@ class Service:
 
     def close(self) -> None:
         """Cancel all waiting work."""
-        for threads in (self._predicting, self._explaining):
+        for threads in (self.predicting, self.explaining):
             threads.shutdown(wait=False, cancel_futures=True)
 
 
@@ -297,8 +289,9 @@ def _busy(detail: str) -> HTTPException:
     return HTTPException(503, detail, {"Retry-After": str(RETRY_SECONDS)})
 
 
-def _png(image: NDArray[np.uint8]) -> bytes:
-    return iio.imwrite("<bytes>", image, extension=".png", plugin="pillow")
+def _png(image: NDArray[np.uint8]) -> Response:
+    content = iio.imwrite("<bytes>", image, extension=".png", plugin="pillow")
+    return Response(content, media_type="image/png")
 
 
 # --- the application -----------------------------------------------------------------------------
@@ -338,8 +331,7 @@ def application(
         responses=ANY_ERROR,
     )
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)
-    app.add_middleware(_SecurityHeaders)
-    app.add_middleware(_HeadAsGet)
+    app.add_middleware(_HttpRules)
     app.add_exception_handler(ImageError, _refused(422))
     app.add_exception_handler(CxrError, _refused(501))
     app.add_exception_handler(ClientDisconnect, _refused(400))  # nobody receives it
@@ -347,7 +339,7 @@ def application(
     @app.post("/api/predict", responses=FILE_ERRORS, openapi_extra=BODY)
     async def predict(content: Content) -> Prediction:
         """Predict NORMAL or PNEUMONIA for a radiograph, at the operating point."""
-        return await service.prediction(content)
+        return await service.result(service.predicting, service.predict, content)
 
     @app.post(
         "/api/image",
@@ -357,7 +349,7 @@ def application(
     )
     async def image(content: Content) -> Response:
         """The preprocessed radiograph, as the network receives it."""
-        return Response(await service.network_input(content), media_type="image/png")
+        return _png(await service.result(service.predicting, service.network_input, content))
 
     @app.post(
         "/api/explain",
@@ -367,7 +359,7 @@ def application(
     )
     async def explain(content: Content) -> Response:
         """Grad-CAM heatmap for PNEUMONIA over the preprocessed radiograph."""
-        return Response(await service.heatmap(content), media_type="image/png")
+        return _png(await service.result(service.explaining, service.heatmap, content))
 
     @app.get("/api/model")
     async def model() -> Model:
@@ -390,8 +382,8 @@ def application(
     return app
 
 
-class _SecurityHeaders:
-    """Adds `HEADERS` to every response."""
+class _HttpRules:
+    """Adds `HEADERS` to every response, and responds to HEAD as to GET: the server drops the body."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -402,25 +394,9 @@ class _SecurityHeaders:
                 MutableHeaders(scope=message).update(HEADERS)
             await send(message)
 
+        if scope.get("method") == "HEAD":
+            scope = {**scope, "method": "GET"}
         await self.app(scope, receive, send_with_headers)
-
-
-class _HeadAsGet:
-    """Responds to HEAD as to GET, without the body."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] != "HEAD":
-            return await self.app(scope, receive, send)
-
-        async def send_without_body(message: Message) -> None:
-            if message["type"] == "http.response.body":
-                message = {**message, "body": b""}
-            await send(message)
-
-        return await self.app({**scope, "method": "GET"}, receive, send_without_body)
 
 
 def _refused(status: int) -> Callable[[Request, Exception], Response]:
