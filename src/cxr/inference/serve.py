@@ -383,7 +383,7 @@ def application(
 
 
 class _HttpRules:
-    """Adds `HEADERS` to every response, and responds to HEAD as to GET: the server drops the body."""
+    """Adds `HEADERS` to responses; responds to HEAD as to GET (the server drops the body)."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
