@@ -72,13 +72,12 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("count", [1, 40])
-def test_exported_network_agrees_with_keras_for_any_batch_size(exported: Path, count: int) -> None:
-    found = run_all(open_network(exported), IMAGES[:count])
-    expected = network().predict_on_batch(IMAGES[:count, ..., np.newaxis])
-    assert found.dtype == np.float32 and found.shape == (count, 1)
-    assert np.ptp(expected) > 1e-3 or count == 1  # not constant
-    np.testing.assert_allclose(found, expected, atol=1e-6)
+def test_exported_network_agrees_with_keras_for_any_batch_size(exported: Path) -> None:
+    expected = network().predict_on_batch(IMAGES[..., np.newaxis])
+    assert np.ptp(expected) > 1e-3
+    for count in (1, 40):
+        found = run_all(open_network(exported), IMAGES[:count])
+        np.testing.assert_allclose(found, expected[:count], atol=1e-6, strict=True)
 
 
 @pytest.mark.slow
@@ -120,21 +119,6 @@ def test_outputs_that_differ_from_keras_are_an_error(tmp_path: Path) -> None:
         bundle.export_compared(model, file, IMAGES, expected)
 
 
-WITHOUT_KERAS = """
-import sys
-from pathlib import Path
-from cxr.compute.runtimes import open_network
-open_network(Path(sys.argv[1]))
-assert not {"keras", "tensorflow", "onnxruntime"} & set(sys.modules)
-"""
-
-
-def test_a_network_runs_without_keras(exported: Path) -> None:
-    environment = {"PYTHONPATH": str(PROJECT / "src")}
-    command = [sys.executable, "-c", WITHOUT_KERAS, exported]
-    subprocess.run(command, env=environment, check=True)
-
-
 @pytest.mark.slow
 def test_the_stage_writes_every_file_that_prediction_needs(finished: Project) -> None:
     folder = finished.folder / paths.EXPORTED
@@ -145,9 +129,6 @@ def test_the_stage_writes_every_file_that_prediction_needs(finished: Project) ->
     assert {file.name for file in folder.iterdir()} == expected
     assert set(metrics) == {*TRAINED, "features", "drift", "ood"}
     assert metrics["ood"] == settings["ood"]
-    for name in (*TRAINED, "features"):
-        files = [folder / f"{name}{end}" for end in (".xml", ".bin")]
-        assert metrics[name]["bytes"] == sum(file.stat().st_size for file in files)
     assert {"test", "dark"} <= set(metrics["drift"]["flagged"])
 
     evaluation = json.loads((finished.folder / paths.EVALUATION).read_text())

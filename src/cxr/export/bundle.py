@@ -54,13 +54,12 @@ def export_variants(folder: Path, val: Split) -> Metrics:
         CxrError: a model cannot be read, or outputs differ from Keras.
     """
     images = val.images[evenly_spaced(len(val.images), COMPARED)]
-    return {name: _export_variant(name, folder, images) for name in TRAINED}
-
-
-def _export_variant(name: str, folder: Path, images: NDArray[np.uint8]) -> Metrics:
-    model = load_model(paths.model(name))
-    expected = run_all(model.predict_on_batch, images)
-    return export_compared(model, folder / f"{name}.xml", images, expected)
+    found = {}
+    for name in TRAINED:
+        model = load_model(paths.model(name))
+        expected = run_all(model.predict_on_batch, images)
+        found[name] = export_compared(model, folder / f"{name}.xml", images, expected)
+    return found
 
 
 def export_features(folder: Path, val: Split, features: NDArray[np.float32]) -> Metrics:

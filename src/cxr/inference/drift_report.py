@@ -16,7 +16,7 @@ from cxr.evaluation.metrics import predictive_values
 from cxr.evaluation.results import Record
 from cxr.export import drift
 from cxr.export.drift import Comparison, InBoth
-from cxr.inference.predict import Prediction, Predictor, read_batches
+from cxr.inference.predict import Predictor, predict
 from cxr.inference.radiograph import Radiograph
 from cxr.progress import track
 from cxr.reporting import charts
@@ -71,6 +71,29 @@ class DriftResult(Comparison):
     warnings: dict[str, float]
 
 
+class Measurement:
+    """Gives the features of each radiograph, with those of its prediction."""
+
+    def __init__(self, predictor: Predictor) -> None:
+        self.predictor = predictor
+        self.read = predictor.read
+
+    def predict_batch(self, radiographs: list[Radiograph]) -> list[dict[str, Any]]:
+        predictions = self.predictor.predict_batch(radiographs)
+        return [
+            {
+                "shorter_side": min(one.width, one.height),
+                "aspect_ratio": one.width / one.height,
+                **drift.exposure(self.predictor.preprocess(one)),
+                "distance": prediction.ood_score * self.predictor.settings.ood.threshold,
+                "probability": prediction.probability,
+                "warnings": prediction.warnings,
+                "warned": bool(prediction.warnings),
+            }
+            for one, prediction in zip(radiographs, predictions, strict=True)
+        ]
+
+
 def measure(predictor: Predictor, files: Iterable[Path]) -> tuple[pd.DataFrame, list[str]]:
     """Features of each readable file.
 
@@ -79,26 +102,9 @@ def measure(predictor: Predictor, files: Iterable[Path]) -> tuple[pd.DataFrame, 
         file, `drift.exposure`, `distance`, `probability`, `warnings` (tuple of text) and `warned`,
         whether there are any; and the errors of the unreadable files.
     """
-    rows: list[dict[str, Any]] = []
-    errors: list[str] = []
-    for batch in read_batches(predictor, track(files, "measure")):
-        errors += [found for _, found in batch if isinstance(found, str)]
-        if readable := [found for _, found in batch if isinstance(found, Radiograph)]:
-            predictions = predictor.predict_batch(readable)
-            rows += map(lambda *pair: _row(predictor, *pair), readable, predictions)
-    return pd.DataFrame(rows), errors
-
-
-def _row(predictor: Predictor, one: Radiograph, prediction: Prediction) -> dict[str, Any]:
-    return {
-        "shorter_side": min(one.width, one.height),
-        "aspect_ratio": one.width / one.height,
-        **drift.exposure(predictor.preprocess(one)),
-        "distance": prediction.ood_score * predictor.settings.ood.threshold,
-        "probability": prediction.probability,
-        "warnings": prediction.warnings,
-        "warned": bool(prediction.warnings),
-    }
+    found = [one for _, one in predict(Measurement(predictor), track(files, "measure"))]
+    rows = [one for one in found if not isinstance(one, str)]
+    return pd.DataFrame(rows), [one for one in found if isinstance(one, str)]
 
 
 def summary(
@@ -118,27 +124,26 @@ def summary(
         skipped: number of files and folders that were not read.
     """
     compared = drift.compare(reference, here, predictor.threshold)
-    precision = {
-        name: None
-        if p is None
-        else predictive_values(compared.recall, compared.specificity, p)["ppv"]
-        for name, p in compared.prevalence
-    }
-    sizes = {
-        name: SizeSummary(
-            reference=_spread(reference[name]),
-            here=_spread(here[name]),
-            outside=(~here[name].between(*known)).mean(),
-        )
-        for name, known in predictor.settings.trained_on
-    }
+    rates = compared.recall, compared.specificity
     return DriftResult(
         **dict(compared),
         variant=predictor.variant,
         unreadable=unreadable,
         skipped=skipped,
-        precision=InBoth(**precision),
-        sizes=sizes,
+        precision=InBoth(
+            **{
+                images: None if prevalence is None else predictive_values(*rates, prevalence)["ppv"]
+                for images, prevalence in compared.prevalence
+            }
+        ),
+        sizes={
+            name: SizeSummary(
+                reference=_spread(reference[name]),
+                here=_spread(here[name]),
+                outside=(~here[name].between(*known)).mean(),
+            )
+            for name, known in predictor.settings.trained_on
+        },
         warnings=(here["warnings"].explode().value_counts() / len(here)).to_dict(),
     )
 

@@ -207,18 +207,12 @@ def measure(
 
 
 def _counts(images: pd.DataFrame) -> dict[str, Any]:
-    labels = images["label"]
-    return {
-        "images": len(images),
-        "patients": images["patient"].nunique(),
-        **{
-            label: {
-                "images": int((labels == label).sum()),
-                "patients": images["patient"][labels == label].nunique(),
-            }
-            for label in LABELS
-        },
-    }
+    of_class = {label: _images_and_patients(images[images["label"] == label]) for label in LABELS}
+    return _images_and_patients(images) | of_class
+
+
+def _images_and_patients(images: pd.DataFrame) -> dict[str, int]:
+    return {"images": len(images), "patients": images["patient"].nunique()}
 
 
 def check_replaceable(folder: Path) -> None:

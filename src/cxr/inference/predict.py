@@ -8,8 +8,9 @@ import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, NoReturn, Protocol, TypeVar
+from typing import Literal, NoReturn, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -162,29 +163,21 @@ class BatchPredictor(Protocol[T]):
 
 def predict(predictor: BatchPredictor[T], files: Iterable[Path]) -> Iterator[tuple[Path, T | str]]:
     """Each file with its prediction, or with the error message if it cannot be read, in order."""
-    for batch in read_batches(predictor, files):
-        readable = [found for _, found in batch if isinstance(found, Radiograph)]
-        predictions = iter(predictor.predict_batch(readable) if readable else [])
-        for file, found in batch:
-            yield file, (found if isinstance(found, str) else next(predictions))
 
+    def read(file: Path) -> Radiograph | str:
+        try:
+            return predictor.read(file)
+        except ImageError as error:
+            return error_message(error, file)
 
-def read_batches(
-    predictor: BatchPredictor[Any], files: Iterable[Path]
-) -> Iterator[list[tuple[Path, Radiograph | str]]]:
-    """Batches of files, each with its radiograph or with the error message, in order."""
     waiting = iter(files)
     with ThreadPoolExecutor() as pool:
-        while chunk := [file for _, file in zip(range(BATCH), waiting, strict=False)]:
-            read = pool.map(lambda file: _read_or_error(predictor, file), chunk)
-            yield list(zip(chunk, read, strict=True))
-
-
-def _read_or_error(predictor: BatchPredictor[Any], file: Path) -> Radiograph | str:
-    try:
-        return predictor.read(file)
-    except ImageError as error:
-        return error_message(error, file)
+        while batch := list(islice(waiting, BATCH)):
+            found = list(pool.map(read, batch))
+            readable = [one for one in found if isinstance(one, Radiograph)]
+            predictions = iter(predictor.predict_batch(readable) if readable else [])
+            for file, one in zip(batch, found, strict=True):
+                yield file, (one if isinstance(one, str) else next(predictions))
 
 
 def error_message(error: ImageError, file: Path) -> str:

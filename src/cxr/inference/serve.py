@@ -179,7 +179,6 @@ class Service:
         self.predictor = Predictor(models, variant)
         self.card = _card(models)
         self.limits = limits
-        self._keras = [self.predictor.trained / f"{name}.keras" for name in self.predictor.members]
         self.predicting = ThreadPoolExecutor(DECODERS)
         self.explaining = ThreadPoolExecutor(1)  # the only thread that uses TensorFlow
         self._networks = threading.Lock()  # OpenVINO's requests are not thread-safe
@@ -268,11 +267,12 @@ class Service:
         return Explainer(self.predictor.trained, self.predictor.members)
 
     def model(self) -> Model:
+        files = [self.predictor.trained / f"{name}.keras" for name in self.predictor.members]
         return Model(
             variant=self.predictor.variant,
             threshold=self.predictor.threshold,
             ood_false_positive_rate=self.predictor.settings.ood.false_positive_rate,
-            explains=all(file.is_file() for file in self._keras) and find_spec("keras") is not None,
+            explains=all(file.is_file() for file in files) and find_spec("keras") is not None,
             max_bytes=self.limits.file_bytes,
             max_requests=self.limits.requests,
             seconds=self.limits.answer_seconds,
