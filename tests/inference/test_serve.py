@@ -262,18 +262,6 @@ def test_a_slow_upload_times_out(exported: Path) -> None:
     assert b" 408 " in response
 
 
-@pytest.mark.parametrize("sent", [b"", b"GET / HT"])
-def test_an_idle_connection_is_closed(
-    exported: Path, sent: bytes, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(serve, "IDLE_SECONDS", 0.2)
-    with running(exported) as url:
-        host, port = url.removeprefix("http://").split(":")
-        with socket.create_connection((host, int(port)), timeout=20) as connection:
-            connection.sendall(sent)
-            assert connection.recv(100) == b""
-
-
 def test_a_slow_prediction_times_out(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     released = threading.Event()
     original = Predictor.predict_batch

@@ -22,7 +22,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
-import h11
 import imageio.v3 as iio
 import numpy as np
 import uvicorn
@@ -35,7 +34,6 @@ from pydantic import BaseModel, Field
 from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from cxr.data.images import MAX_PIXELS, ImageError
 from cxr.errors import CxrError, extra
@@ -59,7 +57,6 @@ CONTENT_TYPES = (
 UPLOAD = Path("the file")  # its name in errors
 DECODERS = 2  # threads; each may hold a decoded image of `MAX_PIXELS`
 MAX_CONNECTIONS = 256  # including idle ones
-IDLE_SECONDS = 10  # until a connection without a request is closed
 SHUTDOWN_SECONDS = 5  # for requests in progress
 API_VERSION = "2"
 RETRY_SECONDS = 5  # value of Retry-After if the server is busy
@@ -472,7 +469,7 @@ def server(app: FastAPI) -> uvicorn.Server:
     return uvicorn.Server(
         uvicorn.Config(
             app,
-            http=_IdleTimeout,
+            http="h11",
             ws="none",
             access_log=False,
             log_level="error",
@@ -482,23 +479,3 @@ def server(app: FastAPI) -> uvicorn.Server:
             timeout_graceful_shutdown=SHUTDOWN_SECONDS,
         )
     )
-
-
-class _IdleTimeout(H11Protocol):
-    """Closes connections without a complete request, for which uvicorn would wait forever."""
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        self._schedule_check()
-
-    def _schedule_check(self) -> None:
-        self.loop.call_later(IDLE_SECONDS, self._close_if_idle, self.cycle)
-
-    def _close_if_idle(self, latest: object) -> None:
-        """`latest`: the last request when this check was scheduled."""
-        if self.transport.is_closing():
-            return
-        if self.conn.their_state is h11.IDLE and self.cycle is latest:
-            self.transport.close()
-        else:
-            self._schedule_check()
