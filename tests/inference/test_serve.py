@@ -142,8 +142,10 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("path", ["predict", "image", "explain"])
-@pytest.mark.parametrize("reason", BAD)
+@pytest.mark.parametrize(
+    ("reason", "path"),
+    [*((reason, "predict") for reason in BAD), ("truncated", "image"), ("truncated", "explain")],
+)
 def test_a_bad_file_is_refused_and_the_next_one_is_predicted(
     url: str, reason: str, path: str
 ) -> None:
