@@ -1,7 +1,4 @@
-"""Gray values of DICOM files agree with the standard and with pydicom's functions.
-
-The expected values are computed per pixel by the formulas of DICOM PS3.3, C.11.2.
-"""
+"""Gray values of DICOM files agree with the formulas of DICOM PS3.3, C.11.2, for each pixel."""
 
 import math
 from typing import Any
@@ -11,7 +8,6 @@ import pytest
 from numpy.typing import NDArray
 from pydicom import uid
 from pydicom.dataset import Dataset
-from pydicom.pixels import apply_voi_lut, apply_windowing
 
 from cxr.inference.dicom import display
 from tests.support.dicom_files import (
@@ -76,11 +72,6 @@ def test_a_window_is_applied_by_the_formulas_of_the_standard(
     if colors == "MONOCHROME1":
         found = 255 - found
     np.testing.assert_allclose(found, expected, atol=0.51)
-    ends = [(pixels.dtype.kind == "i") * -(2 ** (bits - 1)) + top for top in (0, 2**bits - 1)]
-    ends = sorted(end * slope + intercept for end in ends)
-    if slope > 0:  # for negative slopes pydicom inverts the image
-        other = np.interp(apply_windowing(values, made), ends, [0, 255])
-        np.testing.assert_allclose(found, other, atol=1)
 
 
 @pytest.mark.parametrize("first", [0, 500, -300])
@@ -94,8 +85,6 @@ def test_the_first_voi_table_is_applied_before_any_window(first: int) -> None:
         made["VOILUTSequence"].value[0]["LUTDescriptor"].value = [1000, first, 10]
     places = np.clip(pixels.astype(int) - first, 0, 999)
     np.testing.assert_allclose(shown(content_of(made)), curve[places] / 1023 * 255, atol=0.51)
-    other = apply_voi_lut(pixels, made, prefer_lut=True)
-    np.testing.assert_allclose(shown(content_of(made)), other / 1023 * 255, atol=0.51)
 
 
 @pytest.mark.parametrize(("used", "declared"), [(12, 16), (12, 8), (8, 12), (16, 12), (12, 0)])
