@@ -209,25 +209,23 @@ def list_radiographs(paths: Iterable[Path]) -> Listing:
     """
     found = Listing([], {})
     for path in paths:
-        if path.is_dir():
-            _list_below(path, found)
-        else:
-            found.files.append(path)
+        for file, reason in _search(path) if path.is_dir() else [(path, "")]:
+            if reason:
+                found.skipped[file] = reason
+            else:
+                found.files.append(file)
     return found
 
 
-def _list_below(folder: Path, found: Listing) -> None:
+def _search(folder: Path) -> list[tuple[Path, str]]:
+    """Files, and folders that are not entered, with the reason to skip them; empty: none."""
     reasons: dict[Path, str] = {}
     for base, folders, names in os.walk(folder, onerror=_raise):
         below = {Path(base, name): _folder_skip_reason(Path(base, name)) for name in folders}
         folders[:] = [path.name for path, reason in below.items() if not reason]
         reasons |= {path: reason for path, reason in below.items() if reason}
         reasons |= {Path(base, name): _file_skip_reason(Path(base, name)) for name in names}
-    for path in sorted(reasons):
-        if reasons[path]:
-            found.skipped[path] = reasons[path]
-        else:
-            found.files.append(path)
+    return sorted(reasons.items())
 
 
 def _folder_skip_reason(folder: Path) -> str:

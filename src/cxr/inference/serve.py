@@ -152,6 +152,7 @@ BODY = {
 IMAGE: dict[int | str, dict[str, Any]] = {
     200: {"description": "A square image.", "content": {"image/png": FILE}}
 }
+GIVES_IMAGE: dict[str, Any] = {"response_class": Response, "openapi_extra": BODY}
 NO_EXPLAINER: dict[int | str, dict[str, Any]] = {
     501: _problem("The Keras models that this needs are not available.")
 }
@@ -338,22 +339,12 @@ def application(
         """Predict NORMAL or PNEUMONIA for a radiograph, at the operating point."""
         return await service.result(service.predicting, service.predict, content)
 
-    @app.post(
-        "/api/image",
-        response_class=Response,
-        responses=IMAGE | FILE_ERRORS,
-        openapi_extra=BODY,
-    )
+    @app.post("/api/image", responses=IMAGE | FILE_ERRORS, **GIVES_IMAGE)
     async def image(content: Content) -> Response:
         """The preprocessed radiograph, as the network receives it."""
         return _png(await service.result(service.predicting, service.network_input, content))
 
-    @app.post(
-        "/api/explain",
-        response_class=Response,
-        responses=IMAGE | FILE_ERRORS | NO_EXPLAINER,
-        openapi_extra=BODY,
-    )
+    @app.post("/api/explain", responses=IMAGE | FILE_ERRORS | NO_EXPLAINER, **GIVES_IMAGE)
     async def explain(content: Content) -> Response:
         """Grad-CAM heatmap for PNEUMONIA over the preprocessed radiograph."""
         return _png(await service.result(service.explaining, service.heatmap, content))
