@@ -52,21 +52,18 @@ def files(tmp_path: Path) -> Path:
     return folder
 
 
-def prediction(exported: Path, image: Image.Image, tmp_path: Path, variant: str = "") -> Prediction:
-    image.save(tmp_path / "one.png")
+def prediction(exported: Path, image: Image.Image, variant: str = "") -> Prediction:
     predictor = Predictor(exported, variant)
-    [(_, found)] = predict.predict(predictor, [tmp_path / "one.png"])
-    assert isinstance(found, Prediction)
-    return found
+    return predictor.predict_batch([predictor.decode(content_as(image), Path("x"))])[0]
 
 
 @pytest.mark.parametrize(
     ("level", "decision"), [(60, "NORMAL"), (101, "NORMAL"), (102, "PNEUMONIA"), (200, "PNEUMONIA")]
 )
 def test_decision_at_the_operating_point_with_its_calibrated_probability(
-    exported: Path, tmp_path: Path, level: int, decision: str
+    exported: Path, level: int, decision: str
 ) -> None:
-    found = prediction(exported, grey(level), tmp_path)
+    found = prediction(exported, grey(level))
     assert found.probability == pytest.approx(level / 255, abs=1e-6)
     assert found.decision == decision
     odds = level / (255 - level)
@@ -75,21 +72,21 @@ def test_decision_at_the_operating_point_with_its_calibrated_probability(
     assert found.confidence == pytest.approx(expected, abs=1e-5)
 
 
-def test_an_ensemble_is_the_mean_of_its_calibrated_members(exported: Path, tmp_path: Path) -> None:
+def test_an_ensemble_is_the_mean_of_its_calibrated_members(exported: Path) -> None:
     image = grey(100)
     image.paste(200, (0, 0, 20, 40))
-    by_bright = prediction(exported, image, tmp_path, "bright").probability
-    by_left = prediction(exported, image, tmp_path, "left").probability
+    by_bright = prediction(exported, image, "bright").probability
+    by_left = prediction(exported, image, "left").probability
     logit = np.log(by_bright / (1 - by_bright))
     of_bright = 1 / (1 + np.exp(-(SCALE["slope"] * logit + SCALE["intercept"])))
-    found = prediction(exported, image, tmp_path, "both").probability
+    found = prediction(exported, image, "both").probability
     assert found == pytest.approx((of_bright + by_left) / 2, abs=1e-5)
     assert by_left == pytest.approx(200 / 255, abs=0.01)
 
 
-def test_in_distribution_images_have_no_warning(exported: Path, tmp_path: Path) -> None:
+def test_in_distribution_images_have_no_warning(exported: Path) -> None:
     columns = np.linspace(96, 160, 40).astype(np.uint8)  # in training, all rows are equal
-    found = prediction(exported, Image.fromarray(np.tile(columns, (40, 1))), tmp_path)
+    found = prediction(exported, Image.fromarray(np.tile(columns, (40, 1))))
     assert found.warnings == ()
     assert 0 <= found.ood_score <= 1
 
@@ -104,8 +101,8 @@ ODD = {
 
 
 @pytest.mark.parametrize("warning", ODD)
-def test_warnings(exported: Path, tmp_path: Path, warning: str) -> None:
-    found = prediction(exported, ODD[warning], tmp_path)
+def test_warnings(exported: Path, warning: str) -> None:
+    found = prediction(exported, ODD[warning])
     assert sum(warning in one for one in found.warnings) == 1
 
 
