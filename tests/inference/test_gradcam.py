@@ -394,3 +394,19 @@ def test_a_missing_keras_model_is_named_before_any_prediction(
     with pytest.raises(CxrError, match=r"bright\.keras is missing"):
         predict(patients, tmp_path, "--explain")
     assert not capsys.readouterr().out
+
+
+def test_a_heatmap_that_cannot_be_written_leaves_the_old_one(
+    models: Path, patients: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = patients / "1.explained.png"
+    old.write_bytes(b"old")
+
+    def full(file: Path, content: bytes) -> None:
+        file.touch()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(CxrError, match=r"1\.explained\.png cannot be written"):
+        predict(patients / "1.png", models, "--explain", "--into", patients)
+    assert old.read_bytes() == b"old"

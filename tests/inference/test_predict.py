@@ -332,6 +332,14 @@ def test_a_damaged_network_is_named(exported: Path, tmp_path: Path) -> None:
         Predictor(tmp_path)
 
 
+@pytest.mark.parametrize("command", ["predict", "serve", "drift", "evaluate", "export"])
+def test_help_lists_exit_codes(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.parser().parse_args([command, "--help"])
+    assert caught.value.code == 0
+    assert "Exit code: 0" in capsys.readouterr().out
+
+
 def test_a_closed_pipe_ends_without_a_message(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
