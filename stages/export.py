@@ -14,6 +14,7 @@ from cxr.common.names import TRAINED
 from cxr.errors import run_stage
 from cxr.evaluation.results import Evaluation
 from cxr.export import bundle, model_card
+from cxr.export.settings import FILE, OodSettings
 from cxr.params import EvaluateParams, ImageParams, flat, read_params
 
 
@@ -57,8 +58,10 @@ def write_settings(
     rows = {name: open_rows(paths.features(name)) for name in splits}
     train = open_split(paths.ARRAYS / "train").index
     predictions = pd.read_csv(paths.PREDICTIONS)
-    settings = bundle.settings(image, evaluate, Evaluation.read(), predictions, train, ood)
-    write_json(folder / "settings.json", settings)
+    settings = bundle.prediction_settings(
+        image, evaluate, Evaluation.read(), predictions, train, OodSettings(**ood)
+    )
+    settings.write(folder / FILE)
     return bundle.export_reference(folder, splits, rows, predictions, settings)
 
 

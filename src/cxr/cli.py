@@ -280,9 +280,9 @@ def run_drift(arguments: argparse.Namespace) -> None:
     )
     print(drift_report.table(found).to_string(index=False))
     print(f"{drift_report.verdict_text(found)}\nreport: {arguments.into / drift_report.PAGE}")
-    if found["flagged"]:
+    if found.flagged:
         sys.exit(DRIFT_FOUND)
-    if errors or found["verdict"] == TOO_FEW:
+    if errors or found.verdict == TOO_FEW:
         sys.exit(FAILED)
 
 

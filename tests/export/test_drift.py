@@ -1,17 +1,12 @@
 """The drift rule flags planted differences and nothing else; `cxr drift` reports them."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import openvino
 import pandas as pd
 import pytest
-from openvino import opset13 as ops
 from PIL import Image
 from scipy import stats
 
@@ -20,11 +15,13 @@ from cxr.common.arrays import Split
 from cxr.common.names import LABELS, VARIANTS
 from cxr.errors import CxrError
 from cxr.export import bundle, drift, ood
+from cxr.export.settings import OodSettings, Settings, TrainingRange, VariantSettings
 from cxr.inference import drift_report
 from cxr.inference.predict import Predictor
 from cxr.params import read_params
 from cxr.tools.project_copy import PROJECT
 from tests.support.pages import Page
+from tests.support.tiny import export
 
 THRESHOLD = 0.5
 
@@ -78,28 +75,25 @@ PLANTED: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {
 def test_images_like_the_reference_are_not_flagged() -> None:
     for seed in range(1, 11):
         found = drift.compare(REFERENCE, population(seed), THRESHOLD)
-        assert (found["verdict"], found["flagged"]) == (drift.NO_DRIFT, [])
-    assert found["images"] == 300 and found["rule"] == drift.RULE
+        assert (found.verdict, found.flagged) == (drift.NO_DRIFT, [])
 
 
 @pytest.mark.parametrize("name", PLANTED)
 def test_a_planted_difference_is_flagged_and_nothing_else(name: str) -> None:
     found = drift.compare(REFERENCE, PLANTED[name](population(1)), THRESHOLD)
-    assert (found["verdict"], found["flagged"]) == (drift.SIGNIFICANT, [name])
-    test = found["tests"][name]
-    assert test["difference"] > drift.drift_limit(test) == max(test["floor"], test["chance"])
+    assert (found.verdict, found.flagged) == (drift.SIGNIFICANT, [name])
+    test = found.tests[name]
+    assert test.difference > test.limit
 
 
 @pytest.mark.parametrize("prevalence", [0.1, 0.9])
 def test_another_prevalence_is_not_another_scanner(prevalence: float) -> None:
     here = population(1, prevalence=prevalence)
     found = drift.compare(REFERENCE, here, THRESHOLD)
-    assert found["flagged"] == ["predicted_positive"]
-    assert found["prevalence"]["here"] == pytest.approx(
-        (here["label"] == LABELS[1]).mean(), abs=0.05
-    )
+    assert found.flagged == ["predicted_positive"]
+    assert found.prevalence.here == pytest.approx((here["label"] == LABELS[1]).mean(), abs=0.05)
     darker = drift.compare(REFERENCE, PLANTED["gray"](here), THRESHOLD)
-    assert darker["flagged"] == ["gray", "predicted_positive"]
+    assert darker.flagged == ["gray", "predicted_positive"]
 
 
 @pytest.mark.slow
@@ -112,7 +106,7 @@ def test_chance_limits_allow_for_several_images_per_patient(
     assert by_patient is not None and by_patient <= 0.05
     halves = [few[few["patient"] % 30 < 15], few[few["patient"] % 30 >= 15]]
     limits = [
-        drift.compare(reference, halves[1], THRESHOLD)["tests"]["gray"]["chance"]
+        drift.compare(reference, halves[1], THRESHOLD).tests["gray"].chance
         for reference in (halves[0], halves[0].assign(patient=range(len(halves[0]))))
     ]
     assert limits[0] > 2 * limits[1]
@@ -123,24 +117,24 @@ def test_a_large_folder_is_compared_with_a_small_reference() -> None:
     small = population(0, patients=40)
     many = [population(seed, patients=3000) for seed in range(1, 6)]
     found = [drift.compare(small, here, THRESHOLD) for here in many]
-    assert [one["flagged"] for one in found] == [[]] * 5
-    assert min(one["tests"]["gray"]["chance"] for one in found) > 0.1
+    assert [one.flagged for one in found] == [[]] * 5
+    assert min(one.tests["gray"].chance for one in found) > 0.1
 
 
 def test_a_significant_but_small_difference_is_not_flagged(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(drift, "N_RESAMPLES", 700)
     known, here = population(0, patients=1500), population(1, patients=1500)
-    test = drift.compare(known, shifted("gray", 4)(here), THRESHOLD)["tests"]["gray"]
-    assert test["chance"] < test["difference"] < test["floor"]
+    test = drift.compare(known, shifted("gray", 4)(here), THRESHOLD).tests["gray"]
+    assert test.chance < test.difference < test.floor
 
 
 def test_few_images_have_no_verdict() -> None:
     other = PLANTED["gray"](population(1)).assign(warned=True)
     few = drift.compare(REFERENCE, other[: drift.MIN_IMAGES - 1], THRESHOLD)
-    assert (few["verdict"], few["flagged"]) == (drift.TOO_FEW, [])
+    assert (few.verdict, few.flagged) == (drift.TOO_FEW, [])
     enough = drift.compare(REFERENCE, other[: drift.MIN_IMAGES], THRESHOLD)
-    assert enough["verdict"] == drift.SIGNIFICANT and "warnings" in enough["flagged"]
-    assert drift.compare(REFERENCE, other[:1], THRESHOLD)["verdict"] == drift.TOO_FEW
+    assert enough.verdict == drift.SIGNIFICANT and "warnings" in enough.flagged
+    assert drift.compare(REFERENCE, other[:1], THRESHOLD).verdict == drift.TOO_FEW
 
 
 def test_false_positive_rate_is_none_where_halves_are_too_small() -> None:
@@ -173,7 +167,7 @@ def test_prevalence_is_corrected_by_recall_and_specificity() -> None:
 def test_random_predictions_give_no_prevalence() -> None:
     blind = REFERENCE.assign(probability=np.resize([0.2, 0.8], len(REFERENCE)))
     found = drift.compare(blind.assign(probability=0.2), blind, THRESHOLD)
-    assert found["prevalence"]["here"] is None and found["flagged"] == ["predicted_positive"]
+    assert found.prevalence.here is None and found.flagged == ["predicted_positive"]
 
 
 # --- the reference -------------------------------------------------------------------------------
@@ -219,23 +213,19 @@ def test_the_reference_is_read_as_it_was_written(tmp_path: Path) -> None:
     )
 
 
-DAMAGED: dict[str, str | None] = {
-    "missing": None,
-    "empty": "",
-    "cut": reference_table().to_csv(index=False)[:150],
-    "without a column": reference_table().drop(columns="gray").to_csv(index=False),
-    "without a number": reference_table().to_csv(index=False).replace("0.4", ""),
-    "without a class": reference_table()[:2].to_csv(index=False),
-    "with text": reference_table().to_csv(index=False).replace("0.4", "much"),
-    "of bytes": "\0\0\0",
-}
+TEXT = reference_table().to_csv(index=False)
 
 
-@pytest.mark.parametrize("kind", DAMAGED)
-def test_a_damaged_reference_is_one_clear_error(tmp_path: Path, kind: str) -> None:
-    text = DAMAGED[kind]
-    if text is not None:
-        (tmp_path / drift.FILE).write_text(text)
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        *("", "\0\0\0", TEXT[:150], TEXT.replace("0.4", ""), TEXT.replace("0.4", "much")),
+        TEXT.replace("gray", "grey"),
+        reference_table()[:2].to_csv(index=False),  # without a class
+    ],
+)
+def test_a_damaged_reference_is_one_clear_error(tmp_path: Path, damaged: str) -> None:
+    (tmp_path / drift.FILE).write_text(damaged)
     with pytest.raises(CxrError, match=r"reference\.csv cannot be used: run `dvc repro export`"):
         drift.read_reference(tmp_path, "transfer")
 
@@ -279,13 +269,16 @@ def test_the_export_applies_the_rule_to_conditions_and_test(
             for name in ("val", "stress", "stress", "stress", "test")
         ]
     )
-    settings = {
-        "image": {"input_size": 256},
-        "recommended": "transfer",
-        "variants": {"transfer": {"threshold": THRESHOLD}},
-        "ood": {"threshold": 9.0},
-        "trained_on": {"aspect_ratio": [1.0, 2.0]},
-    }
+    params = read_params(PROJECT / "params.yaml")
+    scale = {"slope": 1.0, "intercept": 0.0}
+    settings = Settings(
+        image=params.image.model_copy(update={"input_size": 256}),
+        evaluate=params.evaluate,
+        recommended="transfer",
+        variants={"transfer": VariantSettings(threshold=THRESHOLD, scale=scale)},
+        ood=OodSettings(threshold=9, false_positive_rate={}, detection_rate={}),
+        trained_on=TrainingRange(shorter_side=(256, 256), aspect_ratio=(1, 2)),
+    )
     found = bundle.export_reference(tmp_path, splits, rows, predictions, settings)
     assert found["false_positive_rate"] == 0
     flagged = {name: set(tests) for name, tests in found["flagged"].items()}
@@ -299,23 +292,11 @@ def test_the_export_applies_the_rule_to_conditions_and_test(
 
 # --- the command ---------------------------------------------------------------------------------
 
-SIZE = 32
-
 
 def picture(rng: np.random.Generator, positive: bool, contrast: float = 20) -> Image.Image:
     """Positives are bright."""
-    gray = rng.normal((170 if positive else 90) + rng.normal(0, 10), contrast, (40, 50))
+    gray = rng.normal((170 if positive else 70) + rng.normal(0, 10), contrast, (40, 50))
     return Image.fromarray(gray.clip(0, 255).astype(np.uint8))
-
-
-def build(folder: Path) -> None:
-    """A network whose output is the mean gray / 255, and one with the means of rows as features."""
-    for name, axes in {"bright": [1, 2], "features": [2, 3]}.items():
-        image = ops.parameter([-1, SIZE, SIZE, 1], np.uint8)
-        mean = ops.reduce_mean(ops.convert(image, np.float32), axes, keep_dims=False)
-        output = ops.divide(mean, np.float32(255)) if name == "bright" else mean
-        model = openvino.Model([output], [image], name)
-        openvino.save_model(model, folder / f"{name}.xml", compress_to_fp16=False)
 
 
 def write_images(folder: Path, count: int, seed: int, contrast: float = 20) -> Path:
@@ -330,20 +311,7 @@ def write_images(folder: Path, count: int, seed: int, contrast: float = 20) -> P
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Networks and a reference of 80 images."""
     folder = tmp_path_factory.mktemp("exported")
-    build(folder)
-    rng = np.random.default_rng(0)
-    known = rng.normal(130, 30, (100, 1)) + rng.normal(0, 4, (100, SIZE))
-    ood.save(ood.fit(known.astype(np.float32)), folder / "ood_reference.npz")
-    image = read_params(PROJECT / "params.yaml").image.model_copy(update={"input_size": SIZE})
-    alone = {"threshold": THRESHOLD, "scale": {"slope": 1.0, "intercept": 0.0}}
-    settings = {
-        "image": image.model_dump(mode="json"),
-        "recommended": "bright",
-        "variants": {"bright": alone},
-        "ood": {"threshold": 1.0, "false_positive_rate": {"val": 0.01, "test": 0.02}},
-        "trained_on": {"shorter_side": [SIZE, 400], "aspect_ratio": [0.8, 2.0]},
-    }
-    (folder / "settings.json").write_text(json.dumps(settings))
+    export(folder)
     images = write_images(folder / "val", 80, 1)
     files = sorted(images.iterdir(), key=lambda file: int(file.stem.split("-")[-1]))
     found, _ = drift_report.measure(Predictor(folder), files)
@@ -373,12 +341,14 @@ def test_similar_images_end_with_exit_code_0(
 ) -> None:
     folder, into = write_images(tmp_path / "site", 60, 2), tmp_path / "drift"
     (into / "other").mkdir(parents=True)
-    assert run(exported, into, folder) == 0
+    for _ in range(2):  # its own page is replaced
+        assert run(exported, into, folder) == 0
     out = capsys.readouterr().out
     assert "variant bright, 60 images, 0 could not be read, 0 files or folders skipped\n" in out
     assert f"\n{drift.NO_DRIFT}\nreport: {into / 'index.html'}\n" in out
     assert (into / "other").is_dir()  # other content of the folder is kept
     found = result(into)
+    assert next(iter(found)) == "variant"
     assert (found["verdict"], found["images"], found["unreadable"]) == (drift.NO_DRIFT, 60, 0)
     assert found["prevalence"] == {"reference": 0.5, "here": 0.5}
     assert found["precision"] == {"reference": 1.0, "here": 1.0}
@@ -386,24 +356,29 @@ def test_similar_images_end_with_exit_code_0(
     assert sizes["here"]["median"] == 1.25 and sizes["outside"] == 0
 
 
-def test_drift_ends_with_exit_code_3_and_names_the_tests(
+def test_drift_ends_with_exit_code_3_and_names_tests_and_warnings(
     exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder, into = write_images(tmp_path / "site", 40, 2, contrast=8), tmp_path / "drift"
-    (folder / "jane-doe-bad.png").write_bytes(b"no image")
+    folder, into = write_images(tmp_path / "site", 30, 2, contrast=8), tmp_path / "drift"
+    for number in range(10):
+        image = Image.new("RGB", (100, 40), (128, 60, 200 - number))
+        image.save(folder / f"color-{number}.png")
+    (folder / "bad.png").write_bytes(b"no image")
     assert run(exported, into, folder) == 3
-    out = capsys.readouterr().out
-    assert (
-        f"\n{drift.SIGNIFICANT} (" in out and drift_report.NAMES["contrast"] in out.split("\n")[-3]
-    )
+    verdict = capsys.readouterr().out.splitlines()[-2]
+    assert verdict.startswith(f"{drift.SIGNIFICANT} (")
+    assert drift_report.NAMES["contrast"] in verdict
     found = result(into)
-    assert "contrast" in found["flagged"] and found["unreadable"] == 1
+    assert {"contrast", "warnings"} <= set(found["flagged"])
+    shares = {text[:10]: share for text, share in found["warnings"].items()}
+    assert shares["contains c"] == shares["width / he"] == 0.25
+    assert found["sizes"]["aspect_ratio"]["outside"] == 0.25
 
 
-def test_unreadable_files_are_named_on_the_terminal_and_counted(
+def test_unreadable_files_are_named_on_the_terminal_alone(
     exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder, into = write_images(tmp_path / "site", 40, 2), tmp_path / "drift"
+    folder, into = write_images(tmp_path / "jane-doe", 40, 2), tmp_path / "drift"
     (folder / "jane-doe-bad.png").write_bytes(b"no image")
     (folder / "jane-doe-0.png").rename(folder / "jane.doe")
     (folder / "jane-doe.txt").write_text("no image")
@@ -416,10 +391,6 @@ def test_unreadable_files_are_named_on_the_terminal_and_counted(
     assert (found["unreadable"], found["skipped"]) == (1, 1)
     for file in into.iterdir():
         assert "jane" not in file.read_text()
-    assert (
-        "1 files could not be read, and 1 files or folders were skipped"
-        in Page((into / drift_report.PAGE).read_text()).text
-    )
 
 
 def test_too_few_images_end_with_exit_code_1(exported: Path, tmp_path: Path) -> None:
@@ -428,26 +399,10 @@ def test_too_few_images_end_with_exit_code_1(exported: Path, tmp_path: Path) -> 
     assert result(into)["verdict"] == drift.TOO_FEW
 
 
-def test_warnings_are_counted_by_kind(exported: Path, tmp_path: Path) -> None:
-    folder, into = write_images(tmp_path / "site", 30, 2), tmp_path / "drift"
-    for number in range(10):
-        image = Image.new("RGB", (100, 40), (128, 60, 200 - number))
-        image.save(folder / f"color-{number}.png")
-    assert run(exported, into, folder) == 3
-    found = result(into)
-    assert "warnings" in found["flagged"]
-    shares = {text[:10]: share for text, share in found["warnings"].items()}
-    assert shares["contains c"] == shares["width / he"] == 0.25
-    assert found["sizes"]["aspect_ratio"]["outside"] == 0.25
-
-
-def test_the_page_loads_nothing_and_names_no_folder(exported: Path, tmp_path: Path) -> None:
-    folder = write_images(tmp_path / "jane-doe", 31, 2)
-    run(exported, tmp_path / "drift", folder)
-    text = (tmp_path / "drift" / drift_report.PAGE).read_text()
-    page = Page(text)
+def test_the_page_loads_nothing_and_states_the_rule(exported: Path, tmp_path: Path) -> None:
+    run(exported, tmp_path / "drift", write_images(tmp_path / "site", 31, 2))
+    page = Page((tmp_path / "drift" / drift_report.PAGE).read_text())
     assert "31 images were compared" in page.text
-    assert "jane" not in text + (tmp_path / "drift" / drift_report.JSON).read_text()
     charts = page.all("img")
     assert len(charts) == 6
     assert all(chart["src"].startswith("data:image/svg+xml;base64,") for chart in charts)
@@ -470,31 +425,13 @@ def test_invalid_input_is_one_error_and_writes_nothing(exported: Path, tmp_path:
         run(exported, into, bad)
     with pytest.raises(CxrError, match=r"0\.png is not a directory"):
         run(exported, into, bad / "0.png")
-    with pytest.raises(CxrError, match="nowhere is not a directory"):
-        run(exported, into, tmp_path / "nowhere")
     assert not into.exists()
 
 
 def test_another_page_is_not_overwritten(exported: Path, tmp_path: Path) -> None:
-    folder, into = write_images(tmp_path / "site", 31, 2), tmp_path / "drift"
+    folder, into = write_images(tmp_path / "site", 1, 2), tmp_path / "drift"
     into.mkdir()
     (into / drift_report.PAGE).write_text("the pipeline's report")
     with pytest.raises(CxrError, match=r"index\.html is not a drift report"):
         run(exported, into, folder)
     assert [file.name for file in into.iterdir()] == [drift_report.PAGE]
-    (into / drift_report.PAGE).unlink()
-    for _ in range(2):  # its own page is
-        assert run(exported, into, folder) == 0
-
-
-@pytest.mark.slow
-def test_it_runs_without_tensorflow_and_help_has_the_rule(exported: Path, tmp_path: Path) -> None:
-    folder = write_images(tmp_path / "site", 31, 2)
-    code = "import sys; from cxr import cli; cli.main(); sys.exit('tensorflow' in sys.modules)"
-    command = [sys.executable, "-c", code, "drift"]
-    environment = os.environ | {"PYTHONPATH": str(PROJECT / "src"), "COLUMNS": "1000"}
-    where = ["--models", str(exported), "--into", str(tmp_path / "drift")]
-    done = subprocess.run([*command, folder, *where], env=environment, capture_output=True)
-    assert done.returncode == 0, done.stderr
-    shown = subprocess.run([*command, "--help"], env=environment, capture_output=True, text=True)
-    assert drift.RULE in shown.stdout

@@ -1,18 +1,15 @@
 """`cxr evaluate` computes what the pipeline computes, by small networks on synthetic images."""
 
 import json
-import os
 import re
-import subprocess
-import sys
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import imageio.v3 as iio
 import numpy as np
-import openvino
 import pandas as pd
 import pytest
-from openvino import opset13 as ops
 from PIL import Image
 
 from cxr import cli
@@ -21,13 +18,11 @@ from cxr.errors import CxrError
 from cxr.evaluation import metrics, predictions
 from cxr.evaluation.bootstrap import bootstrap_intervals
 from cxr.evaluation.calibration import mean_of_calibrated
+from cxr.export.settings import FILE, VariantSettings
 from cxr.inference import external_report, external_validation, labeled_folder
 from cxr.inference.predict import Prediction, Predictor, predict
-from cxr.params import read_params
-from cxr.prediction import ood
-from cxr.tools.project_copy import PROJECT
+from tests.support.tiny import export
 
-SIDE = 32
 COLUMNS = dict(zip(TRAINED, ((0, 32), (0, 16), (16, 32), (8, 24)), strict=True))
 MEMBERS = {
     "transfer": {"slope": 2.0, "intercept": -0.5},
@@ -55,42 +50,22 @@ def evaluated(test: pd.DataFrame) -> dict:
     return predictions.evaluate(pd.concat([known(), test]), 0.9, PREVALENCE)
 
 
-def build(folder: Path) -> Path:
-    """Networks that return the mean gray value / 255 of some columns; features: means of rows."""
-    folder.mkdir()
-    for name, (first, last) in {**COLUMNS, "features": (0, SIDE)}.items():
-        image = ops.parameter([-1, SIDE, SIDE, 1], np.uint8)
-        part = ops.slice(ops.convert(image, np.float32), [first], [last], [1], [2])
-        axes = [2, 3] if name == "features" else [1, 2]
-        mean = ops.reduce_mean(ops.divide(part, np.float32(255)), axes, keep_dims=False)
-        model = openvino.Model([mean], [image], name)
-        openvino.save_model(model, folder / f"{name}.xml", compress_to_fp16=False)
-    features = np.random.default_rng(1).normal(0.5, 0.04, (100, SIDE)).astype(np.float32)
-    reference = ood.fit(features)
-    ood.save(reference, folder / "ood_reference.npz")
-    params = read_params(PROJECT / "params.yaml")
-    requested = {"min_recall": 0.9, "prevalence": PREVALENCE, "n_bootstrap": 100}
-    points = evaluated(known().assign(split="test"))
-    scale = {"slope": 2.0, "intercept": -1.0}
-    settings = {
-        "image": params.image.model_copy(update={"input_size": SIDE}).model_dump(),
-        "evaluate": params.evaluate.model_copy(update=requested).model_dump(),
-        "recommended": "finetuned",
-        "variants": {v: {"threshold": points.thresholds[v], "scale": scale} for v in VARIANTS},
-        "ood": {
-            "threshold": float(ood.distances(reference, features).max() * 4),
-            "false_positive_rate": {"val": 0.01, "test": 0.02},
-        },
-        "trained_on": {"shorter_side": [SIDE, 400], "aspect_ratio": [0.8, 2.0]},
-    }
-    settings["variants"]["ensemble"]["members"] = MEMBERS
-    (folder / "settings.json").write_text(json.dumps(settings))
-    return folder
-
-
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build(tmp_path_factory.mktemp("models") / "exported")
+    folder = tmp_path_factory.mktemp("exported")
+    scale = {"slope": 2.0, "intercept": -1.0}
+    thresholds = evaluated(known().assign(split="test")).thresholds
+    variants = {
+        variant: VariantSettings(
+            threshold=thresholds[variant],
+            scale=scale,
+            members=MEMBERS if variant == "ensemble" else {},
+        )
+        for variant in VARIANTS
+    }
+    evaluate = {"min_recall": 0.9, "prevalence": PREVALENCE, "n_bootstrap": 100}
+    export(folder, COLUMNS, variants, "finetuned", **evaluate)
+    return folder
 
 
 NAMES = {"NORMAL": "IM-{patient:04}-{image:04}", "PNEUMONIA": "person{patient}_virus_{image}"}
@@ -119,6 +94,21 @@ def folder(tmp_path: Path) -> Path:
 def command(*arguments: object) -> None:
     parsed = cli.parser().parse_args(["evaluate", *map(str, arguments)])
     parsed.run(parsed)
+
+
+@pytest.fixture
+def evaluate(exported: Path, folder: Path, tmp_path: Path) -> Callable[..., Path]:
+    """Runs the command for `folder`; returns the folder of the results."""
+
+    def run(*arguments: object) -> Path:
+        command(folder, "--models", exported, "--into", tmp_path / "evaluated", *arguments)
+        return tmp_path / "evaluated"
+
+    return run
+
+
+def data_of(result: Path) -> dict:
+    return json.loads((result / "metrics.json").read_text())["data"]
 
 
 @pytest.fixture(scope="module")
@@ -174,9 +164,8 @@ def test_intervals_and_plots_are_those_of_the_pipeline_byte_for_byte(result: Pat
         assert (result / "plots" / f"{name}.csv").read_text() == expected
 
 
-def test_prevalence_can_be_set(exported: Path, folder: Path, tmp_path: Path) -> None:
-    into = tmp_path / "evaluated"
-    command(folder, "--models", exported, "--into", into, "--prevalence", 0.5)
+def test_prevalence_can_be_set(evaluate: Callable[..., Path]) -> None:
+    into = evaluate("--prevalence", 0.5)
     found = json.loads((into / "metrics.json").read_text())
     point = found["baseline"]["operating_point"]
     positive = point["recall"] + 1 - point["specificity"]
@@ -203,13 +192,12 @@ def test_published_file_names_identify_patients(folder: Path) -> None:
     assert names["NORMAL/ward/IM-0002-0011.png"] == names["NORMAL/IM-0002-0002.png"] == "IM-0002"
 
 
-def test_any_other_image_counts_as_a_patient(exported: Path, folder: Path, tmp_path: Path) -> None:
+def test_any_other_image_counts_as_a_patient(evaluate: Callable[..., Path], folder: Path) -> None:
     (folder / "NORMAL/IM-0000-0009.png").rename(folder / "NORMAL/a.png")
     (folder / "NORMAL/IM-0000-0000.png").rename(folder / "NORMAL/b.png")
-    command(folder, "--models", exported, "--into", tmp_path / "evaluated")
-    data = json.loads((tmp_path / "evaluated/metrics.json").read_text())["data"]
+    into = evaluate()
+    data, page = data_of(into), (into / "report.md").read_text()
     assert (data["images"], data["patients"], data["NORMAL"]["patients"]) == (24, 19, 10)
-    page = (tmp_path / "evaluated/report.md").read_text()
     assert "24 images (12 NORMAL, 12 PNEUMONIA) of 19 patients" in page
     assert "The patients of 2 image(s) are unknown" in page
     assert "The file names identify the patients of 22 image(s)" in page
@@ -220,13 +208,14 @@ def rows_of(folder: Path) -> pd.DataFrame:
     return pd.DataFrame({"file": files, "patient": [f"p{n // 2}" for n in range(len(files))]})
 
 
-def test_a_table_identifies_patients(exported: Path, folder: Path, tmp_path: Path) -> None:
+def test_a_table_identifies_patients(
+    evaluate: Callable[..., Path], folder: Path, tmp_path: Path
+) -> None:
     table = tmp_path / "whose.csv"
     rows = rows_of(folder).sample(frac=1, random_state=1).assign(ward="west")
     rows["file"] = "./" + rows["file"]
     rows.to_csv(table, index=False, encoding="utf-8-sig")
-    into = tmp_path / "evaluated"
-    command(folder, "--patients", table, "--models", exported, "--into", into)
+    into = evaluate("--patients", table)
     written = table_of(into)
     assert dict(zip(written["file"], written["patient"], strict=True)) == dict(
         zip(*rows_of(folder).to_numpy().T, strict=True)
@@ -279,11 +268,13 @@ def test_both_classes_are_required(folder: Path, tmp_path: Path) -> None:
         labeled_folder.find(folder / "none")
 
 
-def test_a_class_without_a_readable_image(exported: Path, folder: Path, tmp_path: Path) -> None:
+def test_a_class_without_a_readable_image(
+    evaluate: Callable[..., Path], folder: Path, tmp_path: Path
+) -> None:
     without(folder, "PNEUMONIA")
     (folder / "PNEUMONIA/1.png").write_bytes(b"no image")
     with pytest.raises(CxrError, match=r"no PNEUMONIA image of .* PNEUMONIA/1.png: cannot ident"):
-        command(folder, "--models", exported, "--into", tmp_path / "evaluated")
+        evaluate()
     assert [path.name for path in tmp_path.iterdir()] == ["hospital"]
 
 
@@ -295,42 +286,38 @@ def test_one_file_in_both_classes_is_an_error(folder: Path) -> None:
 
 
 def test_duplicates_and_files_elsewhere_are_reported(
-    exported: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    evaluate: Callable[..., Path], folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for copy in ("NORMAL/copy.png", "elsewhere.png", "VIRUS/other.png"):
         (folder / copy).parent.mkdir(exist_ok=True)
         (folder / copy).write_bytes((folder / "NORMAL/IM-0000-0000.png").read_bytes())
-    command(folder, "--models", exported, "--into", tmp_path / "evaluated")
-    page = (tmp_path / "evaluated/report.md").read_text()
+    into = evaluate()
+    data, page = data_of(into), (into / "report.md").read_text()
     assert "1 image(s) are duplicate files" in page
     assert "2 file(s) or folder(s) outside of the classes' folders" in page
     assert "25 images (13 NORMAL" in page
-    data = json.loads((tmp_path / "evaluated/metrics.json").read_text())["data"]
     assert (data["elsewhere"], data["copies"], data["unknown_patients"]) == (2, 1, 1)
     errors = capsys.readouterr().err.splitlines()
     assert "left out: VIRUS/other.png: not in a class folder" in errors
 
 
 def test_every_file_of_a_class_is_evaluated_or_counted(
-    exported: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    evaluate: Callable[..., Path], folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for number, name in enumerate(("a.jfif", "b.JPE", "c.img", "DOE.JOHN")):
         (folder / f"NORMAL/IM-000{number}-000{number}.png").rename(folder / "NORMAL" / name)
     (folder / "NORMAL").rename(folder / "Normal")
     for name in ("notes.txt", ".hidden.png"):
         (folder / "PNEUMONIA" / name).write_bytes(b"")
-    command(folder, "--models", exported, "--into", tmp_path / "evaluated")
-    data = json.loads((tmp_path / "evaluated/metrics.json").read_text())["data"]
+    into = evaluate()
+    data, page = data_of(into), (into / "report.md").read_text()
     assert (data["NORMAL"]["images"], data["PNEUMONIA"]["images"]) == (12, 12)
     assert (data["left_out"], data["unreadable"]) == (2, 0)
-    assert pd.read_csv(tmp_path / "evaluated/left_out.csv").to_dict("list") == {
+    assert pd.read_csv(into / "left_out.csv").to_dict("list") == {
         "file": ["PNEUMONIA/.hidden.png", "PNEUMONIA/notes.txt"],
         "reason": ["hidden", "not a JPEG, PNG or DICOM file"],
     }
-    assert (
-        "2 file(s) or folder(s) among them were skipped"
-        in (tmp_path / "evaluated/report.md").read_text()
-    )
+    assert "2 file(s) or folder(s) among them were skipped" in page
     assert "left out: PNEUMONIA/.hidden.png: hidden" in capsys.readouterr().err
 
 
@@ -368,68 +355,60 @@ def test_output_files(result: Path) -> None:
 
 
 def test_enough_patients_give_no_caution(
-    exported: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    evaluate: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(external_report, "MIN_PATIENTS", 9)
-    command(folder, "--models", exported, "--into", tmp_path / "evaluated")
-    assert "Caution" not in (tmp_path / "evaluated/report.md").read_text()
+    assert "Caution" not in (evaluate() / "report.md").read_text()
 
 
-def test_warnings_are_counted_by_class(exported: Path, folder: Path, tmp_path: Path) -> None:
+def test_warnings_are_counted_by_class(evaluate: Callable[..., Path], folder: Path) -> None:
     for number in range(3):
         pixels = np.random.default_rng(number).integers(0, 256, (40, 100)).astype(np.uint8)
         iio.imwrite(folder / f"NORMAL/IM-0100-000{number}.png", pixels)
-    command(folder, "--models", exported, "--into", tmp_path / "evaluated")
-    page = (tmp_path / "evaluated/report.md").read_text()
+    into = evaluate()
+    page = (into / "report.md").read_text()
     assert re.search(
         r"width / height is outside the training range, 0.80 to 2.00.* \| 3 \(20 %\) *\| 0 \(0 %\)",
         page,
     )
-    warned = table_of(tmp_path / "evaluated").query("warnings.notna()")
+    warned = table_of(into).query("warnings.notna()")
     assert list(warned["file"].str[:14]) == ["NORMAL/IM-0100"] * 3
 
 
-def cxr(*arguments: object) -> "subprocess.CompletedProcess[str]":
-    code = "import sys; from cxr import cli\ntry: cli.main()\n"
-    code += "finally: assert 'tensorflow' not in sys.modules"
-    return subprocess.run(
-        [sys.executable, "-c", code, "evaluate", *map(str, arguments)],
-        env=os.environ | {"PYTHONPATH": str(PROJECT / "src")},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-@pytest.mark.slow
-def test_a_bad_file_does_not_stop_the_others(exported: Path, folder: Path, tmp_path: Path) -> None:
+def test_a_bad_file_does_not_stop_the_others(
+    evaluate: Callable[..., Path],
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     (folder / "NORMAL/bad.png").write_bytes(b"no image")
-    into = tmp_path / "evaluated"
-    done = cxr(folder, "--models", exported, "--into", into)
-    assert done.returncode == 1
-    assert done.stderr.endswith(
+    with pytest.raises(SystemExit) as caught:
+        evaluate()
+    assert caught.value.code == cli.FAILED
+    printed = capsys.readouterr()
+    assert printed.err.endswith(
         "left out: NORMAL/bad.png: cannot identify a JPEG, PNG or DICOM image\n"
         "1 of 25 images could not be read\n"
     )
-    lines = done.stdout.splitlines()
+    lines = printed.out.splitlines()
     assert lines[0] == "24 images (12 NORMAL, 12 PNEUMONIA) of 18 patients."
     assert lines[3].split()[:2] == ["finetuned", "(recommended)"]
     assert lines[-1].endswith("evaluated/index.html")
+    into = tmp_path / "evaluated"
     assert "1 image(s) could not be read" in (into / "report.md").read_text()
     assert pd.read_csv(into / "left_out.csv").to_dict("list") == {
         "file": ["NORMAL/bad.png"],
         "reason": ["cannot identify a JPEG, PNG or DICOM image"],
     }
-    (folder / "NORMAL/bad.png").unlink()
-    assert cxr(folder, "--models", exported, "--into", into).returncode == 0
-    assert len(pd.read_csv(into / "left_out.csv")) == 0
 
 
-@pytest.mark.slow
-def test_an_interrupted_evaluation_leaves_no_files(
+def test_an_earlier_evaluation_is_replaced_as_a_whole(
     exported: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     into = tmp_path / "new" / "evaluated"
+    into.mkdir(parents=True)
+    for name in ("metrics.json", "report.md"):
+        (into / name).write_text("earlier")
 
     def interrupt(*_: object) -> None:
         [part] = into.parent.glob(".part-*")
@@ -440,23 +419,8 @@ def test_an_interrupted_evaluation_leaves_no_files(
         patched.setattr(external_report, "write", interrupt)
         with pytest.raises(KeyboardInterrupt):
             command(folder, "--models", exported, "--into", into)
-        assert not list(into.parent.iterdir())
-    command(folder, "--models", exported, "--into", into)
-    before = (into / "index.html").read_bytes()
-    monkeypatch.setattr(external_report, "write", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        command(folder, "--models", exported, "--into", into)
-    assert (into / "index.html").read_bytes() == before
     assert [path.name for path in into.parent.iterdir()] == ["evaluated"]
-
-
-def test_an_earlier_evaluation_is_replaced_as_a_whole(
-    exported: Path, folder: Path, tmp_path: Path
-) -> None:
-    into = tmp_path / "evaluated"
-    into.mkdir()
-    for name in ("metrics.json", "report.md"):
-        (into / name).write_text("earlier")
+    assert (into / "report.md").read_text() == "earlier"
     command(folder, "--models", exported, "--into", into)
     assert {file.name for file in into.iterdir()} == external_validation.OUTPUTS
     assert "earlier" not in (into / "report.md").read_text()
@@ -477,22 +441,10 @@ def test_other_folders_are_not_replaced(
     assert sorted(file.name for file in into.iterdir()) == sorted(files)
 
 
-@pytest.mark.parametrize("lacking", ["evaluate", "variants"])
-def test_models_of_a_different_version_are_an_error(
-    exported: Path, tmp_path: Path, lacking: str
-) -> None:
-    for file in exported.iterdir():
-        (tmp_path / file.name).write_bytes(file.read_bytes())
-    settings = json.loads((tmp_path / "settings.json").read_text())
-    kept = {"evaluate": {}, "variants": {"finetuned": settings["variants"]["finetuned"]}}
-    settings[lacking] = kept[lacking]
-    (tmp_path / "settings.json").write_text(json.dumps(settings))
-    with pytest.raises(CxrError, match=r"settings.json is damaged .*run `dvc repro export`"):
+def test_models_without_a_variant_are_an_error(exported: Path, tmp_path: Path) -> None:
+    shutil.copytree(exported, tmp_path, dirs_exist_ok=True)
+    settings = json.loads((tmp_path / FILE).read_text())
+    del settings["variants"]["augmented"]
+    (tmp_path / FILE).write_text(json.dumps(settings))
+    with pytest.raises(CxrError, match=r"settings\.json has no variant augmented; run `dvc repro"):
         external_validation.AllVariants(tmp_path)
-
-
-def test_help_lists_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        cli.parser().parse_args(["evaluate", "--help"])
-    assert caught.value.code == 0
-    assert "Exit code: 0, every image was read" in capsys.readouterr().out

@@ -89,7 +89,7 @@ def test_a_missing_package_is_named_with_its_extra(
     project: Path, monkeypatch: pytest.MonkeyPatch, option: str, package: str
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    message = rf"{option} needs the package {package}: pip install 'cxr\[onnx\]'"
+    message = rf"{option} needs the package {package}: .* `pip install '\.\[onnx\]'`"
     with pytest.raises(CxrError, match=message):
         cxr_export(option)
 
@@ -155,10 +155,9 @@ def test_int8_of_each_member_is_calibrated_on_training_images(
 
 
 @pytest.mark.parametrize("drop", ["-0.1", "1.1", "much"])
-def test_an_invalid_recall_drop_is_an_error(drop: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_invalid_recall_drop_is_an_error(drop: str) -> None:
     with pytest.raises(SystemExit):
-        cli.parser().parse_args(["export", "--int8", f"--max-recall-drop={drop}"])
-    assert drop in capsys.readouterr().err
+        cxr_export("--int8", f"--max-recall-drop={drop}")
 
 
 def test_int8_by_nncf_is_close_to_full_precision(tmp_path: Path) -> None:

@@ -1,44 +1,38 @@
 """The web page and its API: predictions, limits, hostile requests, nothing stored."""
 
-import asyncio
 import gzip
 import io
 import os
 import re
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import threading
 import time
-import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urljoin
 
 import numpy as np
 import psutil
 import pytest
 import requests
+from fastapi import FastAPI
 from PIL import Image
-from starlette.applications import Starlette
-from starlette.routing import Mount
-from starlette.types import ASGIApp, Message
 
 from cxr import cli
 from cxr.errors import CxrError
 from cxr.inference import serve
-from cxr.inference.predict import Prediction, Predictor
+from cxr.inference.predict import Predictor
 from cxr.inference.serve import CONTENT_TYPES, Limits
 from cxr.tools.project_copy import PROJECT
 from tests.support.dicom_files import bomb, content_of, dataset, grey8
 from tests.support.serving import export_with_keras, running
-from tests.support.tiny import SIDE, THRESHOLD, content_as, export, grey
+from tests.support.tiny import SIDE, content_as, export, grey
 from tests.support.writes import WATCH, elsewhere
 
 Start = Callable[..., str]
@@ -66,70 +60,25 @@ def ask(
     return requests.post(f"{url}/api/{path}", content, headers=headers, timeout=60)
 
 
-Headers = dict[str, str]
-
-
-def direct(
-    app: ASGIApp, method: str, path: str, headers: Headers | None = None, body: bytes = b""
-) -> tuple[int, Headers, bytes]:
-    """Status, headers and body of a response, without a server."""
-    sent: list[Message] = []
-    request_headers = {"host": "localhost", **(headers or {})}
-    scope = {
-        **{"type": "http", "http_version": "1.1", "method": method, "scheme": "http"},
-        **{"path": path, "raw_path": path.encode(), "query_string": b"", "root_path": ""},
-        "headers": [(name.encode(), value.encode()) for name, value in request_headers.items()],
-    }
-
-    async def run() -> None:
-        waiting = [{"type": "http.request", "body": body, "more_body": False}]
-
-        async def receive() -> Message:
-            return waiting.pop() if waiting else await asyncio.Future()  # stays connected
-
-        async def send(message: Message) -> None:
-            sent.append(message)
-
-        await app(scope, receive, send)
-
-    asyncio.run(run())
-    found = {name.decode().lower(): value.decode() for name, value in sent[0]["headers"]}
-    return sent[0]["status"], found, b"".join(message.get("body", b"") for message in sent[1:])
-
-
-@pytest.fixture(scope="module")
-def app(exported: Path) -> ASGIApp:
-    return serve.application(exported)
-
-
 # --- predictions ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("level", [60, 101, 102, 200])
-def test_the_api_returns_the_prediction(
-    url: str, exported: Path, level: int, tmp_path: Path
-) -> None:
-    grey(level).save(tmp_path / "one.png")
+def test_the_api_returns_the_prediction_with_its_warnings(url: str, exported: Path) -> None:
+    content = content_as(grey(128, (100, 40)))
     predictor = Predictor(exported)
-    [expected] = predictor.predict_batch([predictor.read(tmp_path / "one.png")])
-    found = ask(url, (tmp_path / "one.png").read_bytes())
+    [expected] = predictor.predict_batch([predictor.decode(content, Path("x"))])
+    assert any("width / height" in warning for warning in expected.warnings)
+    found = ask(url, content)
     assert found.status_code == 200
-    assert (found.json()["variant"], found.json()["threshold"]) == ("bright", THRESHOLD)
-    assert Prediction(**found.json()) == expected
-    assert found.json().keys() == expected.model_dump().keys()
+    assert found.json() == expected.model_dump(mode="json")
 
 
-@pytest.mark.parametrize("kind", CONTENT_TYPES)
+@pytest.mark.parametrize("kind", [*CONTENT_TYPES, "Image/JPEG ; q=1"])
 def test_the_format_is_detected_from_the_content(url: str, kind: str) -> None:
     made = dataset(np.full((40, 40), 140, np.uint8))
     for content in (content_as(grey(140)), content_as(grey(140), "JPEG"), content_of(made)):
         found = ask(url, content, f"{kind}; charset=x").json()
         assert found["probability"] == pytest.approx(140 / 255, abs=1e-6)
-
-
-def test_warnings(url: str) -> None:
-    warnings = ask(url, content_as(grey(128, (100, 40)))).json()["warnings"]
-    assert sum("width / height" in warning for warning in warnings) == 1
 
 
 def test_the_image_is_the_network_input(url: str) -> None:
@@ -184,26 +133,19 @@ def secret(damage: bytes = b"") -> bytes:
     return content_of(made).replace(b"MONOCHROME2 ", damage or b"MONOCHROME2 ")
 
 
-def forged() -> bytes:
-    """A small PNG file whose header declares a very large image."""
-    content = content_as(grey(1))
-    head = b"IHDR" + struct.pack(">II", 8000, 8000) + content[24:29]
-    return content[:12] + head + struct.pack(">I", zlib.crc32(head)) + content[33:]
-
-
 BAD = {
     "empty file": b"",
     "cannot identify": b"<html>no image</html>",
     "truncated": content_as(Image.effect_noise((200, 200), 50), "JPEG")[:2000],
     "100-megabyte limit (possible decompression bomb)": bomb(),
-    "8000 x 8000 pixels exceed the 50-megapixel limit": forged(),
-    "without pixel data": content_of(grey8())[:400],
     "PhotometricInterpretation": secret(SECRET.encode() + b"  "),
 }
 
 
-@pytest.mark.parametrize("path", ["predict", "image", "explain"])
-@pytest.mark.parametrize("reason", BAD)
+@pytest.mark.parametrize(
+    ("reason", "path"),
+    [*((reason, "predict") for reason in BAD), ("truncated", "image"), ("truncated", "explain")],
+)
 def test_a_bad_file_is_refused_and_the_next_one_is_predicted(
     url: str, reason: str, path: str
 ) -> None:
@@ -223,55 +165,37 @@ def test_content_types_without_cors_preflight_are_refused(url: str, kind: str) -
     assert ask(url, content_as(grey(51)), kind).status_code == 415
 
 
-@pytest.mark.parametrize("kind", ["image/jpg", "Image/JPEG ; q=1"])
-def test_common_spellings_of_content_types_are_accepted(app: ASGIApp, kind: str) -> None:
-    sent = {"content-type": kind}
-    status, _, _ = direct(app, "POST", "/api/predict", sent, content_as(grey(51), "JPEG"))
-    assert status == 200
-
-
 @pytest.mark.parametrize(
     ("encoding", "status"),
     [("gzip", 415), ("deflate, gzip", 415), ("identity", 200), ("Identity", 200)],
 )
-def test_an_encoded_body_is_refused(app: ASGIApp, encoding: str, status: int) -> None:
+def test_an_encoded_body_is_refused(url: str, encoding: str, status: int) -> None:
     image = content_as(grey(51))
     body = gzip.compress(image) if "gzip" in encoding else image
-    sent = {"content-type": "image/png", "content-encoding": encoding}
-    found, headers, content = direct(app, "POST", "/api/predict", sent, body)
-    assert found == status
+    headers = {"Content-Type": "image/png", "Content-Encoding": encoding}
+    found = requests.post(f"{url}/api/predict", body, headers=headers, timeout=60)
+    assert found.status_code == status
     if status == 415:
-        assert b"Content-Encoding is not supported" in content
-        assert headers["accept-encoding"] == "identity"
+        assert "Content-Encoding is not supported" in found.json()["detail"]
+        assert found.headers["Accept-Encoding"] == "identity"
 
 
-@pytest.mark.parametrize(
-    "path", ["/", "/card", "/api/model", "/openapi.json", "/page/app.js", "/api/predict", "/none"]
-)
-def test_head_is_get_without_the_body(app: ASGIApp, path: str) -> None:
-    status, headers, body = direct(app, "GET", path)
-    assert body
-    assert direct(app, "HEAD", path) == (status, headers, b"")
+@pytest.mark.parametrize("path", ["/card", "/api/model", "/page/app.js", "/api/predict"])
+def test_head_is_get_without_the_body(url: str, path: str) -> None:
+    expected = requests.get(url + path, timeout=9)
+    found = requests.head(url + path, timeout=9)
+    assert (found.status_code, found.content) == (expected.status_code, b"")
+    assert found.headers["Content-Length"] == str(len(expected.content))
 
 
-@pytest.mark.parametrize("path", ["", "card"])
-def test_all_links_are_below_the_path_of_a_mounted_page(app: ASGIApp, path: str) -> None:
-    mounted = Starlette(routes=[Mount("/base", app)])
-    status, _, body = direct(mounted, "GET", f"/base/{path}")
-    assert status == 200
-    links = re.findall(r'(?:href|src)="([^"]+)"', body.decode())
-    assert len(links) >= 3
-    for link in links:
-        target = urlsplit(urljoin(f"http://localhost/base/{path}", link)).path
-        assert direct(mounted, "GET", target)[0] == 200, link
-
-
-def test_head_over_a_connection_has_no_body(url: str) -> None:
-    found = requests.head(f"{url}/api/model", timeout=9)
-    assert (found.status_code, found.content) == (200, b"")
-    assert found.headers["Content-Length"] == str(
-        len(requests.get(f"{url}/api/model", timeout=9).content)
-    )
+def test_all_links_are_below_the_path_of_a_mounted_page(exported: Path) -> None:
+    with running(exported, base="/base") as url:
+        for page in (f"{url}/", f"{url}/card"):
+            links = re.findall(r'(?:href|src)="([^"]+)"', requests.get(page, timeout=9).text)
+            assert len(links) >= 3
+            for link in links:
+                target = urljoin(page, link)
+                assert requests.get(target, timeout=9).ok, target
 
 
 def test_other_sites_get_no_cors_permission(url: str) -> None:
@@ -338,18 +262,6 @@ def test_a_slow_upload_times_out(exported: Path) -> None:
     with running(exported, Limits(body_seconds=0.2)) as url, begun(url, 100, b"x") as connection:
         response = b"".join(iter(lambda: connection.recv(4096), b""))  # until it is closed
     assert b" 408 " in response
-
-
-@pytest.mark.parametrize("sent", [b"", b"GET / HT"])
-def test_an_idle_connection_is_closed(
-    exported: Path, sent: bytes, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(serve, "IDLE_SECONDS", 0.2)
-    with running(exported) as url:
-        host, port = url.removeprefix("http://").split(":")
-        with socket.create_connection((host, int(port)), timeout=20) as connection:
-            connection.sendall(sent)
-            assert connection.recv(100) == b""
 
 
 def test_a_slow_prediction_times_out(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -494,7 +406,7 @@ def test_a_port_in_use_is_an_error(exported: Path) -> None:
     [
         (["--port", "99999"], "port 99999"),
         (["--host", "192.0.2.1"], "192.0.2.1"),  # of no machine (RFC 5737)
-        (["--models", "none"], "settings.json is missing"),
+        (["--models", "none"], "settings.json cannot be read"),
     ],
 )
 def test_invalid_arguments_are_reported_at_the_start(arguments: list[str], error: str) -> None:
@@ -509,29 +421,27 @@ def test_a_missing_model_card_is_an_error(tmp_path: Path) -> None:
         serve.application(tmp_path)
 
 
-def test_the_host_name_is_case_insensitive(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[ASGIApp] = []
-    monkeypatch.setattr(serve, "LOOPBACK", ())
-    monkeypatch.setattr(serve, "server", lambda app: made.append(app) or stopped_server())
-    run("--host", "LocalHost", "--port", "0", "--models", str(exported))
-    assert direct(made[0], "GET", "/api/model", {"host": "LocalHost:8000"})[0] == 200
-    assert direct(made[0], "GET", "/api/model", {"host": "evil.example"})[0] == 400
-
-
-def stopped_server() -> Any:
-    return SimpleNamespace(run=lambda sockets: None)
-
-
-@pytest.mark.parametrize(("host", "warned"), [("0.0.0.0", True), ("127.0.0.1", False)])
-def test_a_network_address_is_warned_of(
+@pytest.mark.parametrize(
+    ("host", "allowed", "warned"),
+    [
+        ("0.0.0.0", ["*"], True),
+        ("127.0.0.1", [*serve.LOOPBACK, "127.0.0.1"], False),
+        ("LocalHost", [*serve.LOOPBACK, "localhost"], False),  # as browsers send it
+    ],
+)
+def test_a_network_address_is_warned_of_and_allows_any_host_name(
     exported: Path,
     host: str,
+    allowed: list[str],
     warned: bool,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(serve.uvicorn.Server, "run", lambda *_, **__: None)
+    made: list[FastAPI] = []
+    monkeypatch.setattr(serve.uvicorn.Server, "run", lambda self, **_: made.append(self.config.app))
     run("--host", host, "--port", "0", "--models", str(exported))
     printed = capsys.readouterr()
     assert printed.out.startswith(f"http://{host}:")
     assert ("WARNING" in printed.err) == warned
+    hosts = [one.kwargs.get("allowed_hosts") for one in made[0].user_middleware]
+    assert allowed in hosts

@@ -39,19 +39,8 @@ def test_images_outside_of_the_training_subspace_exceed_the_threshold(
 
 def test_distance_is_the_length_of_the_residual() -> None:
     reference = FeatureSubspace(np.zeros(3, np.float32), np.eye(3, dtype=np.float32)[:1])
-    rows = np.array([[5, 0, 0], [0, 2, 0], [3, 4, 0], [0, 0, 0]], np.float32)
-    np.testing.assert_allclose(ood.distances(reference, rows), [0, 1, 0.8, 0], atol=1e-7)
-
-
-def test_scale_of_the_features_does_not_affect_the_distance(
-    monkeypatch: pytest.MonkeyPatch, features: np.ndarray
-) -> None:
-    reference = fitted(monkeypatch, features)
-    np.testing.assert_allclose(
-        ood.distances(reference, features),
-        ood.distances(reference, 7 * features),
-        rtol=1e-5,
-    )
+    rows = np.array([[5, 0, 0], [0, 2, 0], [3, 4, 0], [6, 8, 0], [0, 0, 0]], np.float32)
+    np.testing.assert_allclose(ood.distances(reference, rows), [0, 1, 0.8, 0.8, 0], atol=1e-7)
 
 
 def test_components_are_orthonormal_and_have_the_largest_variance(
@@ -85,12 +74,6 @@ def test_few_images_give_few_components(features: np.ndarray) -> None:
 def test_threshold_is_the_conformal_quantile(count: int, rank: int) -> None:
     scores = np.random.default_rng(0).permutation(count) + 1.0
     assert ood.ood_threshold(scores) == rank
-
-
-def test_threshold_has_the_nominal_false_positive_rate() -> None:
-    rng = np.random.default_rng(0)
-    above = [rng.normal() > ood.ood_threshold(rng.normal(size=199), 0.05) for _ in range(4000)]
-    assert np.mean(above) == pytest.approx(0.05, abs=0.012)
 
 
 def test_a_saved_reference_is_loaded_unchanged(tmp_path: Path, features: np.ndarray) -> None:

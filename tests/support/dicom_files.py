@@ -17,8 +17,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 
 from cxr.data.images import ImageError
-from cxr.inference import radiograph
-from cxr.inference.radiograph import read
+from cxr.inference.radiograph import Radiograph, from_bytes, read
 
 Gray = NDArray[np.uint8]
 
@@ -140,9 +139,13 @@ def grey8() -> Dataset:
     return dataset(picture(), Modality="DX")
 
 
+def radiograph_of(ds: Dataset) -> Radiograph:
+    return from_bytes(content_of(ds), Path("x.dcm"))
+
+
 def shown(content: bytes) -> Gray:
     """Gray values of a file."""
-    return np.asarray(radiograph.from_bytes(content, Path("x.dcm")).image)
+    return np.asarray(from_bytes(content, Path("x.dcm")).image)
 
 
 def changed(content: bytes, after: bytes, offset: int, value: bytes) -> bytes:

@@ -13,11 +13,11 @@ from starlette.types import ASGIApp
 
 from cxr.inference import serve
 from cxr.inference.serve import LIMITS, Limits
-from tests.support.tiny import SIDE, export
+from tests.support.tiny import COLUMNS, SIDE, export
 
 
 def export_with_keras(models: Path) -> Path:
-    """Write the folder `exported` and a Keras model next to it, as the pipeline does."""
+    """Write the folder `exported` and Keras models next to it, as the pipeline does."""
     folder = models / "exported"
     folder.mkdir()
     export(folder)
@@ -25,7 +25,8 @@ def export_with_keras(models: Path) -> Path:
     maps = layers.Conv2D(2, 3, activation="relu")(layers.Rescaling(1 / 255)(image))
     pooled = layers.GlobalAveragePooling2D()(maps)
     model = keras.Model(image, layers.Dense(1, activation="sigmoid")(pooled))
-    model.save(folder.parent / "bright.keras")
+    for name in COLUMNS:
+        model.save(models / f"{name}.keras")
     return folder
 
 

@@ -15,7 +15,7 @@ from cxr.evaluation import ensemble, metrics
 from cxr.evaluation.results import Evaluation
 from cxr.evaluation.selection import best_variant
 from cxr.export import drift
-from cxr.export.input_checks import failed_checks
+from cxr.export.settings import OodSettings, Settings, TrainingRange, VariantSettings
 from cxr.params import EvaluateParams, ImageParams
 from cxr.prediction import ood
 
@@ -27,7 +27,7 @@ def export_reference(
     splits: Mapping[str, Split],
     features: Mapping[str, NDArray[np.float32]],
     predictions: pd.DataFrame,
-    settings: Metrics,
+    settings: Settings,
 ) -> Metrics:
     """Write the reference of `cxr drift`, and apply its rule to the other splits.
 
@@ -36,7 +36,7 @@ def export_reference(
         splits: `val`, which is the reference, `stress` and `test`.
         features: (N, D) of the frozen backbone for these.
         predictions: as `evaluation.predictions.merge` gives them, rows in the order of the splits'.
-        settings: result of `settings`.
+        settings: from `prediction_settings`.
 
     Returns:
         with the predictions of the recommended variant, `false_positive_rate`: fraction of random
@@ -44,8 +44,8 @@ def export_reference(
         `test`, the tests that flag it, with their differences. Nothing is chosen by them.
     """
     ood_reference = ood.load(folder / ood.FILE)
-    variant = settings["recommended"]
-    threshold = settings["variants"][variant]["threshold"]
+    variant = settings.recommended
+    threshold = settings.variants[variant].threshold
     tables = {}
     for name, split in splits.items():
         distances = ood.distances(ood_reference, features[name])
@@ -60,33 +60,28 @@ def export_reference(
     flagged = {}
     for name, other in others.items():
         result = drift.compare(val, other, threshold)
-        flagged[name] = {test: result["tests"][test]["difference"] for test in result["flagged"]}
+        flagged[name] = {test: result.tests[test].difference for test in result.flagged}
     return {"false_positive_rate": drift.false_positive_rate(val, threshold), "flagged": flagged}
 
 
-def _warned(table: pd.DataFrame, settings: Metrics) -> pd.Series:
+def _warned(table: pd.DataFrame, settings: Settings) -> pd.Series:
     """Whether each image of a reference table would have a warning, except that about color: the
     arrays are gray.
     """
-    failed = failed_checks(
-        table["distance"] / settings["ood"]["threshold"],
-        table["shorter_side"],
-        table["aspect_ratio"],
-        settings["image"]["input_size"],
-        settings["trained_on"]["aspect_ratio"],
-    )
+    ood_score = table["distance"] / settings.ood.threshold
+    failed = settings.failed_checks(ood_score, table["shorter_side"], table["aspect_ratio"])
     return pd.DataFrame(failed).any(axis=1)
 
 
-def settings(
+def prediction_settings(
     image: ImageParams,
     evaluate: EvaluateParams,
     evaluation: Evaluation,
     predictions: pd.DataFrame,
     train: pd.DataFrame,
-    ood_metrics: Metrics,
-) -> Metrics:
-    """Content of settings.json: everything that prediction needs besides the networks.
+    ood_settings: OodSettings,
+) -> Settings:
+    """Content of settings.json.
 
     Args:
         image: how images are prepared.
@@ -94,31 +89,26 @@ def settings(
         evaluation: metrics of all variants.
         predictions: as `evaluation.predictions.merge` gives them, with a column for each variant.
         train: index of the training images.
-        ood_metrics: result of `ood.measure`.
-
-    Returns:
-        `image`; `evaluate`; `recommended`; `variants`: for each the `threshold` of its operating
-        point and the `scale` that calibrates its probability, for the ensemble also its `members`
-        with their scales; `ood`; `trained_on`: minimum and maximum of the training files'
-        `shorter_side` (pixels) and `aspect_ratio` (width / height).
+        ood_settings: result of `ood.measure`.
     """
-    variants: Metrics = {
-        name: {
-            "threshold": evaluation.thresholds[name],
-            "scale": ensemble.fit_scale(*metrics.columns(predictions, TUNING, name)),
-        }
+    variants = {
+        name: VariantSettings(
+            threshold=evaluation.thresholds[name],
+            scale=ensemble.fit_scale(*metrics.columns(predictions, TUNING, name)),
+            members=evaluation.variants[name].scales,
+        )
         for name in VARIANTS
     }
-    variants["ensemble"]["members"] = evaluation.variants["ensemble"].scales
     sides = train[["width", "height"]].astype(int)
-    sizes = {"shorter_side": sides.min(axis=1), "aspect_ratio": sides["width"] / sides["height"]}
-    return {
-        "image": image.model_dump(),
-        "evaluate": evaluate.model_dump(),
-        "recommended": best_variant(evaluation),
-        "variants": variants,
-        "ood": ood_metrics,
-        "trained_on": {
-            name: [size.min().item(), size.max().item()] for name, size in sizes.items()
-        },
-    }
+    shorter_side, aspect_ratio = sides.min(axis=1), sides["width"] / sides["height"]
+    return Settings(
+        image=image,
+        evaluate=evaluate,
+        recommended=best_variant(evaluation),
+        variants=variants,
+        ood=ood_settings,
+        trained_on=TrainingRange(
+            shorter_side=(shorter_side.min(), shorter_side.max()),
+            aspect_ratio=(aspect_ratio.min(), aspect_ratio.max()),
+        ),
+    )

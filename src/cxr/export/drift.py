@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from cxr.common.names import LABELS
 from cxr.errors import CxrError
+from cxr.evaluation.results import Record
 from cxr.prediction.ood import FALSE_POSITIVE_RATE
 
 FILE = "reference.csv"  # in the folder of exported networks
@@ -41,7 +42,54 @@ RULE = (
 )
 
 Numbers = NDArray[np.float64]
-DriftResult = dict[str, Any]
+
+
+class DriftTest(Record):
+    """One feature: fractions of the images with a warning or predicted positive, or medians.
+
+    Attributes:
+        floor: the difference has to exceed both this and `chance`.
+    """
+
+    reference: float
+    here: float
+    difference: float
+    floor: float
+    chance: float
+
+    @property
+    def limit(self) -> float:
+        """The difference has to exceed it."""
+        return max(self.floor, self.chance)
+
+
+class InBoth(Record):
+    """A value in the reference and in the new images; None where it cannot be estimated."""
+
+    reference: float | None
+    here: float | None
+
+
+class Comparison(Record):
+    """New images compared with the reference.
+
+    Attributes:
+        verdict: SIGNIFICANT, NO_DRIFT or TOO_FEW.
+        flagged: names of the tests that led to it.
+        images: how many are new.
+        tests: of `warnings`, `predicted_positive` and each of DISTRIBUTIONS.
+        recall: in the reference, as `specificity`.
+        prevalence: `here` is that of `estimated_prevalence`.
+    """
+
+    verdict: str
+    flagged: list[str]
+    rule: str
+    images: int
+    tests: dict[str, DriftTest]
+    recall: float
+    specificity: float
+    prevalence: InBoth
 
 
 def reference_table(
@@ -105,7 +153,7 @@ def read_reference(folder: Path, variant: str) -> pd.DataFrame:
     return table
 
 
-def compare(reference: pd.DataFrame, current: pd.DataFrame, threshold: float) -> DriftResult:
+def compare(reference: pd.DataFrame, current: pd.DataFrame, threshold: float) -> Comparison:
     """Compare images with the reference and apply `RULE`.
 
     Another prevalence changes every feature that depends on the disease. So that it is not
@@ -117,14 +165,6 @@ def compare(reference: pd.DataFrame, current: pd.DataFrame, threshold: float) ->
         current: a row for each image, one or more: DISTRIBUTIONS, `probability`, and `warned`,
             whether it has a warning.
         threshold: probability from which the prediction is PNEUMONIA.
-
-    Returns:
-        `verdict`: SIGNIFICANT, NO_DRIFT or TOO_FEW; `flagged`: names of the tests that led to it;
-        `rule`; `images`: how many; `tests`: `reference` and `here` for `warnings` and
-        `predicted_positive` (fractions of the images) and each of DISTRIBUTIONS (medians), their
-        `difference`, and the limits `floor` and `chance`, both of which it has to exceed; `recall`
-        and `specificity` of the reference; `prevalence` in the `reference`, and `here` as
-        `estimated_prevalence` gives it.
     """
     positive = (reference["label"] == "PNEUMONIA").to_numpy()
     predicted = (reference["probability"] >= threshold).to_numpy()
@@ -143,32 +183,27 @@ def compare(reference: pd.DataFrame, current: pd.DataFrame, threshold: float) ->
         "predicted_positive": (predicted_rate, current_rate, abs(current_rate - predicted_rate)),
     }
     tests = {
-        name: {
-            **dict(zip(("reference", "here", "difference"), values, strict=True)),
-            "floor": FLOORS[name],
-            "chance": chance[name],
-        }
-        for name, values in differences.items()
+        name: DriftTest(
+            reference=known,
+            here=here,
+            difference=difference,
+            floor=FLOORS[name],
+            chance=chance[name],
+        )
+        for name, (known, here, difference) in differences.items()
     }
     enough = len(current) >= MIN_IMAGES
-    flagged = [
-        name for name, test in tests.items() if enough and test["difference"] > drift_limit(test)
-    ]
-    return {
-        "verdict": SIGNIFICANT if flagged else NO_DRIFT if enough else TOO_FEW,
-        "flagged": flagged,
-        "rule": RULE,
-        "images": len(current),
-        "tests": tests,
-        "recall": recall,
-        "specificity": specificity,
-        "prevalence": {"reference": float(positive.mean()), "here": prevalence},
-    }
-
-
-def drift_limit(test: dict[str, float]) -> float:
-    """Limit that the difference in one of `compare`'s tests has to exceed."""
-    return max(test["floor"], test["chance"])
+    flagged = [name for name, test in tests.items() if enough and test.difference > test.limit]
+    return Comparison(
+        verdict=SIGNIFICANT if flagged else NO_DRIFT if enough else TOO_FEW,
+        flagged=flagged,
+        rule=RULE,
+        images=len(current),
+        tests=tests,
+        recall=recall,
+        specificity=specificity,
+        prevalence=InBoth(reference=positive.mean(), here=prevalence),
+    )
 
 
 def estimated_prevalence(
@@ -267,7 +302,7 @@ def false_positive_rate(reference: pd.DataFrame, threshold: float) -> float | No
         is_first = reference["patient"].isin(rng.permutation(patients)[: len(patients) // 2])
         first, second = reference[is_first], reference[~is_first]
         if first["label"].nunique() == len(LABELS) and len(second) >= MIN_IMAGES:
-            flagged.append(compare(first, second, threshold)["verdict"] == SIGNIFICANT)
+            flagged.append(compare(first, second, threshold).verdict == SIGNIFICANT)
     return float(np.mean(flagged)) if flagged else None
 
 

@@ -13,9 +13,10 @@ import pandas as pd
 from cxr.common.files import replacing, write_json
 from cxr.errors import CxrError
 from cxr.evaluation.metrics import predictive_values
+from cxr.evaluation.results import Record
 from cxr.export import drift
-from cxr.export.drift import DriftResult
-from cxr.inference.predict import Prediction, Predictor, read_batches
+from cxr.export.drift import Comparison, InBoth
+from cxr.inference.predict import Predictor, predict
 from cxr.inference.radiograph import Radiograph
 from cxr.progress import track
 from cxr.reporting import charts
@@ -43,6 +44,56 @@ ADVICE = {
 }
 
 
+class SizeSummary(Record):
+    """A size of the files: quantiles, and the fraction of images outside the training range."""
+
+    reference: dict[str, float]
+    here: dict[str, float]
+    outside: float
+
+
+class DriftResult(Comparison):
+    """Content of drift.json.
+
+    Attributes:
+        unreadable: number of unreadable files.
+        skipped: number of files and folders that were not read.
+        precision: `here` at the estimated prevalence, if recall and specificity hold.
+        sizes: of `shorter_side` and `aspect_ratio`.
+        warnings: fraction of images with each warning, the most frequent first.
+    """
+
+    variant: str
+    unreadable: int
+    skipped: int
+    precision: InBoth
+    sizes: dict[str, SizeSummary]
+    warnings: dict[str, float]
+
+
+class Measurement:
+    """Gives the features of each radiograph, with those of its prediction."""
+
+    def __init__(self, predictor: Predictor) -> None:
+        self.predictor = predictor
+        self.read = predictor.read
+
+    def predict_batch(self, radiographs: list[Radiograph]) -> list[dict[str, Any]]:
+        predictions = self.predictor.predict_batch(radiographs)
+        return [
+            {
+                "shorter_side": min(one.width, one.height),
+                "aspect_ratio": one.width / one.height,
+                **drift.exposure(self.predictor.preprocess(one)),
+                "distance": prediction.ood_score * self.predictor.settings.ood.threshold,
+                "probability": prediction.probability,
+                "warnings": prediction.warnings,
+                "warned": bool(prediction.warnings),
+            }
+            for one, prediction in zip(radiographs, predictions, strict=True)
+        ]
+
+
 def measure(predictor: Predictor, files: Iterable[Path]) -> tuple[pd.DataFrame, list[str]]:
     """Features of each readable file.
 
@@ -51,26 +102,9 @@ def measure(predictor: Predictor, files: Iterable[Path]) -> tuple[pd.DataFrame, 
         file, `drift.exposure`, `distance`, `probability`, `warnings` (tuple of text) and `warned`,
         whether there are any; and the errors of the unreadable files.
     """
-    rows: list[dict[str, Any]] = []
-    errors: list[str] = []
-    for batch in read_batches(predictor, track(files, "measure")):
-        errors += [found for _, found in batch if isinstance(found, str)]
-        if readable := [found for _, found in batch if isinstance(found, Radiograph)]:
-            predictions = predictor.predict_batch(readable)
-            rows += map(lambda *pair: _row(predictor, *pair), readable, predictions)
-    return pd.DataFrame(rows), errors
-
-
-def _row(predictor: Predictor, one: Radiograph, prediction: Prediction) -> dict[str, Any]:
-    return {
-        "shorter_side": min(one.width, one.height),
-        "aspect_ratio": one.width / one.height,
-        **drift.exposure(predictor.preprocess(one)),
-        "distance": prediction.ood_score * predictor.ood_threshold,
-        "probability": prediction.probability,
-        "warnings": prediction.warnings,
-        "warned": bool(prediction.warnings),
-    }
+    found = [one for _, one in predict(Measurement(predictor), track(files, "measure"))]
+    rows = [one for one in found if not isinstance(one, str)]
+    return pd.DataFrame(rows), [one for one in found if isinstance(one, str)]
 
 
 def summary(
@@ -80,7 +114,7 @@ def summary(
     unreadable: int,
     skipped: int,
 ) -> DriftResult:
-    """Content of drift.json.
+    """Compare images with the reference.
 
     Args:
         predictor: the predictor used by `measure`.
@@ -88,35 +122,30 @@ def summary(
         here: rows of `measure`, at least one.
         unreadable: number of unreadable files.
         skipped: number of files and folders that were not read.
-
-    Returns:
-        `variant`; the result of `drift.compare`; `unreadable`; `skipped`; `precision`: of the
-        `reference`, and `here` at the estimated prevalence if recall and specificity hold (null if
-        it cannot be estimated); `sizes`: quantiles of `shorter_side` and `aspect_ratio` of the
-        `reference` and `here`, and the fraction of images `outside` the training range; `warnings`:
-        the fraction of images with each warning, the most frequent first.
     """
     compared = drift.compare(reference, here, predictor.threshold)
-    rates = compared["recall"], compared["specificity"]
-    return {
-        "variant": predictor.variant,
-        **compared,
-        "unreadable": unreadable,
-        "skipped": skipped,
-        "precision": {
-            name: None if p is None else float(predictive_values(*rates, p)["ppv"])
-            for name, p in compared["prevalence"].items()
-        },
-        "sizes": {
-            name: {
-                "reference": _spread(reference[name]),
-                "here": _spread(here[name]),
-                "outside": float((~here[name].between(*known)).mean()),
+    rates = compared.recall, compared.specificity
+    return DriftResult(
+        **dict(compared),
+        variant=predictor.variant,
+        unreadable=unreadable,
+        skipped=skipped,
+        precision=InBoth(
+            **{
+                images: None if prevalence is None else predictive_values(*rates, prevalence)["ppv"]
+                for images, prevalence in compared.prevalence
             }
-            for name, known in predictor.trained_on.items()
+        ),
+        sizes={
+            name: SizeSummary(
+                reference=_spread(reference[name]),
+                here=_spread(here[name]),
+                outside=(~here[name].between(*known)).mean(),
+            )
+            for name, known in predictor.settings.trained_on
         },
-        "warnings": (here["warnings"].explode().value_counts() / len(here)).to_dict(),
-    }
+        warnings=(here["warnings"].explode().value_counts() / len(here)).to_dict(),
+    )
 
 
 def _spread(values: pd.Series) -> dict[str, float]:
@@ -127,7 +156,7 @@ def write(into: Path, found: DriftResult, reference: pd.DataFrame, here: pd.Data
     """Write PAGE and JSON to a folder, each atomically; other files there are kept."""
     with replacing(into / PAGE) as part:
         part.write_text(document(found, reference, here).to_html(), encoding="utf-8")
-    write_json(into / JSON, found)
+    write_json(into / JSON, {"variant": found.variant, **found.model_dump()})
 
 
 def check_replaceable(folder: Path) -> None:
@@ -145,15 +174,15 @@ def check_replaceable(folder: Path) -> None:
 def document(found: DriftResult, reference: pd.DataFrame, here: pd.DataFrame) -> Document:
     """The page; arguments as in `write`."""
     values = {
-        **found,
+        **dict(found),
         "verdict": verdict_text(found),
-        "advice": ADVICE[found["verdict"]],
+        "advice": ADVICE[found.verdict],
         "tables": {
             "tests": table(found),
             "sizes": _sizes(found),
             "warnings": pd.DataFrame(
                 {"warning": name, "images": percent(fraction)}
-                for name, fraction in found["warnings"].items()
+                for name, fraction in found.warnings.items()
             ),
         },
         "distributions": _distributions(found, reference, here),
@@ -163,8 +192,8 @@ def document(found: DriftResult, reference: pd.DataFrame, here: pd.DataFrame) ->
 
 def verdict_text(found: DriftResult) -> str:
     """The verdict and the significant tests, in one line."""
-    flagged = ", ".join(NAMES[name] for name in found["flagged"])
-    return found["verdict"] + (f" ({flagged})" if flagged else "")
+    flagged = ", ".join(NAMES[name] for name in found.flagged)
+    return found.verdict + (f" ({flagged})" if flagged else "")
 
 
 def table(found: DriftResult) -> pd.DataFrame:
@@ -172,12 +201,13 @@ def table(found: DriftResult) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "test": NAMES[name],
-            "drift": "yes" if name in found["flagged"] else "no",
-            "difference": f"{of['difference']:.3f}",
-            "limit": f"{drift.drift_limit(of):.3f}",
-            **{images: f"{of[images]:.3g}" for images in ("reference", "here")},
+            "drift": "yes" if name in found.flagged else "no",
+            "difference": f"{of.difference:.3f}",
+            "limit": f"{of.limit:.3f}",
+            "reference": f"{of.reference:.3g}",
+            "here": f"{of.here:.3g}",
         }
-        for name, of in found["tests"].items()
+        for name, of in found.tests.items()
     )
 
 
@@ -188,11 +218,11 @@ def _sizes(found: DriftResult) -> pd.DataFrame:
             **{
                 f"{images}: {quantile}": f"{value:.4g}"
                 for images in ("reference", "here")
-                for quantile, value in of[images].items()
+                for quantile, value in getattr(of, images).items()
             },
-            "outside of training": percent(of["outside"]),
+            "outside of training": percent(of.outside),
         }
-        for name, of in found["sizes"].items()
+        for name, of in found.sizes.items()
     )
 
 
@@ -200,7 +230,7 @@ def _distributions(found: DriftResult, reference: pd.DataFrame, here: pd.DataFra
     """A histogram of each feature; for `drift.DISTRIBUTIONS` the reference is weighted to the
     prevalence estimated here.
     """
-    prevalence = found["prevalence"]["here"]
+    prevalence = found.prevalence.here
     positive = (reference["label"] == "PNEUMONIA").to_numpy()
     weights = drift.weights_for(positive, positive.mean() if prevalence is None else prevalence)
     figures: list[Figure] = []

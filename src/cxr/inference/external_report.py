@@ -36,7 +36,7 @@ def short(found: Evaluation) -> str:
     table = tables.metrics(columns, "operating_point")
     table["ROC AUC"] = [span(columns[variant].roc_auc) for variant in table["variant"]]
     names = ["variant", "recall", "precision", "specificity", "ROC AUC"]
-    is_other = table["variant"] != found.recommended
+    is_other = table["variant"] != found.settings.recommended
     table["variant"] = table["variant"].where(is_other, table["variant"] + " (recommended)")
     ordered = table.assign(other=is_other).sort_values("other", kind="stable")[names]
     text = str(ordered.to_string(index=False))
@@ -51,10 +51,11 @@ def report(found: Evaluation, svgs: dict[str, str]) -> Document:
         svgs: charts from `render_charts`.
     """
     data, columns = found.metrics.data, found.intervals.columns
-    point = columns[found.recommended].operating_point
-    minimum, positives = found.evaluate.min_recall, found.intervals.positive_patients
+    point = columns[found.settings.recommended].operating_point
+    minimum, positives = found.settings.evaluate.min_recall, found.intervals.positive_patients
     values = {
         **vars(found),
+        **dict(found.settings),
         "data": data,
         "population": _population(found),
         "selection": _selection(found),
@@ -88,7 +89,7 @@ def render_charts(found: Evaluation) -> dict[str, str]:
 def _tables(found: Evaluation, columns: tables.Columns) -> dict[str, pd.DataFrame]:
     ece = {variant: of.at_half.ece for variant, of in found.metrics.variants.items()}
     return {
-        "summary": tables.summary({"value and 95 % CI": columns[found.recommended]}),
+        "summary": tables.summary({"value and 95 % CI": columns[found.settings.recommended]}),
         "counts": pd.DataFrame({"class": c, **found.metrics.data[c]} for c in LABELS),
         "warnings": _warnings(found.images),
         "at_operating_point": tables.metrics(columns, "operating_point"),
@@ -109,7 +110,7 @@ def _selection(found: Evaluation) -> str:
     return (
         "Variant and thresholds were chosen on the tuning set of the pipeline, not on these "
         "images. Intervals are those of a bootstrap over patients "
-        f"({found.evaluate.n_bootstrap} resamples)."
+        f"({found.settings.evaluate.n_bootstrap} resamples)."
     )
 
 

@@ -23,13 +23,14 @@ from cxr.evaluation.results import (
     Accuracy,
     ExternalMetrics,
     ExternalVariantMetrics,
+    OtherVersionError,
     RatesAtThreshold,
     SplitIntervals,
 )
+from cxr.export.settings import FILE, Settings
 from cxr.inference.labeled_folder import LabeledImages
-from cxr.inference.predict import Predictor, damaged_error, predict
+from cxr.inference.predict import Predictor, predict
 from cxr.inference.radiograph import Radiograph
-from cxr.params import EvaluateParams
 from cxr.progress import track
 
 METRICS = Path("metrics.json")
@@ -54,12 +55,10 @@ class AllVariants:
         self.predictor = Predictor(folder)
         self.read = self.predictor.read
         settings = self.predictor.settings
-        try:
-            self.evaluate = EvaluateParams(**settings["evaluate"])
-            self.thresholds = {v: settings["variants"][v]["threshold"] for v in VARIANTS}
-            self.members: dict[str, dict[str, float]] = settings["variants"]["ensemble"]["members"]
-        except (KeyError, TypeError, ValueError) as error:
-            raise damaged_error(folder) from error
+        if missing := [name for name in VARIANTS if name not in settings.variants]:
+            raise OtherVersionError(
+                f"{folder / FILE} has no variant {', '.join(missing)}; run `dvc repro export`"
+            )
         opened = self.predictor.networks
         self.networks = {
             name: opened.get(name) or open_network(folder / f"{name}.xml") for name in TRAINED
@@ -85,10 +84,7 @@ class Evaluation:
 
     Attributes:
         source: images of the folder.
-        recommended: variant, chosen on the tuning set of the pipeline.
-        evaluate: parameters of the pipeline's evaluation, with the requested prevalence.
-        ood_false_positive_rate: fraction of the pipeline's images, by split, with an
-            out-of-distribution warning.
+        settings: of the exported models, with the requested prevalence.
         images: readable images: columns file, patient, label, a probability for each of
             `VARIANTS`, warnings (tuple of sentences), and split, always `test`.
         left_out: columns file, reason; other files in the class folders: unreadable images, then
@@ -99,9 +95,7 @@ class Evaluation:
     """
 
     source: LabeledImages
-    recommended: str
-    evaluate: EvaluateParams
-    ood_false_positive_rate: Mapping[str, float]
+    settings: Settings
     images: pd.DataFrame
     left_out: pd.DataFrame
     unreadable: int
@@ -122,8 +116,12 @@ def evaluate(
     Raises:
         CxrError: a class has no readable image.
     """
-    requested = {} if prevalence is None else {"prevalence": prevalence}
-    params = networks.evaluate.model_copy(update=requested)
+    settings = networks.predictor.settings
+    if prevalence is not None:
+        evaluate = settings.evaluate.model_copy(update={"prevalence": prevalence})
+        settings = settings.model_copy(update={"evaluate": evaluate})
+    prevalence = settings.evaluate.prevalence
+    thresholds = {name: settings.variants[name].threshold for name in VARIANTS}
     images, unreadable = _predictions(networks, source)
     left_out = pd.concat([unreadable, source.skipped], ignore_index=True)
     counts = {
@@ -132,23 +130,21 @@ def evaluate(
         "elsewhere": len(source.elsewhere),
         "copies": source.duplicates,
         "unknown_patients": source.unknown_patients,
-        "prevalence": params.prevalence,
+        "prevalence": prevalence,
     }
     return Evaluation(
         source=source,
-        recommended=networks.predictor.variant,
-        evaluate=params,
-        ood_false_positive_rate=networks.predictor.ood_false_positive_rate,
+        settings=settings,
         images=images,
         left_out=left_out,
         unreadable=len(unreadable),
         metrics=ExternalMetrics(
-            variants=measure(images, networks.thresholds, params.prevalence),
+            variants=measure(images, thresholds, prevalence),
             majority=Accuracy(accuracy=(images["label"] == "PNEUMONIA").mean()),
             data=_counts(images) | counts,
         ),
         intervals=bootstrap_intervals(
-            images, networks.thresholds, params.prevalence, params.n_bootstrap
+            images, thresholds, prevalence, settings.evaluate.n_bootstrap
         ),
     )
 
@@ -175,8 +171,9 @@ def _predictions(networks: AllVariants, source: LabeledImages) -> tuple[pd.DataF
             )
     images = listed[is_read].reset_index(drop=True)
     table = pd.DataFrame([one for one in found if not isinstance(one, str)])
+    scales = networks.predictor.settings.variants["ensemble"].members
     table["ensemble"] = mean_of_calibrated(
-        {name: table[name].to_numpy() for name in networks.members}, networks.members
+        {name: table[name].to_numpy() for name in scales}, scales
     )
     columns = [*VARIANTS, "warnings"]
     return images.assign(split="test").join(table[columns]), left_out[["file", "reason"]]
@@ -204,18 +201,12 @@ def measure(
 
 
 def _counts(images: pd.DataFrame) -> dict[str, Any]:
-    labels = images["label"]
-    return {
-        "images": len(images),
-        "patients": images["patient"].nunique(),
-        **{
-            label: {
-                "images": int((labels == label).sum()),
-                "patients": images["patient"][labels == label].nunique(),
-            }
-            for label in LABELS
-        },
-    }
+    of_class = {label: _images_and_patients(images[images["label"] == label]) for label in LABELS}
+    return _images_and_patients(images) | of_class
+
+
+def _images_and_patients(images: pd.DataFrame) -> dict[str, int]:
+    return {"images": len(images), "patients": images["patient"].nunique()}
 
 
 def check_replaceable(folder: Path) -> None:

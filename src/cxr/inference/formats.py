@@ -20,7 +20,7 @@ from cxr import paths
 from cxr.common.arrays import Split, evenly_spaced, open_split
 from cxr.common.files import replacing
 from cxr.compute.runtimes import BATCH_SIZE, import_openvino, open_network, run_all
-from cxr.errors import CxrError
+from cxr.errors import CxrError, extra
 from cxr.evaluation import metrics
 from cxr.inference.predict import Predictor
 
@@ -41,7 +41,11 @@ def write_onnx(predictor: Predictor, into: Path) -> list[Path]:
         CxrError: a package, a model or the validation images are missing, the conversion failed,
             or an output for a validation image is more than 1e-4 from Keras's.
     """
-    _require("--onnx", "onnx", "onnxruntime", "tf2onnx")
+    # Otherwise ONNX Runtime sends telemetry and keeps files for it in the home directory.
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    with extra("onnx", "--onnx"):
+        for package in ("onnx", "onnxruntime", "tf2onnx"):
+            importlib.import_module(package)
     from cxr.prediction.networks import compared_images  # only here: TensorFlow takes seconds
 
     images = compared_images(open_split(paths.ARRAYS / "val"))
@@ -73,8 +77,6 @@ def convert_to_onnx(source: Path, target: Path, images: NDArray[np.uint8]) -> No
 
 
 def _run_onnx(file: Path, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    # Otherwise ONNX Runtime sends telemetry and keeps files for it in the home directory.
-    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     import onnxruntime
 
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
@@ -112,7 +114,9 @@ def write_int8(predictor: Predictor, models: Path, into: Path, max_recall_drop: 
     Raises:
         CxrError: NNCF, or the training or validation images, are missing.
     """
-    _require("--int8", "nncf")
+    with extra("onnx", "--int8"):
+        import_openvino()  # before NNCF, which would otherwise send telemetry
+        importlib.import_module("nncf")
     train, val = (open_split(paths.ARRAYS / name) for name in ("train", "val"))
     images = np.asarray(train.images[evenly_spaced(len(train.images), CALIBRATION)])
     before = _rates(predictor, val)
@@ -153,16 +157,6 @@ def _rates(predictor: Predictor, val: Split) -> dict[str, float]:
     probabilities = np.concatenate([predictor.probabilities(batch) for batch in batches])
     found = metrics.at_threshold(val.labels, probabilities, predictor.threshold)
     return {name: found[name] for name in ("recall", "precision")}
-
-
-def _require(option: str, *packages: str) -> None:
-    for package in packages:
-        try:
-            importlib.import_module(package)
-        except ImportError as error:
-            raise CxrError(
-                f"{option} needs the package {error.name}: pip install 'cxr[onnx]'"
-            ) from error
 
 
 def _with_weights(files: Iterable[Path]) -> list[Path]:

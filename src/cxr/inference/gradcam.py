@@ -37,6 +37,7 @@ from cxr.prediction.networks import load_model
 
 Heat = NDArray[np.float32]
 
+PROBABILITIES = (keras.activations.sigmoid, keras.activations.softmax)
 MIN_MAP_SIZE = 7  # of the feature maps of the trained upper part, if it has any
 
 # Layers with stride 2 weight every second position more, or use it alone, which draws a grid; this
@@ -88,15 +89,7 @@ def heatmap(model: keras.Model, image: NDArray[np.uint8]) -> Heat:
 
     Returns:
         float32 (S, S), 0 to 1: 1 at the strongest evidence; 0 everywhere if there is none.
-
-    Raises:
-        ValueError: shape or dtype of the image does not match the model.
     """
-    size = model.input_shape[1]
-    if image.shape != (size, size) or image.dtype != np.uint8:
-        raise ValueError(
-            f"expected an image of uint8 ({size}, {size}), got {image.dtype} {image.shape}"
-        )
     return mean_map([_view_heatmap(view, image) for view in _views(model)])
 
 
@@ -173,7 +166,7 @@ def _maps_and_logit(view: keras.Model, image: Any, tape: tf.GradientTape) -> tup
             found["maps"] = tensor
         if isinstance(operation, keras.Model):
             return operation._run_through_graph(tensor, wrap)
-        if _gives_probability(operation):
+        if isinstance(operation, layers.Dense) and operation.activation in PROBABILITIES:
             found["logit"] = _log_odds(tensor @ operation.kernel + operation.bias)
         return operation(tensor, *more, **options)
 
@@ -186,11 +179,12 @@ def _maps_and_logit(view: keras.Model, image: Any, tape: tf.GradientTape) -> tup
 
 def _last(view: keras.Model) -> keras.Layer:
     """The last layer on the top level whose input is feature maps."""
-    return [layer for layer in view.layers if _takes_maps(layer)][-1]
+    return [layer for layer in view.layers if _is_maps(layer.input)][-1]
 
 
-def _takes_maps(layer: keras.Layer) -> bool:
-    return isinstance(layer.input, keras.KerasTensor) and len(layer.input.shape) == 4
+def _is_maps(tensor: Any, min_size: int = 1) -> bool:
+    is_one = isinstance(tensor, keras.KerasTensor)  # some layers have several inputs
+    return is_one and len(tensor.shape) == 4 and (tensor.shape[1] or 1) >= min_size
 
 
 @cache
@@ -198,18 +192,9 @@ def _split(model: keras.Model) -> tuple[keras.Model, keras.Model]:
     """Split a model at its last articulation tensor with maps of at least `MIN_MAP_SIZE`; if there
     is none, at its input.
     """
-    fine = [tensor for tensor in articulation_tensors(model) if _is_fine(tensor)]
+    fine = [tensor for tensor in articulation_tensors(model) if _is_maps(tensor, MIN_MAP_SIZE)]
     cut = fine[-1] if fine else model.input
     return keras.Model(model.input, cut), keras.Model(cut, model.output)
-
-
-def _is_fine(tensor: keras.KerasTensor) -> bool:
-    return len(tensor.shape) == 4 and tensor.shape[1] >= MIN_MAP_SIZE
-
-
-def _gives_probability(operation: Any) -> bool:
-    probabilities = (keras.activations.sigmoid, keras.activations.softmax)
-    return isinstance(operation, layers.Dense) and operation.activation in probabilities
 
 
 def _log_odds(scores: Any) -> Any:

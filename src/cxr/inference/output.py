@@ -4,7 +4,7 @@ import csv
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from itertools import count
+from itertools import chain, count
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeAlias
 
@@ -85,7 +85,8 @@ def heatmap_writer(predictor: Predictor, into: Path) -> WriteHeatmap:
 
     def write(file: Path) -> Path:
         stem = file.stem if file.suffix.lower() in SUFFIXES else file.name
-        name = next(name for name in _numbered(stem) if name not in used)
+        numbered = (f"{stem}-{number}" for number in count(2))
+        name = next(name for name in chain([stem], numbered) if name not in used)
         used.add(name)
         overlay = explainer.overlay(predictor.preprocess(predictor.read(file)))
         picture = into / f"{name}{HEATMAP_SUFFIX}"  # the suffix protects radiographs there
@@ -94,12 +95,6 @@ def heatmap_writer(predictor: Predictor, into: Path) -> WriteHeatmap:
         return picture
 
     return write
-
-
-def _numbered(stem: str) -> Iterator[str]:
-    """The stem, then the stem with numbers, for files of the same name."""
-    yield stem
-    yield from (f"{stem}-{number}" for number in count(2))
 
 
 # --- formats -------------------------------------------------------------------------------------

@@ -4,13 +4,13 @@ Keras and TensorFlow are not imported, so the first prediction of a process take
 second.
 """
 
-import json
 import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, NoReturn, Protocol, TypeVar
+from typing import Literal, NoReturn, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,19 +21,17 @@ from cxr.data.dataset_folder import IMAGE_SUFFIXES, printable
 from cxr.data.images import ImageError
 from cxr.data.transforms import prepare
 from cxr.errors import CxrError
-from cxr.evaluation.calibration import Scale, calibrate, mean_of_calibrated
-from cxr.export.input_checks import failed_checks
+from cxr.evaluation.calibration import calibrate, mean_of_calibrated
+from cxr.export.settings import FILE, Settings
 from cxr.inference import radiograph
 from cxr.inference.radiograph import Radiograph
-from cxr.params import ImageParams
 from cxr.prediction import ood
 
 T = TypeVar("T")
 
-SETTINGS = "settings.json"  # in the folder of exported models
 BATCH = 8  # images: larger batches are not faster on two cores
 # A file in a folder with one of these suffixes is read even if its first bytes are damaged.
-SUFFIXES = frozenset({*IMAGE_SUFFIXES, ".jfif", ".jpe", ".dcm", ".dicom", ".dic", ".ima"})
+SUFFIXES = frozenset({*IMAGE_SUFFIXES, ".dcm", ".dicom", ".dic", ".ima"})
 HEATMAP_SUFFIX = ".explained.png"  # of the files that `cxr predict --explain` writes
 
 
@@ -72,32 +70,18 @@ class Predictor:
     """
 
     def __init__(self, folder: Path, variant: str = "") -> None:
-        settings = read_settings(folder)
-        try:
-            self._load_settings(settings, variant)
-        except (KeyError, TypeError, ValueError) as error:
-            raise damaged_error(folder) from error
+        self.settings = Settings.read(folder / FILE)
+        variants = self.settings.variants
+        self.variant = variant or self.settings.recommended
+        if self.variant not in variants:
+            raise CxrError(f"no variant {self.variant}; available: {', '.join(variants)}")
+        self.image = self.settings.image
+        self.threshold = variants[self.variant].threshold
+        self.members = tuple(variants[self.variant].members) or (self.variant,)
         self.trained = folder.resolve().parent  # folder of the Keras models
         self.networks = {name: open_network(folder / f"{name}.xml") for name in self.members}
         self.features = open_network(folder / "features.xml")
         self.reference = ood.load(folder / "ood_reference.npz")
-
-    def _load_settings(self, settings: dict[str, Any], variant: str) -> None:
-        variants = settings["variants"]
-        self.variant = variant or settings["recommended"]
-        if self.variant not in variants:
-            raise CxrError(f"no variant {self.variant}; available: {', '.join(variants)}")
-        self.image = ImageParams(**settings["image"])
-        chosen = variants[self.variant]
-        self.threshold: float = chosen["threshold"]
-        self.scale: Scale = chosen["scale"]
-        self.members: dict[str, Scale | None] = chosen.get("members", {self.variant: None})
-        self.ood_threshold: float = settings["ood"]["threshold"]
-        self.ood_false_positive_rate: dict[str, float] = settings["ood"]["false_positive_rate"]
-        self.trained_on: dict[str, list[float]] = {
-            name: settings["trained_on"][name] for name in ("shorter_side", "aspect_ratio")
-        }
-        self.settings = settings
 
     def read(self, path: Path) -> Radiograph:
         """Read a file, decoded no larger than needed; raises as `radiograph.read` does."""
@@ -119,7 +103,7 @@ class Predictor:
         """Predict one or more radiographs in a single batch, in order."""
         images = self.preprocess_batch(radiographs)
         probabilities = self.probabilities(images)
-        calibrated = calibrate(probabilities, self.scale)
+        calibrated = calibrate(probabilities, self.settings.variants[self.variant].scale)
         ood_scores = self.ood_scores(images)
         return [
             self._prediction(*row)
@@ -128,14 +112,14 @@ class Predictor:
 
     def ood_scores(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
         """`Prediction.ood_score` (N,) of network inputs, uint8 (N, S, S, 1)."""
-        return ood.distances(self.reference, self.features(images)) / self.ood_threshold
+        return ood.distances(self.reference, self.features(images)) / self.settings.ood.threshold
 
     def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
         """Probability of PNEUMONIA (N,) of network inputs, uint8 (N, S, S, 1)."""
         alone = {
             name: self.networks[name](images)[:, 0].astype(np.float64) for name in self.members
         }
-        scales = {name: scale for name, scale in self.members.items() if scale is not None}
+        scales = self.settings.variants[self.variant].members
         return mean_of_calibrated(alone, scales) if scales else alone[self.variant]
 
     def _prediction(
@@ -154,12 +138,8 @@ class Predictor:
 
     def warnings(self, one: Radiograph, ood_score: float) -> Iterator[str]:
         """Reasons not to trust a prediction; the same for every variant."""
-        failed = failed_checks(
-            ood_score,
-            min(one.width, one.height),
-            one.width / one.height,
-            self.image.input_size,
-            self.trained_on["aspect_ratio"],
+        failed = self.settings.failed_checks(
+            ood_score, min(one.width, one.height), one.width / one.height
         )
         if failed["ood"]:
             yield "out of distribution: unlike the chest radiographs of the training set"
@@ -168,7 +148,7 @@ class Predictor:
         if failed["small"]:
             yield f"smaller than the network input ({self.image.input_size} pixels)"
         if failed["aspect_ratio"]:
-            low, high = self.trained_on["aspect_ratio"]
+            low, high = self.settings.trained_on.aspect_ratio
             yield f"width / height is outside the training range, {low:.2f} to {high:.2f}"
         yield from one.notes
 
@@ -183,29 +163,21 @@ class BatchPredictor(Protocol[T]):
 
 def predict(predictor: BatchPredictor[T], files: Iterable[Path]) -> Iterator[tuple[Path, T | str]]:
     """Each file with its prediction, or with the error message if it cannot be read, in order."""
-    for batch in read_batches(predictor, files):
-        readable = [found for _, found in batch if isinstance(found, Radiograph)]
-        predictions = iter(predictor.predict_batch(readable) if readable else [])
-        for file, found in batch:
-            yield file, (found if isinstance(found, str) else next(predictions))
 
+    def read(file: Path) -> Radiograph | str:
+        try:
+            return predictor.read(file)
+        except ImageError as error:
+            return error_message(error, file)
 
-def read_batches(
-    predictor: BatchPredictor[Any], files: Iterable[Path]
-) -> Iterator[list[tuple[Path, Radiograph | str]]]:
-    """Batches of files, each with its radiograph or with the error message, in order."""
     waiting = iter(files)
     with ThreadPoolExecutor() as pool:
-        while chunk := [file for _, file in zip(range(BATCH), waiting, strict=False)]:
-            read = pool.map(lambda file: _read_or_error(predictor, file), chunk)
-            yield list(zip(chunk, read, strict=True))
-
-
-def _read_or_error(predictor: BatchPredictor[Any], file: Path) -> Radiograph | str:
-    try:
-        return predictor.read(file)
-    except ImageError as error:
-        return error_message(error, file)
+        while batch := list(islice(waiting, BATCH)):
+            found = list(pool.map(read, batch))
+            readable = [one for one in found if isinstance(one, Radiograph)]
+            predictions = iter(predictor.predict_batch(readable) if readable else [])
+            for file, one in zip(batch, found, strict=True):
+                yield file, (one if isinstance(one, str) else next(predictions))
 
 
 def error_message(error: ImageError, file: Path) -> str:
@@ -237,25 +209,23 @@ def list_radiographs(paths: Iterable[Path]) -> Listing:
     """
     found = Listing([], {})
     for path in paths:
-        if path.is_dir():
-            _list_below(path, found)
-        else:
-            found.files.append(path)
+        for file, reason in _search(path) if path.is_dir() else [(path, "")]:
+            if reason:
+                found.skipped[file] = reason
+            else:
+                found.files.append(file)
     return found
 
 
-def _list_below(folder: Path, found: Listing) -> None:
+def _search(folder: Path) -> list[tuple[Path, str]]:
+    """Files, and folders that are not entered, with the reason to skip them; empty: none."""
     reasons: dict[Path, str] = {}
     for base, folders, names in os.walk(folder, onerror=_raise):
         below = {Path(base, name): _folder_skip_reason(Path(base, name)) for name in folders}
         folders[:] = [path.name for path, reason in below.items() if not reason]
         reasons |= {path: reason for path, reason in below.items() if reason}
         reasons |= {Path(base, name): _file_skip_reason(Path(base, name)) for name in names}
-    for path in sorted(reasons):
-        if reasons[path]:
-            found.skipped[path] = reasons[path]
-        else:
-            found.files.append(path)
+    return sorted(reasons.items())
 
 
 def _folder_skip_reason(folder: Path) -> str:
@@ -281,30 +251,3 @@ def _file_skip_reason(file: Path) -> str:
 def _raise(error: OSError) -> NoReturn:
     # os.walk ignores such folders silently, so images would be lost unnoticed.
     raise CxrError(f"{error.filename} cannot be read: {error.strerror}") from error
-
-
-def damaged_error(folder: Path) -> CxrError:
-    """Error for invalid settings in a folder of exported models."""
-    return CxrError(
-        f"{folder / SETTINGS} is damaged or from a different version; run `dvc repro export`"
-    )
-
-
-def read_settings(folder: Path) -> dict[str, Any]:
-    """Content of settings.json in a folder of exported models.
-
-    Raises:
-        CxrError: the file is missing or damaged.
-    """
-    file = folder / SETTINGS
-    try:
-        settings: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise CxrError(
-            f"{file} is missing; run `dvc repro export` in the project (`dvc pull export` if it "
-            "has a DVC remote), or pass the folder of exported models with --models, such as "
-            "--models demo/models/exported after `make demo`"
-        ) from error
-    except (OSError, ValueError) as error:
-        raise CxrError(f"{file} cannot be read: {error}") from error
-    return settings

@@ -22,7 +22,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
-import h11
 import imageio.v3 as iio
 import numpy as np
 import uvicorn
@@ -35,7 +34,6 @@ from pydantic import BaseModel, Field
 from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from cxr.data.images import MAX_PIXELS, ImageError
 from cxr.errors import CxrError, extra
@@ -59,7 +57,6 @@ CONTENT_TYPES = (
 UPLOAD = Path("the file")  # its name in errors
 DECODERS = 2  # threads; each may hold a decoded image of `MAX_PIXELS`
 MAX_CONNECTIONS = 256  # including idle ones
-IDLE_SECONDS = 10  # until a connection without a request is closed
 SHUTDOWN_SECONDS = 5  # for requests in progress
 API_VERSION = "2"
 RETRY_SECONDS = 5  # value of Retry-After if the server is busy
@@ -155,6 +152,7 @@ BODY = {
 IMAGE: dict[int | str, dict[str, Any]] = {
     200: {"description": "A square image.", "content": {"image/png": FILE}}
 }
+GIVES_IMAGE: dict[str, Any] = {"response_class": Response, "openapi_extra": BODY}
 NO_EXPLAINER: dict[int | str, dict[str, Any]] = {
     501: _problem("The Keras models that this needs are not available.")
 }
@@ -179,9 +177,8 @@ class Service:
         self.predictor = Predictor(models, variant)
         self.card = _card(models)
         self.limits = limits
-        self._keras = [self.predictor.trained / f"{name}.keras" for name in self.predictor.members]
-        self._predicting = ThreadPoolExecutor(DECODERS)
-        self._explaining = ThreadPoolExecutor(1)  # the only thread that uses TensorFlow
+        self.predicting = ThreadPoolExecutor(DECODERS)
+        self.explaining = ThreadPoolExecutor(1)  # the only thread that uses TensorFlow
         self._networks = threading.Lock()  # OpenVINO's requests are not thread-safe
         self._requests = 0
         self._held = 0
@@ -234,19 +231,14 @@ class Service:
     def _too_large(self) -> HTTPException:
         return HTTPException(413, f"the file exceeds the limit of {self.limits.file_bytes} bytes")
 
-    async def prediction(self, content: bytes) -> Prediction:
-        return await self._in_time(self._predicting, self._predict, content)
-
-    async def network_input(self, content: bytes) -> bytes:
-        return await self._in_time(self._predicting, self._network_input, content)
-
-    async def heatmap(self, content: bytes) -> bytes:
-        return await self._in_time(self._explaining, self._heatmap, content)
-
-    async def _in_time(
+    async def result(
         self, threads: ThreadPoolExecutor, work: Callable[[bytes], T], content: bytes
     ) -> T:
-        """Run in a thread; after the time limit it is cancelled, or its result is dropped."""
+        """Run in a thread; after the time limit it is cancelled, or its result is dropped.
+
+        Raises:
+            HTTPException: 503.
+        """
         seconds = self.limits.answer_seconds
         try:
             async with asyncio.timeout(seconds):
@@ -254,19 +246,16 @@ class Service:
         except TimeoutError:
             raise _busy(f"no result within {seconds:g} s") from None
 
-    def _predict(self, content: bytes) -> Prediction:
+    def predict(self, content: bytes) -> Prediction:
         one = self.predictor.decode(content, UPLOAD)
         with self._networks:
             return self.predictor.predict_batch([one])[0]
 
-    def _preprocess(self, content: bytes) -> NDArray[np.uint8]:
+    def network_input(self, content: bytes) -> NDArray[np.uint8]:
         return self.predictor.preprocess(self.predictor.decode(content, UPLOAD))
 
-    def _network_input(self, content: bytes) -> bytes:
-        return _png(self._preprocess(content))
-
-    def _heatmap(self, content: bytes) -> bytes:
-        return _png(self._explainer.overlay(self._preprocess(content)))
+    def heatmap(self, content: bytes) -> NDArray[np.uint8]:
+        return self._explainer.overlay(self.network_input(content))
 
     @cached_property
     def _explainer(self) -> "Explainer":
@@ -276,11 +265,12 @@ class Service:
         return Explainer(self.predictor.trained, self.predictor.members)
 
     def model(self) -> Model:
+        files = [self.predictor.trained / f"{name}.keras" for name in self.predictor.members]
         return Model(
             variant=self.predictor.variant,
             threshold=self.predictor.threshold,
-            ood_false_positive_rate=self.predictor.ood_false_positive_rate,
-            explains=all(file.is_file() for file in self._keras) and find_spec("keras") is not None,
+            ood_false_positive_rate=self.predictor.settings.ood.false_positive_rate,
+            explains=all(file.is_file() for file in files) and find_spec("keras") is not None,
             max_bytes=self.limits.file_bytes,
             max_requests=self.limits.requests,
             seconds=self.limits.answer_seconds,
@@ -289,7 +279,7 @@ class Service:
 
     def close(self) -> None:
         """Cancel all waiting work."""
-        for threads in (self._predicting, self._explaining):
+        for threads in (self.predicting, self.explaining):
             threads.shutdown(wait=False, cancel_futures=True)
 
 
@@ -297,8 +287,9 @@ def _busy(detail: str) -> HTTPException:
     return HTTPException(503, detail, {"Retry-After": str(RETRY_SECONDS)})
 
 
-def _png(image: NDArray[np.uint8]) -> bytes:
-    return iio.imwrite("<bytes>", image, extension=".png", plugin="pillow")
+def _png(image: NDArray[np.uint8]) -> Response:
+    content = iio.imwrite("<bytes>", image, extension=".png", plugin="pillow")
+    return Response(content, media_type="image/png")
 
 
 # --- the application -----------------------------------------------------------------------------
@@ -338,8 +329,7 @@ def application(
         responses=ANY_ERROR,
     )
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)
-    app.add_middleware(_SecurityHeaders)
-    app.add_middleware(_HeadAsGet)
+    app.add_middleware(_HttpRules)
     app.add_exception_handler(ImageError, _refused(422))
     app.add_exception_handler(CxrError, _refused(501))
     app.add_exception_handler(ClientDisconnect, _refused(400))  # nobody receives it
@@ -347,27 +337,17 @@ def application(
     @app.post("/api/predict", responses=FILE_ERRORS, openapi_extra=BODY)
     async def predict(content: Content) -> Prediction:
         """Predict NORMAL or PNEUMONIA for a radiograph, at the operating point."""
-        return await service.prediction(content)
+        return await service.result(service.predicting, service.predict, content)
 
-    @app.post(
-        "/api/image",
-        response_class=Response,
-        responses=IMAGE | FILE_ERRORS,
-        openapi_extra=BODY,
-    )
+    @app.post("/api/image", responses=IMAGE | FILE_ERRORS, **GIVES_IMAGE)
     async def image(content: Content) -> Response:
         """The preprocessed radiograph, as the network receives it."""
-        return Response(await service.network_input(content), media_type="image/png")
+        return _png(await service.result(service.predicting, service.network_input, content))
 
-    @app.post(
-        "/api/explain",
-        response_class=Response,
-        responses=IMAGE | FILE_ERRORS | NO_EXPLAINER,
-        openapi_extra=BODY,
-    )
+    @app.post("/api/explain", responses=IMAGE | FILE_ERRORS | NO_EXPLAINER, **GIVES_IMAGE)
     async def explain(content: Content) -> Response:
         """Grad-CAM heatmap for PNEUMONIA over the preprocessed radiograph."""
-        return Response(await service.heatmap(content), media_type="image/png")
+        return _png(await service.result(service.explaining, service.heatmap, content))
 
     @app.get("/api/model")
     async def model() -> Model:
@@ -390,8 +370,8 @@ def application(
     return app
 
 
-class _SecurityHeaders:
-    """Adds `HEADERS` to every response."""
+class _HttpRules:
+    """Adds `HEADERS` to responses; responds to HEAD as to GET (the server drops the body)."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -402,25 +382,9 @@ class _SecurityHeaders:
                 MutableHeaders(scope=message).update(HEADERS)
             await send(message)
 
+        if scope.get("method") == "HEAD":
+            scope = {**scope, "method": "GET"}
         await self.app(scope, receive, send_with_headers)
-
-
-class _HeadAsGet:
-    """Responds to HEAD as to GET, without the body."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] != "HEAD":
-            return await self.app(scope, receive, send)
-
-        async def send_without_body(message: Message) -> None:
-            if message["type"] == "http.response.body":
-                message = {**message, "body": b""}
-            await send(message)
-
-        return await self.app({**scope, "method": "GET"}, receive, send_without_body)
 
 
 def _refused(status: int) -> Callable[[Request, Exception], Response]:
@@ -496,7 +460,7 @@ def server(app: FastAPI) -> uvicorn.Server:
     return uvicorn.Server(
         uvicorn.Config(
             app,
-            http=_IdleTimeout,
+            http="h11",
             ws="none",
             access_log=False,
             log_level="error",
@@ -506,23 +470,3 @@ def server(app: FastAPI) -> uvicorn.Server:
             timeout_graceful_shutdown=SHUTDOWN_SECONDS,
         )
     )
-
-
-class _IdleTimeout(H11Protocol):
-    """Closes connections without a complete request, for which uvicorn would wait forever."""
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        self._schedule_check()
-
-    def _schedule_check(self) -> None:
-        self.loop.call_later(IDLE_SECONDS, self._close_if_idle, self.cycle)
-
-    def _close_if_idle(self, latest: object) -> None:
-        """`latest`: the last request when this check was scheduled."""
-        if self.transport.is_closing():
-            return
-        if self.conn.their_state is h11.IDLE and self.cycle is latest:
-            self.transport.close()
-        else:
-            self._schedule_check()
