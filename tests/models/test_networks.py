@@ -1,3 +1,5 @@
+"""The layers of the networks; tests/project/test_benchmarks.py compares with the notebook."""
+
 import keras
 import numpy as np
 import pytest
@@ -20,32 +22,6 @@ def images(count: int, size: int = 32) -> np.ndarray:
 def build(params: Params, size: int = 32) -> keras.Model:
     image = keras.Input((size, size, 1), dtype="uint8")
     return keras.Model(image, networks.apply(networks.small_cnn(params.model), image))
-
-
-def notebook(params: Params, size: int = 32) -> keras.Model:
-    """The notebook's layers in the notebook's order: ReLU before the pooling."""
-    stack = [keras.Input((size, size, 1)), layers.Rescaling(1 / 255)]
-    for _ in range(2):
-        stack += [
-            layers.Conv2D(32, 3, activation="relu"),
-            layers.MaxPooling2D(),
-            layers.Dropout(0.5),
-        ]
-    stack += [layers.Flatten(), layers.Dense(128, activation="relu"), layers.Dropout(0.5)]
-    return keras.Sequential([*stack, layers.Dense(1, activation="sigmoid")])
-
-
-def test_default_is_the_cnn_of_the_notebook(params: Params) -> None:
-    ours, theirs = build(params), notebook(params)
-    theirs.set_weights(ours.get_weights())
-    x = images(5)
-    np.testing.assert_allclose(ours(x), theirs(x.astype("float32")), atol=1e-6)
-
-
-def test_default_has_as_many_weights_as_that_of_the_notebook(params: Params) -> None:
-    # 32 filters 3x3, 32 filters 3x3x32, dense 62x62x32 -> 128 -> 1, with biases
-    expected = (9 * 32 + 32) + (9 * 32 * 32 + 32) + (62 * 62 * 32 * 128 + 128) + (128 + 1)
-    assert build(params, 256).count_params() == expected
 
 
 def test_layers_of_the_small_cnn_follow_the_parameters(params: Params) -> None:

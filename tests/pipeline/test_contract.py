@@ -11,7 +11,7 @@ from dvc_render import vega_templates
 from cxr import paths
 from cxr.common.files import read_yaml
 from cxr.common.names import REGISTRY, TRAINED
-from cxr.params import WITHOUT_RESULT, Params, read_params
+from cxr.params import WITHOUT_RESULT
 from cxr.tools.project_copy import PROJECT
 
 
@@ -270,8 +270,3 @@ def test_plot_templates_exist() -> None:
         used.add(entry.get("template", "simple"))
     built_in = {template.DEFAULT_NAME for template in vega_templates.TEMPLATES}
     assert used - built_in == {file.stem for file in (PROJECT / ".dvc/plots").glob("*.json")}
-
-
-def test_params_file_has_exactly_the_known_keys() -> None:
-    content = read_yaml(PROJECT / "params.yaml")
-    assert Params.model_validate(content) == read_params(PROJECT / "params.yaml")

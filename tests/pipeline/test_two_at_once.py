@@ -35,7 +35,7 @@ def sequential(project: Project) -> dict[int, str]:
     Only of the stage intervals, as in the tests below: later stages take a minute each time.
     """
     commits = {}
-    for n_bootstrap in (101, 102, 103):
+    for n_bootstrap in (101, 102):
         project_copy.set_params(
             project.folder / "params.yaml", {"evaluate.n_bootstrap": n_bootstrap}
         )
@@ -79,11 +79,11 @@ def test_two_concurrent_repros(project: Project) -> None:
 
 def test_two_concurrent_experiments(project: Project, sequential: dict[int, str]) -> None:
     """Each runs in its own folder and has the results of its parameters."""
-    commands = [f"dvc exp run --temp -S evaluate.n_bootstrap={n} intervals" for n in (101, 102)]
+    commands = [f"dvc exp run --temp -S evaluate.n_bootstrap={n} intervals" for n in sequential]
     results = run_concurrently(project, *commands)
     for code, output in results:
         assert code == 0 or sum(output.count(refusal) for refusal in REFUSALS) == 1, output
-    ran = {n for n, (code, _) in zip((101, 102), results, strict=True) if code == 0}
+    ran = {n for n, (code, _) in zip(sequential, results, strict=True) if code == 0}
     found = experiments(project)
     assert ran == set(found) != set()
     for n_bootstrap, commit in found.items():
@@ -100,7 +100,7 @@ def test_queue_continues_after_a_failure(project: Project, sequential: dict[int,
     project.run("dvc queue start --jobs 2")
     try:
         status = wait_for_queue(project)
-        assert status.count("Success") == 3
+        assert status.count("Success") == len(sequential)
         assert re.search(r"broken .*Failed", status)
         found = experiments(project)
         assert set(found) == {*sequential, QUICK["evaluate.n_bootstrap"]}  # the last failed

@@ -15,6 +15,11 @@ from cxr.training import trainer
 from cxr.training.batches import ArrayDataset, class_weights
 
 
+@pytest.fixture(autouse=True)
+def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.fixture
 def params() -> TransferParams:
     transfer = read_params(PROJECT / "params.yaml").transfer
@@ -37,35 +42,37 @@ def trained(params: TransferParams, seed: int = 1) -> keras.Model:
     return model
 
 
-def test_history_has_a_row_per_epoch(
-    params: TransferParams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
+def history() -> pd.DataFrame:
+    return pd.read_csv("plots/history/unit.csv")
+
+
+def val_loss(model: keras.Model) -> float:
+    val = data()[1]
+    labels = val.labels[:, None].astype(float)
+    return float(keras.losses.BinaryCrossentropy()(labels, model.predict(val, verbose=0)))
+
+
+def test_history_has_a_row_per_epoch(params: TransferParams) -> None:
     model = trained(params)
-    table = pd.read_csv("plots/history/unit.csv")
+    table = history()
     assert list(table) == trainer.HISTORY_COLUMNS
     assert list(table["epoch"]) == [1, 2]
     assert list(table["kept"]) == [0, 1]
     assert (table["seconds"] >= 0).all()
-    val = data()[1]
-    labels = val.labels[:, None].astype(float)
-    loss = keras.losses.BinaryCrossentropy()(labels, model.predict(val, verbose=0))
-    assert table["val_loss"].iloc[-1] == pytest.approx(float(loss), abs=1e-4)
+    assert table["val_loss"].iloc[-1] == pytest.approx(val_loss(model), abs=1e-4)
 
 
 @pytest.mark.parametrize("terminal", [False, True])
 def test_each_epoch_prints_a_line(
     params: TransferParams,
     terminal: bool,
-    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.stderr.isatty", lambda: terminal)
     trained(params)
     printed, progress = capsys.readouterr()
-    table = pd.read_csv("plots/history/unit.csv")
+    table = history()
     for number, (line, row) in enumerate(
         zip(printed.splitlines(), table.itertuples(), strict=True)
     ):
@@ -75,56 +82,32 @@ def test_each_epoch_prints_a_line(
     assert ("unit: " in progress) == terminal  # the progress bar
 
 
-def val_loss(model: keras.Model) -> float:
-    val = data()[1]
-    labels = val.labels[:, None].astype(float)
-    return float(keras.losses.BinaryCrossentropy()(labels, model.predict(val, verbose=0)))
-
-
-@pytest.mark.parametrize("patience", [1, 3])
+@pytest.mark.parametrize(("epochs", "patience"), [(50, 1), (50, 3), (6, 6)])
 def test_early_stopping_keeps_the_best_epoch(
-    params: TransferParams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patience: int
+    params: TransferParams, epochs: int, patience: int
 ) -> None:
-    monkeypatch.chdir(tmp_path)
+    """Also if the last epoch comes first."""
     # A learning rate so high that the validation loss soon rises.
-    changes = {"epochs": 50, "early_stopping": patience, "learning_rate": 0.5}
+    changes = {"epochs": epochs, "early_stopping": patience, "learning_rate": 0.5}
     model = trained(params.model_copy(update=changes))
-    table = pd.read_csv("plots/history/unit.csv")
+    table = history()
     best = table["val_loss"].idxmin()
-    assert len(table) == best + 1 + patience < 50
+    assert best < 5
+    assert len(table) == min(best + 1 + patience, epochs)
     assert list(table.index[table["kept"] == 1]) == [best]
     assert table["val_loss"].min() == pytest.approx(val_loss(model), abs=1e-4)
 
 
-def test_last_epoch_still_keeps_the_best_epoch_with_early_stopping(
-    params: TransferParams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    changes = {"epochs": 6, "early_stopping": 6, "learning_rate": 0.5}
-    model = trained(params.model_copy(update=changes))
-    table = pd.read_csv("plots/history/unit.csv")
-    assert len(table) == 6
-    assert table["kept"].idxmax() == table["val_loss"].idxmin() < 5
-    assert table["val_loss"].min() == pytest.approx(val_loss(model), abs=1e-4)
-
-
-def test_training_learns(
-    params: TransferParams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_training_learns(params: TransferParams) -> None:
     trained(params.model_copy(update={"epochs": 15}))
-    table = pd.read_csv("plots/history/unit.csv")
-    assert table["val_accuracy"].iloc[-1] > 0.9
+    assert history()["val_accuracy"].iloc[-1] > 0.9
 
 
-def test_class_weights_change_the_loss(
-    params: TransferParams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_class_weights_change_the_loss(params: TransferParams) -> None:
     losses = {}
     for mode in ("balanced", "none"):
         trained(params.model_copy(update={"class_weights": mode}))
-        losses[mode] = pd.read_csv("plots/history/unit.csv")["loss"].iloc[0]
+        losses[mode] = history()["loss"].iloc[0]
     assert losses["balanced"] != losses["none"]
 
 
@@ -151,26 +134,16 @@ def test_weight_decay_is_passed_to_the_optimizer(params: TransferParams) -> None
     assert found.weight_decay == 0.02  # test_fast_layers.py compares it with AdamW
 
 
-def test_averaged_weights_are_saved_and_validated(
-    params: TransferParams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_averaged_weights_are_saved_and_validated(params: TransferParams) -> None:
     changes = {"ema_decay": 0.9, "learning_rate": 0.3, "dropout": 0.0}
     averaged = trained(params.model_copy(update=changes))
-    val = data()[1]
-    labels = val.labels[:, None].astype(float)
-    loss = keras.losses.BinaryCrossentropy()(labels, averaged.predict(val, verbose=0))
-    table = pd.read_csv("plots/history/unit.csv")
-    assert table["val_loss"].iloc[-1] == pytest.approx(float(loss), abs=1e-4)
+    assert history()["val_loss"].iloc[-1] == pytest.approx(val_loss(averaged), abs=1e-4)
     last = trained(params.model_copy(update=changes | {"ema_decay": 0.0}))
     assert not np.allclose(averaged.get_weights()[0], last.get_weights()[0], atol=1e-3)
 
 
 @pytest.mark.slow
-def test_label_smoothing_limits_confidence(
-    params: TransferParams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_label_smoothing_limits_confidence(params: TransferParams) -> None:
     changes = {"epochs": 40, "dropout": 0.0, "dense_units": 32}
     confidence = {}
     for smoothing in (0.0, 0.3):
@@ -179,10 +152,7 @@ def test_label_smoothing_limits_confidence(
     assert confidence[0.3] < 0.42 < 0.49 < confidence[0.0]
 
 
-def test_nan_loss_is_an_error_without_history(
-    params: TransferParams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_nan_loss_is_an_error_without_history(params: TransferParams) -> None:
     train, val = data()
     # NaN in the targets: on some CPUs, ReLU turns a NaN in the inputs into 0.
     train.labels = np.full(len(train.labels), np.nan)
@@ -192,28 +162,23 @@ def test_nan_loss_is_an_error_without_history(
 
 
 @pytest.mark.slow
-def test_saved_models_are_bit_identical(
-    params: TransferParams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_saved_models_are_bit_identical(params: TransferParams) -> None:
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         keras.backend.clear_session()
-        saving.save_model(trained(params, seed), tmp_path / f"{name}.keras")
-    first, second, third = ((tmp_path / f"{n}.keras").read_bytes() for n in "abc")
+        saving.save_model(trained(params, seed), Path(f"{name}.keras"))
+    first, second, third = (Path(f"{name}.keras").read_bytes() for name in "abc")
     assert first == second
     assert first != third
 
 
-def test_saved_model_loads_in_safe_mode_and_predicts_the_same(
-    params: TransferParams, tmp_path: Path
-) -> None:
+def test_saved_model_loads_in_safe_mode_and_predicts_the_same(params: TransferParams) -> None:
     model = transfer_head((6,), params)
-    saving.save_model(model, tmp_path / "m.keras")
-    loaded = keras.saving.load_model(tmp_path / "m.keras", safe_mode=True)
+    saving.save_model(model, Path("m.keras"))
+    loaded = keras.saving.load_model("m.keras", safe_mode=True)
     rows = data()[1].rows
     np.testing.assert_array_equal(loaded(rows), model(rows))
     assert not loaded.compiled  # the optimizer would triple the size
-    with zipfile.ZipFile(tmp_path / "m.keras") as archive:
+    with zipfile.ZipFile("m.keras") as archive:
         assert archive.testzip() is None
 
 
