@@ -23,10 +23,9 @@ def main() -> None:
     )
     inputs = read_inputs(settings, params.evaluate)
     charts = render_charts(inputs)
-    for name in FIGURES:
-        if name in charts:
-            with replacing(paths.FIGURES / f"{name}.svg") as part:
-                part.write_text(charts[name], encoding="utf-8")
+    for name in charts.keys() & FIGURES:
+        with replacing(paths.FIGURES / f"{name}.svg") as part:
+            part.write_text(charts[name], encoding="utf-8")
     with replacing(paths.CARD) as part:
         shutil.copyfile(paths.EXPORTED / paths.CARD.name, part)
     report(inputs, charts).write(paths.REPORT, paths.REPORT_PAGE)
