@@ -22,7 +22,7 @@ def main() -> None:
     )
     inputs = read_inputs(settings, params.evaluate)
     charts = render_charts(inputs)
-    for name in filter(charts.get, FIGURES):
+    for name in charts.keys() & FIGURES:
         with replacing(paths.FIGURES / f"{name}.svg") as part:
             part.write_text(charts[name], encoding="utf-8")
     with replacing(paths.CARD) as part:
