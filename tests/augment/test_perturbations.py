@@ -58,10 +58,6 @@ def test_every_perturbation_returns_a_new_image_reproducibly(image, name):
     np.testing.assert_array_equal(first, second)
 
 
-def test_identity_affine(image):
-    np.testing.assert_array_equal(change.affine(image), image)
-
-
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [

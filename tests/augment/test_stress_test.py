@@ -18,16 +18,15 @@ PARAMS = read_params(PROJECT / "params.yaml").image.model_copy(update={"input_si
 @pytest.fixture
 def files(tmp_path):
     """Three images of each class, NORMAL in portrait and PNEUMONIA in landscape, with an index."""
-    rows = []
-    for number, (label, size) in enumerate(
-        [("NORMAL", (40 + n, 60)) for n in range(3)]
-        + [("PNEUMONIA", (90 + 10 * n, 60)) for n in range(3)]
-    ):
-        pixels = np.random.default_rng(number).integers(0, 256, size[::-1]).astype(np.uint8)
-        iio.imwrite(tmp_path / f"{number}.png", pixels)
-        rows.append(
-            {"path": f"{number}.png", "label": label, "width": str(size[0]), "height": "60"}
-        )
+    widths = {"NORMAL": (40, 41, 42), "PNEUMONIA": (90, 100, 110)}
+    rows = [
+        {"path": f"{label}-{width}.png", "label": label, "width": str(width), "height": "60"}
+        for label, of_label in widths.items()
+        for width in of_label
+    ]
+    for number, row in enumerate(rows):
+        pixels = np.random.default_rng(number).integers(0, 256, (60, int(row["width"])), np.uint8)
+        iio.imwrite(tmp_path / row["path"], pixels)
     return tmp_path, pd.DataFrame(rows)
 
 
@@ -91,7 +90,7 @@ def test_other_shape_is_cropped_before_resizing(files):
     rows = table[table["condition"] == stress_test.SHAPE].reset_index(drop=True)
     stretch = PARAMS.model_copy(update={"resize": "stretch"})
     images = list(stress_test.stress_images(folder, rows, hashes_of(folder), stretch))
-    wide = Image.open(folder / "5.png")
+    wide = Image.open(folder / "PNEUMONIA-110.png")
     cropped = stress_test.crop_to_aspect_ratio(wide, rows["aspect_ratio"][5])
     assert cropped.width < wide.width
     expected = np.asarray(cropped.resize((32, 32), Image.Resampling.BILINEAR))
@@ -101,6 +100,6 @@ def test_other_shape_is_cropped_before_resizing(files):
 def test_a_file_changed_since_verification_is_rejected(files):
     folder, index = files
     hashes = hashes_of(folder)
-    Image.new("L", (60, 60)).save(folder / "3.png")
-    with pytest.raises(ImageError, match=r"3\.png: changed since it was verified"):
+    Image.new("L", (60, 60)).save(folder / "PNEUMONIA-90.png")
+    with pytest.raises(ImageError, match=r"PNEUMONIA-90\.png: changed since it was verified"):
         list(stress_test.stress_images(folder, stress_test.stress_index(index), hashes, PARAMS))

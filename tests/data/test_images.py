@@ -112,7 +112,7 @@ def test_sbit_of_an_8_bit_and_of_a_rotated_image(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("bits", [(12,), (0,), (16,), (17,), (12, 12, 12), ()], ids=str)
 def test_values_scaled_by_the_writer_are_unchanged(tmp_path: Path, bits: tuple[int, ...]) -> None:
-    """As the PNG specification wants it; also where the chunk is damaged."""
+    """As PNG requires; also where the chunk is damaged."""
     pixels = np.array([[0, 0x1200], [0x8000, 0xFFF0]], np.uint16)
     found = gray(tmp_path / "x.png", with_sbit(encoded(Image.fromarray(pixels), "PNG"), *bits))
     np.testing.assert_array_equal(found, [[0, 0x12], [0x80, 0xFF]])
