@@ -20,7 +20,7 @@ PYTEST := python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfi
 
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-shortcut test test-all bench reliability repro summary record readme \
-	pr-report check audit format lock
+	pr-report check results audit format lock
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -79,7 +79,7 @@ readme: $(RUNTIME) ## write the result tables of README.md, docs/results.md and 
 pr-report: $(RUNTIME) ## differences from a base branch, as Markdown: make pr-report BASE=main
 	@PYTHONPATH=src python -m cxr.tools.pr_report --base="$${BASE:-main}"
 
-check: $(DEVELOPMENT) ## lint, format, types and layers; workflows; vulnerabilities of dependencies
+check: $(DEVELOPMENT) ## lint, format, types, layers, workflows, dvc.lock, vulnerabilities
 	@ruff check .
 	@ruff format --check .
 	@mypy
@@ -87,7 +87,12 @@ check: $(DEVELOPMENT) ## lint, format, types and layers; workflows; vulnerabilit
 	@shellcheck .ci/run
 	@check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	@zizmor --offline --quiet .github/workflows
-	@$(MAKE) --no-print-directory audit
+	@$(MAKE) --no-print-directory results audit
+
+results: $(RUNTIME) ## check that the committed results are of the committed code
+	@status=$$(dvc status) && ! echo "$$status" | \
+		grep -E '(modified|new|deleted): +(src|stages)/|changed command' || \
+		{ echo "dvc.lock is of other code: run \`dvc repro\` and commit dvc.lock" >&2; exit 1; }
 
 # Accepted: CVE-2025-69872, of DVC's diskcache, unpickles its own files; they stay in the project.
 # A vulnerability service that cannot be reached is reported, but is not a failure.
