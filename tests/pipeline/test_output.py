@@ -10,8 +10,8 @@ from tests.support.project import FIRST_OUTPUT, Project
 pytestmark = pytest.mark.slow
 
 DVC = [
-    r"Running stage '\w+':",
-    r"> python -m stages\.\w+",
+    r"Running stage '[\w@]+':",
+    r"> python -m stages\.\w+( \w+)?",
     r"(Generating|Updating) lock file 'dvc\.lock'",
     r"To track the changes with git, run:",
     r"\tgit add .*",
