@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from benchmarks.timing import Comparison, cores
 from benchmarks.transfer import backbone_weights
 from cxr import paths
-from cxr.common.files import parse_yaml, replacing, write_csv
+from cxr.common.files import replacing, write_csv
 from cxr.data import phantom
 from cxr.errors import CxrError
 from cxr.params import read_params
@@ -36,7 +36,7 @@ COLUMNS = ["stage", "size", "images", "short_side", "seconds", "memory", "disk"]
 SIZES = (1, 2, 4, 8)
 PLOTTED = (
     *("preprocess", "extract_features", "extract_activations"),
-    *("train_baseline", "train_transfer", "train_finetuned", "evaluate"),
+    *("train_baseline", "train_transfer", "train_finetuned", "predict@finetuned"),
 )
 MAX_MEMORY_RATIO = 1.1  # peak at the largest size / peak at the smallest
 INTERVAL = 0.02  # seconds between two samples
@@ -89,15 +89,16 @@ def _at(size: int, scratch: Path, weights: Path) -> pd.DataFrame:
 
 def _stages(project: Path) -> dict[str, list[str]]:
     """Outputs of each stage, in the order of dvc.yaml, in which the stages can run."""
-    text = (project / "dvc.yaml").read_text(encoding="utf-8")
-    text = text.replace("${data.source}", str(SETTINGS["data.source"]))
-    stages = parse_yaml(text)["stages"]
-    return {name: [*map(_name, stage.get("outs", []))] for name, stage in stages.items()}
+    return {
+        name: [*map(_name, stage.get("outs", []))]
+        for name, stage in project_copy.stages(project).items()
+    }
 
 
 def _name(out: Any) -> str:
     """Path of an output, with or without options."""
-    return str(out if isinstance(out, str) else next(iter(out)))
+    path = str(out if isinstance(out, str) else next(iter(out)))
+    return path.replace("${data.source}", str(SETTINGS["data.source"]))
 
 
 def run_alone(stage: str, project: Path) -> tuple[float, int]:
@@ -108,7 +109,7 @@ def run_alone(stage: str, project: Path) -> tuple[float, int]:
     """
     started = time.perf_counter()
     process = subprocess.Popen(
-        [sys.executable, "-m", f"stages.{stage}"],
+        [sys.executable, *project_copy.script(stage)],
         cwd=project,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

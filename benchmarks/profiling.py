@@ -20,11 +20,12 @@ from benchmarks.growth import run_alone
 from benchmarks.steps import inputs, steps, training_model
 from benchmarks.timing import machine, seconds_of, sentence
 from benchmarks.transfer import backbone_weights
-from cxr.common.files import read_yaml, replacing
+from cxr.common.files import replacing
 from cxr.data.images import decode
 from cxr.errors import run_stage
 from cxr.params import read_params
 from cxr.reporting.document import markdown_table
+from cxr.tools import project_copy
 
 RESULT = Path(__file__).parent / "profile.md"
 ROUNDS = 3
@@ -34,7 +35,7 @@ AS_NOTEBOOK = {
     **dict.fromkeys(("fetch", "preprocess", "train_baseline", "train_augmented"), "yes"),
     **dict.fromkeys(("fetch_weights", "train_transfer"), "yes"),
     "extract_features": "all but the stress-test set",
-    "evaluate": "test, of three variants",
+    **dict.fromkeys(("predict@baseline", "predict@augmented", "predict@transfer"), "test"),
 }
 # Affixes of oneDNN and of fusion in the names of operations.
 AFFIXES = re.compile(r"^_(Mkl(Native)?)?(Fused)?|WithBias$")
@@ -115,9 +116,9 @@ def profile_stages() -> pd.DataFrame:
     with tempfile.TemporaryDirectory() as scratch:
         project = Path(scratch) / "project"
         pipeline.copy(project, backbone_weights(Path(scratch)))
-        stages = read_yaml(project / "dvc.yaml")["stages"]
         rows = [
-            (stage, run_alone(stage, project)[0], AS_NOTEBOOK.get(stage, "no")) for stage in stages
+            (stage, run_alone(stage, project)[0], AS_NOTEBOOK.get(stage, "no"))
+            for stage in project_copy.stages(project)
         ]
     return pd.DataFrame(rows, columns=["stage", "seconds", "done by the notebook"])
 

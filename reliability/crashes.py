@@ -19,6 +19,7 @@ from queue import Queue
 import psutil  # type: ignore[import-untyped]
 
 from cxr.common.files import remove
+from cxr.tools.project_copy import script
 from reliability.figures import Figure
 from tests.support.project import Project
 
@@ -193,7 +194,7 @@ class Trial:
 
     def interrupted(self, stage: str, times: int = INTERRUPTS) -> Figure:
         """Ctrl-C at random times during a stage."""
-        command = f"python -m stages.{stage}"
+        command = " ".join(["python", *script(stage)])
         self._remove(stage)
         seconds = self._seconds(command)
         passed = 0
@@ -223,7 +224,7 @@ class Trial:
     def _run(self, stage: str, prepare: Callable[[], None] | None = None) -> End:
         """Run a stage without DVC, after `prepare` in its process."""
         done = subprocess.run(
-            [sys.executable, "-m", f"stages.{stage}"],
+            [sys.executable, *script(stage)],
             cwd=self.project.folder,
             preexec_fn=prepare,
             env=self.project.environment(),
@@ -239,7 +240,7 @@ class Trial:
         self._remove(stage)
         folders = {(self.project.folder / output).parent for output in self.outputs[stage]}
         with read_only(folders):
-            end = self._finish(self._start(f"python -m stages.{stage}"))
+            end = self._finish(self._start(" ".join(["python", *script(stage)])))
         return self._failed(f"read-only folders of {stage}", stage, end)
 
     def full(self, stage: str) -> Figure:

@@ -1,9 +1,7 @@
 """dvc.yaml says exactly what the stages are, import and read."""
 
 import ast
-import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 from dvc_render import vega_templates
@@ -12,29 +10,16 @@ from cxr import paths
 from cxr.common.files import read_yaml
 from cxr.common.names import REGISTRY, TRAINED
 from cxr.params import WITHOUT_RESULT
-from cxr.tools.project_copy import PROJECT
-
-
-def expanded(stages: dict[str, Any]) -> dict[str, Any]:
-    """The stages with one entry for each item of a `foreach`, as DVC names them."""
-    found = {}
-    for name, entry in stages.items():
-        for key, item in entry.get("foreach", {}).items():
-            text = json.dumps(entry["do"]).replace("${key}", key).replace("${item}", item)
-            found[f"{name}@{key}"] = json.loads(text)
-        if "foreach" not in entry:
-            found[name] = entry
-    return found
-
+from cxr.tools.project_copy import PROJECT, script, stages
 
 PIPELINE = read_yaml(PROJECT / "dvc.yaml")
-STAGES = expanded(PIPELINE["stages"])
+STAGES = stages(PROJECT)
 SOURCE = PROJECT / "src"
 PACKAGE = SOURCE / "cxr"
 
 
 def script_of(stage: str) -> str:
-    return f"stages/{stage.partition('@')[0]}.py"
+    return f"{script(stage)[1].replace('.', '/')}.py"
 
 
 def modules_imported(script: Path) -> set[Path]:
@@ -175,11 +160,11 @@ def test_no_section_hides_a_key_from_the_run_cache(stage: str) -> None:
 @pytest.mark.parametrize("stage", STAGES)
 def test_every_stage_is_described_and_short(stage: str) -> None:
     assert STAGES[stage]["desc"]
-    assert STAGES[stage]["cmd"] == f"python -m stages.{stage}".replace("@", " ")
-    script = (PROJECT / script_of(stage)).read_text(encoding="utf-8")
+    assert STAGES[stage]["cmd"] == " ".join(["python", *script(stage)])
+    text = (PROJECT / script_of(stage)).read_text(encoding="utf-8")
     main = next(
         node
-        for node in ast.parse(script).body
+        for node in ast.parse(text).body
         if isinstance(node, ast.FunctionDef) and node.name == "main"
     )
     assert main.end_lineno - main.lineno < 20

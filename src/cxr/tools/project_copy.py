@@ -1,11 +1,15 @@
 """Copies of the project with other parameters, for the demo, benchmarks and tests."""
 
+import json
 import os
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 from ruamel.yaml import YAML
+
+from cxr.common.files import read_yaml
 
 PROJECT = Path(__file__).resolve().parents[3]
 PIPELINE = (
@@ -25,6 +29,25 @@ def copy_project(target: Path) -> None:
             shutil.copytree(source, target / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(source, target / name)
+
+
+def stages(project: Path) -> dict[str, Any]:
+    """Definitions of the stages in dvc.yaml by name, in an order in which they can run; those of a
+    `foreach` one by one.
+    """
+    found = {}
+    for name, stage in read_yaml(project / "dvc.yaml")["stages"].items():
+        for key, item in stage.get("foreach", {}).items():
+            text = json.dumps(stage["do"]).replace("${key}", key).replace("${item}", item)
+            found[f"{name}@{key}"] = json.loads(text)
+        if "foreach" not in stage:
+            found[name] = stage
+    return found
+
+
+def script(stage: str) -> list[str]:
+    """Arguments of Python that run a stage, such as `predict@baseline`."""
+    return ["-m", *f"stages.{stage}".split("@")]
 
 
 def set_params(path: Path, settings: dict[str, object]) -> None:
