@@ -89,10 +89,11 @@ check: $(DEVELOPMENT) ## lint, format, types, layers, workflows, dvc.lock, vulne
 	@zizmor --offline --quiet .github/workflows
 	@$(MAKE) --no-print-directory results audit
 
-results: $(RUNTIME) ## check that the committed results are of the committed code
+RESULTS := modified: +(metrics|plots|reports)/
+results: $(RUNTIME) ## check that the committed results are of the committed code and parameters
 	@status=$$(dvc status) && ! echo "$$status" | \
-		grep -E '(modified|new|deleted): +(src|stages)/|changed command' || \
-		{ echo "dvc.lock is of other code: run \`dvc repro\` and commit dvc.lock" >&2; exit 1; }
+		grep -E '(modified|new|deleted): +(src|stages|docs)/|params.yaml:|changed command|$(RESULTS)' || \
+		{ echo "These are not the results of this code: run \`dvc repro\`, commit dvc.lock" >&2; exit 1; }
 
 # Accepted: CVE-2025-69872, of DVC's diskcache, unpickles its own files; they stay in the project.
 # A vulnerability service that cannot be reached is reported, but is not a failure.

@@ -10,7 +10,7 @@ from cxr.common.names import TRAINED
 from cxr.compute.runtimes import run_all
 from cxr.errors import run_stage
 from cxr.prediction import networks
-from cxr.prediction.predictions import predict_variant
+from cxr.prediction.variants import predict_variant
 
 
 def main() -> None:

@@ -119,11 +119,11 @@ def test_other_backend_imports_its_libraries() -> None:
     assert run(program, KERAS_BACKEND="jax").stdout == "jax True\n"
 
 
-def test_stages_without_training_do_not_import_keras(tmp_path: Path) -> None:
+def test_stages_without_networks_do_not_import_keras(tmp_path: Path) -> None:
     program = f"""
 import sys
 from pathlib import Path
-from stages import dataset_shift, fetch, intervals, preprocess, report, stress
+from stages import dataset_shift, evaluate, export, fetch, intervals, preprocess, report, stress
 raw = Path({str(tmp_path / "raw")!r})
 data = fetch.read_params().data
 small = data.phantom.model_copy(update={{"patients": 8, "short_side": 32}})

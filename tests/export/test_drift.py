@@ -14,11 +14,12 @@ from cxr import cli
 from cxr.common.arrays import Split
 from cxr.common.names import LABELS, VARIANTS
 from cxr.errors import CxrError
-from cxr.export import bundle, drift, ood
+from cxr.export import bundle, drift
 from cxr.export.settings import OodSettings, Settings, TrainingRange, VariantSettings
 from cxr.inference import drift_report
 from cxr.inference.predict import Predictor
 from cxr.params import read_params
+from cxr.prediction import ood
 from cxr.tools.project_copy import PROJECT
 from tests.support.pages import Page
 from tests.support.tiny import export

@@ -112,6 +112,35 @@ def test_outputs_that_differ_from_keras_are_an_error(tmp_path: Path) -> None:
         networks.write_compared(model, file, IMAGES, expected)
 
 
+def test_a_model_that_predicts_nan_is_reported(tmp_path: Path) -> None:
+    expected = np.full((40, 1), np.nan)
+    with pytest.raises(CxrError, match="net predicts NaN; train it again"):
+        networks.write_compared(network(), tmp_path / "net.xml", IMAGES, expected)
+
+
+@pytest.mark.slow
+def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    """As on a full disk: a file may have one byte."""
+    code = f"""
+import resource, sys
+from pathlib import Path
+import numpy as np
+from cxr.errors import run_stage
+from cxr.prediction import networks
+{NETWORK}
+images = np.zeros((1, {SIZE}, {SIZE}), np.uint8)
+expected = model.predict_on_batch(images[..., None])
+resource.setrlimit(resource.RLIMIT_FSIZE, (1, resource.RLIM_INFINITY))
+run_stage(lambda: networks.write_compared(model, Path(sys.argv[1]), images, expected))
+"""
+    environment = {"PYTHONPATH": str(PROJECT / "src")}
+    command = [sys.executable, "-c", code, tmp_path / "net.xml"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "net.xml cannot be written" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 WITHOUT_KERAS = """
 import sys
 from pathlib import Path

@@ -1,1 +1,1 @@
-"""Data sources, verified manifest, leakage-free splits, preprocessed arrays."""
+"""Data sources, verified manifest, leakage-free splits, arrays, dataset shift and subgroups."""

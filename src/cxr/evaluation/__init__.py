@@ -1,1 +1,1 @@
-"""Predictions of the models, and their metrics, intervals and subgroups."""
+"""Predictions in; metrics, intervals and accuracy by subgroup out."""

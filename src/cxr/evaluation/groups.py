@@ -26,7 +26,7 @@ def accuracy_by_group(
 
     Args:
         predictions: as in data/predictions.csv.
-        groups: as `subgroups.subgroups_of` returns them.
+        groups: as `subgroups.subgroups_of` and `subgroups.typicality` return them.
         thresholds: of each variant, 0 to 1.
     """
     evaluated = predictions[predictions["split"].isin(EVALUATED)]

@@ -44,7 +44,7 @@ def _table(variant: str) -> pd.DataFrame:
     path = paths.predictions(variant)
     try:
         text = dict.fromkeys(INDEX, str)
-        table = pd.read_csv(path, dtype=text, keep_default_na=False, float_precision="round_trip")
+        table = pd.read_csv(path, dtype=text, keep_default_na=False)
         return table[[*INDEX, "probability"]]
     except (OSError, ValueError, KeyError) as error:
         stage = f"predict@{variant}"

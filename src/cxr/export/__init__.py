@@ -1,1 +1,1 @@
-"""Trained models in, a folder out with all that prediction needs, without Keras."""
+"""Networks and results in, a folder out with all that prediction needs, without Keras."""

@@ -25,6 +25,7 @@ from cxr.evaluation.calibration import calibrate, mean_of_calibrated
 from cxr.export.settings import FILE, Settings
 from cxr.inference import radiograph
 from cxr.inference.radiograph import Radiograph
+from cxr.paths import FEATURE_NETWORK
 from cxr.prediction import ood
 
 T = TypeVar("T")
@@ -80,8 +81,8 @@ class Predictor:
         self.members = tuple(variants[self.variant].members) or (self.variant,)
         self.trained = folder.resolve().parent  # folder of the Keras models
         self.networks = {name: open_network(folder / f"{name}.xml") for name in self.members}
-        self.features = open_network(folder / "features.xml")
-        self.reference = ood.load(folder / "ood_reference.npz")
+        self.features = open_network(folder / FEATURE_NETWORK)
+        self.reference = ood.load(folder / ood.FILE)
 
     def read(self, path: Path) -> Radiograph:
         """Read a file, decoded no larger than needed; raises as `radiograph.read` does."""

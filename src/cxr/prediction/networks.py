@@ -53,9 +53,15 @@ def write_compared(
         `difference`, as `max_difference` gives it; `bytes` of the files.
 
     Raises:
-        CxrError: the difference is above `MAX_DIFFERENCE`.
+        CxrError: an expected output is NaN, the difference is above `MAX_DIFFERENCE`, or the disk
+            is full.
     """
-    import_openvino().save_model(convert(model), file, compress_to_fp16=False)
+    if np.isnan(expected).any():
+        raise CxrError(f"{file.stem} predicts NaN; train it again with a smaller learning rate")
+    try:
+        import_openvino().save_model(convert(model), file, compress_to_fp16=False)
+    except RuntimeError as error:
+        raise CxrError(f"{file} cannot be written ({error})") from error
     difference = max_difference(expected, run_all(open_network(file), images))
     if not difference <= MAX_DIFFERENCE:  # nor NaN
         raise CxrError(

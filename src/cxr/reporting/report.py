@@ -193,7 +193,7 @@ def _stress(inputs: ReportInputs, metric: str) -> pd.DataFrame:
 
 def _worst_groups(groups: pd.DataFrame) -> pd.DataFrame:
     """The lowest accuracy of each variant by split, kind and class, without small groups."""
-    large = groups[groups["images"] >= MIN_GROUP_SIZE]
+    large = groups[(groups["images"] >= MIN_GROUP_SIZE) & (groups["kind"] != "typicality")]
     names = ["split", "kind", "label"]
     worst = large.pivot_table("accuracy", names, "variant", aggfunc="min")
     return worst.reindex(columns=list(VARIANTS))

@@ -15,7 +15,7 @@ from cxr.common.names import REGISTRY, TRAINED
 from cxr.compute.runtimes import Run
 from cxr.errors import CxrError
 from cxr.prediction import networks
-from cxr.prediction.predictions import BATCH_SIZE, predict, predict_from_cache, predict_variant
+from cxr.prediction.variants import BATCH_SIZE, predict, predict_from_cache, predict_variant
 
 TRANSFER = REGISTRY["transfer"].cached
 assert TRANSFER
