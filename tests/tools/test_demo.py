@@ -10,7 +10,6 @@ import pytest
 
 from cxr import cli, paths
 from cxr.augment.stress_test import CONDITIONS
-from cxr.common.files import read_yaml
 from cxr.common.names import VARIANTS
 from cxr.errors import CxrError
 from cxr.evaluation.results import Evaluation, Guards
@@ -22,8 +21,7 @@ from tests.support.results import changed
 
 def test_a_copy_has_the_files_that_the_pipeline_needs_and_no_results(tmp_path: Path) -> None:
     project_copy.copy_project(tmp_path)
-    deps = read_yaml(tmp_path / "dvc.yaml")["stages"]
-    for stage in deps.values():
+    for stage in project_copy.stages(tmp_path).values():
         assert all((tmp_path / dep).exists() for dep in stage["deps"] if dep.endswith(".py"))
     for result in ("dvc.lock", "metrics", "plots", "data", "models", ".git"):
         assert not (tmp_path / result).exists()
