@@ -179,9 +179,13 @@ def test_different_library_versions_raise(
     naps = cluster.imap(time.sleep, [0.1] * 1200, dask_cluster.address)
     next(naps)
     with dask_cluster.with_another(PYTHONPATH=str(tmp_path)):
-        for results in (naps, read_all(files, PARAMS, dask_cluster.address)):
-            with pytest.raises(CxrError, match=r"worker tcp://.* has pillow 1\.0, not \d+"):
-                list(results)
+        # A worker that joins during a run may get a task before it has the code.
+        with pytest.raises(
+            CxrError, match=r"has pillow 1\.0, not \d+|not have the code of this run"
+        ):
+            list(naps)
+        with pytest.raises(CxrError, match=r"worker tcp://.* has pillow 1\.0, not \d+"):
+            list(read_all(files, PARAMS, dask_cluster.address))
 
 
 def test_worker_without_nanny_raises(dask_cluster: Cluster, files: list[Path]) -> None:
