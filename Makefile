@@ -54,7 +54,7 @@ demo-shortcut: $(RUNTIME) ## the same with a scanner that reveals the label, in 
 test: $(DEVELOPMENT) ## run the fast tests: no DVC, browser, server or long training (3 minutes)
 	@$(PYTEST) -m "not slow"
 
-test-all: $(DEVELOPMENT) ## run all tests (12 minutes)
+test-all: $(DEVELOPMENT) ## run all tests (13 minutes)
 	@$(PYTEST)
 
 bench: $(DEVELOPMENT) ## compare speed and memory with the notebook (almost two hours)
