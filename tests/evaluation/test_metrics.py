@@ -247,3 +247,8 @@ def test_columns_of_splits(split: Any, labels: list[int], probabilities: list[fl
     y_true, y_prob = columns(table, split, "baseline")
     assert (y_true.tolist(), y_prob.tolist()) == (labels, probabilities)
     assert (y_true.dtype, y_prob.dtype) == (np.int64, np.float64)
+
+
+def test_nan_is_no_negative_prediction() -> None:
+    with pytest.raises(ValueError, match="NaN"):
+        at_threshold(np.array([0, 1]), np.array([0.2, np.nan]), 0.5)

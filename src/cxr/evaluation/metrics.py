@@ -51,7 +51,12 @@ def at_threshold(y_true: Labels, y_prob: Probabilities, threshold: float) -> dic
 
     Returns:
         n, the rates (0 to 1) of `rates`, tn, fp, fn, tp.
+
+    Raises:
+        ValueError: a probability is NaN, which would count as a negative prediction.
     """
+    if np.isnan(y_prob).any():
+        raise ValueError("y_prob contains NaN")
     y_pred = (y_prob >= threshold).astype(np.int64)
     tn, fp, fn, tp = (int(n) for n in metrics.confusion_matrix(y_true, y_pred, labels=[0, 1]).flat)
     fractions = {name: float(value) for name, value in rates(tn, fp, fn, tp).items()}

@@ -28,9 +28,9 @@ def merge() -> pd.DataFrame:
     Raises:
         CxrError: a variant's table is missing or damaged, or has other images than the first.
     """
-    merged = _table(TRAINED[0])[INDEX]
-    for variant in TRAINED:
-        table = _table(variant)
+    tables = {variant: _table(variant) for variant in TRAINED}
+    merged = tables[TRAINED[0]][INDEX].copy()
+    for variant, table in tables.items():
         if not table[INDEX].equals(merged[INDEX]):
             raise CxrError(
                 f"{paths.predictions(variant)} is of other images than "
